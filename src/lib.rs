@@ -1,0 +1,1 @@
+//! One circuit breaker for every replica of a service, shared through Redis.
