@@ -1,0 +1,39 @@
+-- acquire: ask for leave to make one call; makes the transitions whose time has come.
+-- Mode: write. Idempotent: yes (the same token asks for the same permit). Twin: model::Circuit::acquire.
+--
+-- KEYS[1..6]  circuit, window, probes, replicas, seq, events (lib/prelude)
+-- ARGV[1]     request  msgpack {head of 5, token}
+-- Returns     msgpack {permitted (0 no, 1 yes, 2 yes as a probe), snapshot}
+-- Errors      "EARITY ..." "EREQUEST ..."
+
+array(request, 6, 'request')
+local token = text(request[6], 'token')
+local c = load()
+
+if c.state == 'open' and now >= c.until_ms then
+  transition(c, 'half_open', 'wait_elapsed', now + policy[HALF_OPEN_MS], replica)
+elseif c.state == 'half_open' and now >= c.until_ms then
+  -- Probes that are out, or were lost, say that the service hangs; without any it only lacked calls.
+  if redis.call('ZCARD', PROBES) > 0 then
+    open(c, 'half_open_timeout')
+  else
+    set(c, 'until_ms', now + policy[HALF_OPEN_MS])
+  end
+end
+
+local permitted = 0
+if c.state == 'half_open' then
+  redis.call('ZREMRANGEBYSCORE', PROBES, '-inf', number(now))
+  if redis.call('ZSCORE', PROBES, token) then
+    permitted = 2
+  elseif redis.call('ZCARD', PROBES) < policy[PERMITTED] then
+    redis.call('ZADD', PROBES, number(now + policy[LEASE_MS]), token)
+    keep(c, PROBES)
+    permitted = 2
+  end
+elseif c.state ~= 'open' and c.state ~= 'forced_open' then
+  permitted = 1
+end
+
+save(c)
+return cmsgpack.pack({ permitted, current(c) })

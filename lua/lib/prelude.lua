@@ -1,0 +1,84 @@
+-- prelude: what every script begins with: keys, request, checks, server time.
+--
+-- Owns the shape of KEYS and of the request's head; knows nothing of states.
+-- Every script takes the same six KEYS, all of one circuit and so of one slot:
+--
+-- KEYS[1]  circuit   hash    what a person reads with HGETALL; its name is also the channel
+-- KEYS[2]  window    hash (time) or string (count)
+-- KEYS[3]  probes    zset    member = token, score = lease deadline (Unix ms)
+-- KEYS[4]  replicas  zset    member = replica, score = last report (Unix ms)
+-- KEYS[5]  seq       hash    replica -> number of its last report
+-- KEYS[6]  events    stream  the newest 256 transitions
+--
+-- ARGV[1] is one MessagePack array. Its head is the same everywhere:
+--   {now_ms (0 = server time), entropy (0..999), replica, policy {24 integers},
+--    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
+-- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range).
+
+local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+local MAX_INT = 9007199254740991
+
+-- Positions in the policy. Twin: `model::policy::wire`.
+local POLICY_KEYS = {
+  'window_ms', 'window_buckets', 'window_calls', 'minimum_number_of_calls', 'failure_rate_threshold',
+  'failure_count_threshold', 'consecutive_failures_threshold', 'slow_call_rate_threshold',
+  'wait_duration_in_open_state_ms', 'backoff_multiplier_percent', 'max_wait_duration_in_open_state_ms', 'jitter',
+  'backoff_reset_after_ms', 'permitted_number_of_calls_in_half_open_state', 'success_threshold',
+  'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
+  'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
+}
+local WINDOW_MS, WINDOW_BUCKETS, WINDOW_CALLS, MINIMUM_CALLS, FAILURE_RATE = 1, 2, 3, 4, 5
+local FAILURE_COUNT, CONSECUTIVE, SLOW_RATE = 6, 7, 8
+local WAIT_MS, BACKOFF_PERCENT, MAX_WAIT_MS, JITTER = 9, 10, 11, 12
+local BACKOFF_RESET_MS, PERMITTED, SUCCESS_THRESHOLD = 13, 14, 15
+local PROBE_FAILURES, HALF_OPEN_MS, LEASE_MS, RAMP_MS = 16, 17, 18, 19
+local REPORT_MS, SLOW_MS = 20, 21
+
+local function refuse(code, what)
+  error({ err = code .. ' ' .. what })
+end
+
+local function whole(value, what)
+  if type(value) ~= 'number' or value < 0 or value > MAX_INT or value % 1 ~= 0 then
+    refuse('EREQUEST', what .. ' must be a whole number from 0 to 2^53-1')
+  end
+  return value
+end
+
+local function text(value, what)
+  if type(value) ~= 'string' then refuse('EREQUEST', what .. ' must be a string') end
+  return value
+end
+
+local function array(value, length, what)
+  if type(value) ~= 'table' or (length and #value ~= length) then
+    refuse('EREQUEST', what .. ' must be an array' .. (length and ' of ' .. length or ''))
+  end
+  return value
+end
+
+if #KEYS ~= 6 then refuse('EARITY', 'expected 6 keys, got ' .. #KEYS) end
+if #ARGV ~= 1 then refuse('EARITY', 'expected 1 argument, got ' .. #ARGV) end
+
+local decoded, request = pcall(cmsgpack.unpack, ARGV[1])
+if not decoded then refuse('EREQUEST', 'the argument is not MessagePack') end
+array(request, nil, 'request')
+
+local now = whole(request[1], 'now_ms')
+if now == 0 then
+  local t = redis.call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local entropy = whole(request[2], 'entropy')
+local replica = text(request[3], 'replica')
+local policy = array(request[4], #POLICY_KEYS, 'policy')
+for i = 1, #POLICY_KEYS do whole(policy[i], POLICY_KEYS[i]) end
+
+-- Bounds what a script may loop over, whoever wrote the policy.
+local function check_policy()
+  if policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 then
+    refuse('EREQUEST', 'a window has at most 1000 buckets or 10000 calls')
+  end
+end
+check_policy()

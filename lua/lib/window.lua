@@ -1,0 +1,191 @@
+-- window: sliding-window counts of one circuit, running totals beside their parts.
+--
+-- Owns bucket rotation, the ring and rate comparison; knows nothing of states.
+-- A time window is a hash: bucket start (Unix ms) -> "calls failures slow". A count window is a
+-- string with one character an outcome: s success, f failure, S and F the same but slow.
+-- Invariant: the circuit's window_* totals are the sum of the parts. Twin: `model::window`.
+
+local function forget_window(c)
+  redis.call('DEL', WINDOW)
+  set(c, 'window', '')
+  set(c, 'window_at', 0)
+  set(c, 'window_calls', 0)
+  set(c, 'window_failures', 0)
+  set(c, 'window_slow', 0)
+end
+
+local function shift(c, calls, failures, slow)
+  if calls ~= 0 then set(c, 'window_calls', c.window_calls + calls) end
+  if failures ~= 0 then set(c, 'window_failures', c.window_failures + failures) end
+  if slow ~= 0 then set(c, 'window_slow', c.window_slow + slow) end
+end
+
+local function parse(bucket)
+  local calls, failures, slow = string.match(bucket or '', '^(%d+) (%d+) (%d+)$')
+  return tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
+end
+
+-- Bucket width in ms and number of buckets.
+local function grid()
+  local n = math.max(1, policy[WINDOW_BUCKETS])
+  return math.max(1, math.floor(policy[WINDOW_MS] / n)), n
+end
+
+local function geometry()
+  if policy[WINDOW_CALLS] > 0 then return 'count ' .. policy[WINDOW_CALLS] end
+  local width, n = grid()
+  return 'time ' .. n .. 'x' .. width
+end
+
+-- Counts of the buckets that start at or before `last` and have left the window, and their names.
+local function expired(c, width, n, b)
+  local names = {}
+  local first = c.window_at / width + 1
+  for k = first, b do names[#names + 1] = string.format('%d', (k - n) * width) end
+  if #names == 0 then return names, 0, 0, 0 end
+  local calls, failures, slow = 0, 0, 0
+  for _, bucket in ipairs(redis.call('HMGET', WINDOW, unpack(names))) do
+    if bucket then
+      local x, y, z = parse(bucket)
+      calls, failures, slow = calls + x, failures + y, slow + z
+    end
+  end
+  return names, calls, failures, slow
+end
+
+-- Totals as they are now, without writing: what has left the window does not count.
+local function totals(c)
+  if string.sub(c.window, 1, 4) == 'time' and c.window == geometry() then
+    local width, n = grid()
+    local b = math.floor(now / width)
+    local gap = b - c.window_at / width
+    if gap >= n or gap <= -n then return 0, 0, 0 end
+    local _, calls, failures, slow = expired(c, width, n, b)
+    return c.window_calls - calls, c.window_failures - failures, c.window_slow - slow
+  end
+  return c.window_calls, c.window_failures, c.window_slow
+end
+
+local function add_time(c, calls, failures, slow)
+  local width, n = grid()
+  local b = math.floor(now / width)
+  local gap = b - c.window_at / width
+  if gap >= n or gap <= -n then
+    forget_window(c)
+    set(c, 'window', geometry())
+    set(c, 'window_at', b * width)
+  elseif gap > 0 then
+    local names, x, y, z = expired(c, width, n, b)
+    redis.call('HDEL', WINDOW, unpack(names))
+    shift(c, -x, -y, -z)
+    set(c, 'window_at', b * width)
+  end
+  if calls == 0 then return end
+  local start = string.format('%d', c.window_at)
+  local x, y, z = parse(redis.call('HGET', WINDOW, start))
+  if redis.call('HSET', WINDOW, start, string.format('%d %d %d', x + calls, y + failures, z + slow)) == 1 then
+    keep(c, WINDOW)
+  end
+  shift(c, calls, failures, slow)
+end
+
+-- How many of `part` in `total` come before position i, when spread evenly.
+local function before(i, part, total)
+  return math.floor(i * part / total)
+end
+
+-- Writes a batch into the ring, its outcomes spread evenly: a batch has counts but no order.
+local function add_count(c, calls, failures, slow_failures, slow_successes)
+  local n = policy[WINDOW_CALLS]
+  local successes = calls - failures
+  local chars = {}
+  for i = math.max(0, calls - n), calls - 1 do
+    local f = before(i, failures, calls)
+    if before(i + 1, failures, calls) > f then
+      local slow = before(f + 1, slow_failures, failures) > before(f, slow_failures, failures)
+      chars[#chars + 1] = slow and 'F' or 'f'
+    else
+      local s = i - f
+      local slow = before(s + 1, slow_successes, successes) > before(s, slow_successes, successes)
+      chars[#chars + 1] = slow and 'S' or 's'
+    end
+  end
+  local written, at = table.concat(chars), c.window_at
+  while #written > 0 do
+    local piece = string.sub(written, 1, n - at)
+    written = string.sub(written, #piece + 1)
+    local old = redis.call('GETRANGE', WINDOW, at, at + #piece - 1)
+    local function gone(pattern) return select(2, string.gsub(old, pattern, '')) end
+    local function came(pattern) return select(2, string.gsub(piece, pattern, '')) end
+    redis.call('SETRANGE', WINDOW, at, piece)
+    shift(c, #piece - #old, came('[fF]') - gone('[fF]'), came('[SF]') - gone('[SF]'))
+    at = (at + #piece) % n
+  end
+  set(c, 'window_at', at)
+  keep(c, WINDOW)
+end
+
+-- Carries the counts over to another window: old buckets go to the bucket that holds their
+-- start; where one side is a ring, the totals go over as one batch.
+local function convert(c)
+  local was, is = c.window, geometry()
+  if was == is then return end
+  local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
+  local buckets = string.sub(was, 1, 4) == 'time' and redis.call('HGETALL', WINDOW) or {}
+  local at = c.window_at
+  forget_window(c)
+  set(c, 'window', is)
+  if policy[WINDOW_CALLS] > 0 then
+    local slow_failures = math.min(slow, failures)
+    if calls > 0 then add_count(c, calls, failures, slow_failures, slow - slow_failures) end
+    return
+  end
+  local width, n = grid()
+  if string.sub(was, 1, 4) ~= 'time' then
+    set(c, 'window_at', math.floor(now / width) * width)
+    add_time(c, calls, failures, slow)
+    return
+  end
+  local newest = math.floor(at / width)
+  set(c, 'window_at', newest * width)
+  local merged = {}
+  for i = 1, #buckets, 2 do
+    local b = math.floor(tonumber(buckets[i]) / width)
+    if b > newest - n then
+      local x, y, z = parse(buckets[i + 1])
+      local m = merged[b] or { 0, 0, 0 }
+      merged[b] = { m[1] + x, m[2] + y, m[3] + z }
+    end
+  end
+  for b, m in pairs(merged) do
+    redis.call('HSET', WINDOW, string.format('%d', b * width), string.format('%d %d %d', m[1], m[2], m[3]))
+    shift(c, m[1], m[2], m[3])
+  end
+  keep(c, WINDOW)
+end
+
+-- Files a batch under now.
+local function record(c, successes, failures, slow_successes, slow_failures)
+  convert(c)
+  local calls = successes + failures
+  if policy[WINDOW_CALLS] == 0 then
+    add_time(c, calls, failures, slow_successes + slow_failures)
+  elseif calls > 0 then
+    add_count(c, calls, failures, slow_failures, slow_successes)
+  end
+end
+
+-- The first trip condition that the window and the longest run of failures meet, or nil.
+local function breach(c, run)
+  local calls, failures = c.window_calls, c.window_failures
+  local minimum = policy[MINIMUM_CALLS]
+  if policy[WINDOW_CALLS] > 0 then minimum = math.min(minimum, policy[WINDOW_CALLS]) end
+  local enough = calls > 0 and calls >= minimum
+  local function at_least(value, threshold) return threshold > 0 and value >= threshold end
+  if at_least(run, policy[CONSECUTIVE]) then return 'consecutive_failures' end
+  if at_least(failures, policy[FAILURE_COUNT]) then return 'failure_count' end
+  if enough and at_least(failures * 100, policy[FAILURE_RATE] * calls) then return 'failure_rate' end
+  if enough and policy[SLOW_MS] > 0 and at_least(c.window_slow * 100, policy[SLOW_RATE] * calls) then
+    return 'slow_call_rate'
+  end
+end

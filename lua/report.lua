@@ -1,0 +1,113 @@
+-- report: file what a replica has seen since its last report, settle its probes, trip or close.
+-- Mode: write. Idempotent: yes (a number seen before changes nothing). Twin: model::Circuit::report.
+--
+-- KEYS[1..6]  circuit, window, probes, replicas, seq, events (lib/prelude)
+-- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled}
+--               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted};
+--                             counts belong to `generation`, late ones to older generations
+--               run           {first, longest, last} runs of failures in counts, in calls
+--               trips         outcomes in counts that ask for an open circuit whatever the thresholds
+--               settled       array of {token, generation, kind}; kind: 0 ignored, 1 success, 2 failure, 3 trip
+-- Returns     msgpack snapshot
+-- Errors      "EARITY ..." "EREQUEST ..."
+
+local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
+local REPLICA_LIVE_MS = 60000 -- who reported within this time shares the circuit's budget of reports
+local REPORTS_PER_SECOND = 200 -- that budget
+
+array(request, 13, 'request')
+local seq = whole(request[6], 'seq')
+local generation = whole(request[7], 'generation')
+local counts = array(request[8], 6, 'counts')
+local late = array(request[9], 6, 'late')
+local run = array(request[10], 3, 'run')
+for i = 1, 6 do
+  whole(counts[i], 'counts')
+  whole(late[i], 'late')
+end
+for i = 1, 3 do whole(run[i], 'run') end
+local retry_after_ms = whole(request[11], 'retry_after_ms')
+local trips = whole(request[12], 'trips')
+local settled = array(request[13], nil, 'settled')
+for _, s in ipairs(settled) do
+  array(s, 3, 'settled')
+  text(s[1], 'token')
+  whole(s[2], 'generation')
+  if whole(s[3], 'kind') > 3 then refuse('EREQUEST', 'kind must be from 0 to 3') end
+end
+local successes, failures, slow_successes, slow_failures = counts[1], counts[2], counts[3], counts[4]
+if slow_successes > successes or slow_failures > failures then
+  refuse('EREQUEST', 'more slow calls than calls')
+end
+
+-- Notes this report's number; false when it was seen before.
+local function is_news(c)
+  local last = redis.call('HGET', SEQ, replica)
+  redis.call('ZADD', REPLICAS, number(now), replica)
+  if last and seq <= tonumber(last) then return false end
+  if redis.call('HSET', SEQ, replica, number(seq)) == 1 then
+    local gone = redis.call('ZRANGEBYSCORE', REPLICAS, '-inf', number(now - REPLICA_MEMORY_MS), 'LIMIT', 0, 100)
+    if #gone > 0 then
+      redis.call('ZREM', REPLICAS, unpack(gone))
+      redis.call('HDEL', SEQ, unpack(gone))
+    end
+    keep(c, SEQ)
+    keep(c, REPLICAS)
+  end
+  return true
+end
+
+local function count_totals(c)
+  add(c, 'successes_total', counts[1] + late[1])
+  add(c, 'failures_total', counts[2] + late[2])
+  add(c, 'slow_total', counts[3] + counts[4] + late[3] + late[4])
+  add(c, 'ignored_total', counts[5] + late[5])
+  add(c, 'not_permitted_total', counts[6] + late[6])
+  if counts[1] + late[1] > 0 then set(c, 'last_success_ms', now) end
+  if counts[2] + late[2] > 0 then set(c, 'last_failure_ms', now) end
+end
+
+-- A token settles once, and only within its lease; only in its own generation does it move anything.
+local function settle(c, token, given_under, kind)
+  local deadline = redis.call('ZSCORE', PROBES, token)
+  if not deadline then return end
+  redis.call('ZREM', PROBES, token)
+  if tonumber(deadline) <= now or given_under ~= c.generation or c.state ~= 'half_open' then return end
+  if kind == 1 then
+    add(c, 'probe_successes', 1)
+    if c.probe_successes >= policy[SUCCESS_THRESHOLD] then transition(c, 'closed', 'recovered', 0, replica) end
+  elseif kind >= 2 then
+    add(c, 'probe_failures', 1)
+    heed(c, retry_after_ms)
+    if kind == 3 or c.probe_failures >= policy[PROBE_FAILURES] then open(c, 'probe_failed') end
+  end
+end
+
+-- Joins the batch's runs of failures to the one that the circuit is in; returns the longest.
+local function join_runs(c)
+  local first, longest, last = run[1], run[2], run[3]
+  local joined = c.consecutive_failures
+  if successes == 0 then first, last = failures, joined + failures end
+  set(c, 'consecutive_failures', last)
+  return math.max(first > 0 and joined + first or 0, longest)
+end
+
+local function file(c)
+  local longest = join_runs(c)
+  record(c, successes, failures, slow_successes, slow_failures)
+  heed(c, retry_after_ms)
+  if c.state ~= 'closed' then return end
+  local reason = trips > 0 and 'tripped' or successes + failures > 0 and breach(c, longest)
+  if reason then open(c, reason) end
+end
+
+local c = load()
+if is_news(c) then
+  count_totals(c)
+  for _, s in ipairs(settled) do settle(c, s[1], s[2], s[3]) end
+  if generation == c.generation and (c.state == 'closed' or c.state == 'metrics_only') then file(c) end
+end
+local live = redis.call('ZCOUNT', REPLICAS, number(now - REPLICA_LIVE_MS), '+inf')
+c.pace_ms = math.max(policy[REPORT_MS], math.floor(live * 1000 / REPORTS_PER_SECOND))
+save(c)
+return cmsgpack.pack(current(c))

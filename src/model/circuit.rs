@@ -1,0 +1,332 @@
+//! One circuit and its transitions: the one writer of state and generation.
+//!
+//! Owns what each transition sets, the events and the publications; [`operations`](super) says
+//! which transition when. Invariants: every transition adds one to the generation, appends one
+//! event and publishes once; the generation never goes back while a caller remembers it.
+//! Twin: `lua/lib/circuit.lua`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::{
+    Event, Head, Kind, Memory, Reason, Rules, Snapshot, State,
+    window::{Sums, Window},
+};
+
+/// How many transitions are kept.
+const EVENTS: usize = 256;
+
+/// One circuit, as Redis holds it.
+#[derive(Clone, Debug, Default)]
+pub struct Circuit {
+    pub(super) missing: bool,
+    pub(super) state: State,
+    pub(super) generation: u64,
+    pub(super) since_ms: u64,
+    pub(super) until_ms: u64,
+    pub(super) reason: Reason,
+    pub(super) consecutive_opens: u64,
+    pub(super) window: Window,
+    pub(super) consecutive_failures: u64,
+    pub(super) probe_successes: u64,
+    pub(super) probe_failures: u64,
+    pub(super) ramp_until_ms: u64,
+    pub(super) retry_after_until_ms: u64,
+    pub(super) totals: Totals,
+    pub(super) override_author: String,
+    pub(super) override_reason: String,
+    pub(super) policy: String,
+    pub(super) pace_ms: u64,
+    /// Token -> lease deadline.
+    pub(super) probes: BTreeMap<String, u64>,
+    /// Replica -> number of its last report, and when it came.
+    pub(super) replicas: HashMap<String, (u64, u64)>,
+    events: VecDeque<Event>,
+    published: Vec<Snapshot>,
+}
+
+/// Counts of a circuit's whole life.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    pub(super) successes: u64,
+    pub(super) failures: u64,
+    pub(super) slow: u64,
+    pub(super) ignored: u64,
+    pub(super) not_permitted: u64,
+    pub(super) last_success_ms: u64,
+    pub(super) last_failure_ms: u64,
+}
+
+/// What one operation works under: who asks, when, by which rules.
+pub(super) struct Turn<'a> {
+    pub(super) now: u64,
+    pub(super) entropy: u64,
+    pub(super) replica: &'a str,
+    pub(super) rules: Rules,
+}
+
+impl Circuit {
+    /// A circuit that no store has heard of.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            missing: true,
+            ..Self::default()
+        }
+    }
+
+    /// A circuit that goes on from a snapshot: its state, and its window's totals at their rate.
+    ///
+    /// What a replica begins with when the store is away.
+    #[must_use]
+    pub fn resume(seen: &Snapshot, rules: &Rules, now: u64) -> Self {
+        let ends = |at: u64| match at {
+            0 => 0,
+            at => now + at.saturating_sub(seen.now_ms),
+        };
+        let mut circuit = Self {
+            state: seen.state,
+            generation: seen.generation,
+            since_ms: now.saturating_sub(seen.now_ms.saturating_sub(seen.since_ms)),
+            until_ms: ends(seen.until_ms),
+            reason: seen.reason,
+            consecutive_opens: seen.consecutive_opens,
+            consecutive_failures: seen.consecutive_failures,
+            ramp_until_ms: ends(seen.ramp_until_ms),
+            override_author: seen.override_author.clone(),
+            override_reason: seen.override_reason.clone(),
+            policy: seen.policy.clone(),
+            ..Self::default()
+        };
+        if matches!(seen.state, State::Closed | State::MetricsOnly) {
+            circuit
+                .window
+                .seed(rules, now, [seen.calls, seen.failures, seen.slow]);
+        }
+        circuit
+    }
+
+    /// Takes the snapshots that transitions have published since the last time.
+    pub fn take_published(&mut self) -> Vec<Snapshot> {
+        std::mem::take(&mut self.published)
+    }
+
+    /// Transitions after `generation`, oldest first; the newest 256 are kept.
+    #[must_use]
+    pub fn events_after(&self, generation: u64) -> Vec<Event> {
+        let newer = self.events.iter().filter(|e| e.generation > generation);
+        newer.cloned().collect()
+    }
+
+    pub(super) fn turn<'a>(&self, head: &'a Head, now: u64) -> Turn<'a> {
+        let mut rules = head.policy;
+        rules.apply(&self.policy);
+        Turn {
+            now,
+            entropy: head.entropy,
+            replica: &head.replica,
+            rules,
+        }
+    }
+
+    /// Begins an operation that writes: adopts what the caller remembers, ends an override whose
+    /// time is up.
+    pub(super) fn load<'a>(&mut self, head: &'a Head, now: u64) -> Turn<'a> {
+        let t = self.turn(head, now);
+        self.pace_ms = 0;
+        if self.missing {
+            self.since_ms = now;
+        }
+        self.adopt(&t, &head.memory);
+        self.missing = false;
+        if self.state.is_override() && self.until_ms > 0 && now >= self.until_ms {
+            self.consecutive_opens = 0;
+            self.transition(&t, State::Closed, Reason::OverrideExpired, 0, t.replica, "");
+        }
+        t
+    }
+
+    /// Takes over what the caller remembers of a circuit that was lost or is in an older state.
+    fn adopt(&mut self, t: &Turn<'_>, memory: &Memory) {
+        if memory.generation <= self.generation {
+            return;
+        }
+        self.generation = memory.generation;
+        let left = u64::try_from(memory.left_ms).unwrap_or(0);
+        let recent = memory.age_ms <= t.rules.longest_wait_ms() + t.rules.probe_lease_ms;
+        if matches!(memory.state, State::Open | State::HalfOpen) && recent {
+            self.consecutive_opens = memory.opens;
+            let until = t.now + left.max(t.rules.probe_lease_ms);
+            self.transition(t, State::Open, Reason::Adopted, until, t.replica, "");
+        } else if memory.state.is_override() && memory.left_ms != 0 {
+            self.override_author.clone_from(&memory.author);
+            self.override_reason.clone_from(&memory.reason);
+            let until = if memory.left_ms < 0 { 0 } else { t.now + left };
+            self.transition(
+                t,
+                memory.state,
+                Reason::Adopted,
+                until,
+                t.replica,
+                &memory.reason,
+            );
+        } else if memory.state != State::Closed || !self.missing {
+            self.generation += 1;
+            self.reason = Reason::Adopted;
+            self.announce(t, self.state, t.replica, "");
+            self.publish(t);
+        }
+    }
+
+    pub(super) fn transition(
+        &mut self,
+        t: &Turn<'_>,
+        to: State,
+        reason: Reason,
+        until_ms: u64,
+        by: &str,
+        note: &str,
+    ) {
+        let from = std::mem::replace(&mut self.state, to);
+        let ramp = if reason == Reason::Recovered {
+            t.rules.ramp_duration_ms
+        } else {
+            0
+        };
+        self.generation += 1;
+        self.since_ms = t.now;
+        self.until_ms = until_ms;
+        self.reason = reason;
+        self.ramp_until_ms = if ramp > 0 { t.now + ramp } else { 0 };
+        self.probe_successes = 0;
+        self.probe_failures = 0;
+        if !to.is_override() {
+            self.override_author.clear();
+            self.override_reason.clear();
+        }
+        self.announce(t, from, by, note);
+        if matches!(to, State::Closed | State::MetricsOnly) {
+            self.window.forget();
+            self.consecutive_failures = 0;
+            self.retry_after_until_ms = 0;
+        }
+        self.publish(t);
+    }
+
+    fn announce(&mut self, t: &Turn<'_>, from: State, by: &str, note: &str) {
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        let [calls, failures, slow] = self.window.sums;
+        self.events.push_back(Event {
+            generation: self.generation,
+            from,
+            to: self.state,
+            reason: self.reason,
+            at_ms: t.now,
+            until_ms: self.until_ms,
+            consecutive_opens: self.consecutive_opens,
+            calls,
+            failures,
+            slow,
+            by: by.to_owned(),
+            note: note.to_owned(),
+        });
+    }
+
+    pub(super) fn publish(&mut self, t: &Turn<'_>) {
+        let snapshot = self.picture(t.now, self.window.sums);
+        self.published.push(snapshot);
+    }
+
+    pub(super) fn open(&mut self, t: &Turn<'_>, reason: Reason) {
+        let calm = self.state == State::Closed
+            && t.now >= self.ramp_until_ms
+            && t.now.saturating_sub(self.since_ms) >= t.rules.backoff_reset_after_ms;
+        self.consecutive_opens = if calm { 1 } else { self.consecutive_opens + 1 };
+        let wait = t.rules.open_wait_ms(self.consecutive_opens, t.entropy);
+        let until = (t.now + wait).max(self.retry_after_until_ms);
+        self.transition(t, State::Open, reason, until, t.replica, "");
+    }
+
+    /// Remembers how long the protected service asked to be left alone.
+    pub(super) fn heed(&mut self, t: &Turn<'_>, retry_after_ms: u64) {
+        if retry_after_ms > 0 {
+            let until = t.now + retry_after_ms.min(t.rules.longest_wait_ms());
+            self.retry_after_until_ms = self.retry_after_until_ms.max(until);
+        }
+    }
+
+    /// A token settles once, and only within its lease; only in its own generation does it move
+    /// anything.
+    pub(super) fn settle(
+        &mut self,
+        t: &Turn<'_>,
+        given_under: u64,
+        token: &str,
+        kind: Kind,
+        retry_after_ms: u64,
+    ) {
+        let Some(deadline) = self.probes.remove(token) else {
+            return;
+        };
+        if deadline <= t.now || given_under != self.generation || self.state != State::HalfOpen {
+            return;
+        }
+        match kind {
+            Kind::Ignored => {}
+            Kind::Success => {
+                self.probe_successes += 1;
+                if self.probe_successes >= t.rules.success_threshold {
+                    self.transition(t, State::Closed, Reason::Recovered, 0, t.replica, "");
+                }
+            }
+            Kind::Failure | Kind::Trip => {
+                self.probe_failures += 1;
+                self.heed(t, retry_after_ms);
+                if kind == Kind::Trip || self.probe_failures >= t.rules.half_open_failure_threshold
+                {
+                    self.open(t, Reason::ProbeFailed);
+                }
+            }
+        }
+    }
+
+    pub(super) fn current(&self, now: u64) -> Snapshot {
+        self.picture(now, self.window.sums)
+    }
+
+    pub(super) fn picture(&self, now: u64, [calls, failures, slow]: Sums) -> Snapshot {
+        let probes = match self.state {
+            State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > now).count(),
+            _ => 0,
+        };
+        Snapshot {
+            state: self.state,
+            generation: self.generation,
+            now_ms: now,
+            since_ms: self.since_ms,
+            until_ms: self.until_ms,
+            reason: self.reason,
+            consecutive_opens: self.consecutive_opens,
+            calls,
+            failures,
+            slow,
+            consecutive_failures: self.consecutive_failures,
+            probes: probes as u64,
+            probe_successes: self.probe_successes,
+            probe_failures: self.probe_failures,
+            ramp_until_ms: self.ramp_until_ms,
+            override_author: self.override_author.clone(),
+            override_reason: self.override_reason.clone(),
+            policy: self.policy.clone(),
+            successes_total: self.totals.successes,
+            failures_total: self.totals.failures,
+            slow_total: self.totals.slow,
+            ignored_total: self.totals.ignored,
+            not_permitted_total: self.totals.not_permitted,
+            last_success_ms: self.totals.last_success_ms,
+            last_failure_ms: self.totals.last_failure_ms,
+            pace_ms: self.pace_ms,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The circuit as a pure machine: states, policy, windows, transitions.
+//!
+//! Owns every rule; reads no clock, does no I/O, imports nothing of ours. `now` is always an
+//! argument, in Unix milliseconds. Twin: `lua/`, which says the same where the state is.
+
+mod circuit;
+mod event;
+mod name;
+mod operations;
+mod outcome;
+mod policy;
+mod request;
+mod snapshot;
+mod state;
+mod window;
+
+pub use circuit::Circuit;
+pub use event::Event;
+pub use name::{Name, NameError};
+pub use outcome::{Counts, Outcome, Runs};
+pub use policy::{OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};
+pub use request::{
+    Acquire, Command, Control, Grant, Head, Kind, Memory, Permission, Release, Report, Settled,
+};
+pub use snapshot::Snapshot;
+pub use state::{Reason, State};

@@ -1,0 +1,208 @@
+//! What a circuit can be asked to do: acquire, report, release, control, snapshot.
+//!
+//! One function a script; each reads, decides, then writes. Twin: `lua/*.lua`.
+
+use super::{
+    Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Snapshot,
+    State, circuit::Turn,
+};
+
+/// How long an unheard replica's last number is kept.
+const REPLICA_MEMORY_MS: u64 = 3_600_000;
+/// Who reported within this time shares the circuit's budget of reports.
+const REPLICA_LIVE_MS: u64 = 60_000;
+/// That budget.
+const REPORTS_PER_SECOND: u64 = 200;
+/// How many forgotten replicas one report clears away.
+const CLEARED: usize = 100;
+
+impl Circuit {
+    /// Asks for leave to make one call; makes the transitions whose time has come.
+    pub fn acquire(&mut self, request: &Acquire, now: u64) -> Grant {
+        let t = self.load(&request.head, now);
+        if self.state == State::Open && now >= self.until_ms {
+            let until = now + t.rules.max_wait_duration_in_half_open_state_ms;
+            self.transition(
+                &t,
+                State::HalfOpen,
+                Reason::WaitElapsed,
+                until,
+                t.replica,
+                "",
+            );
+        } else if self.state == State::HalfOpen && now >= self.until_ms {
+            // Probes that are out, or were lost, say that the service hangs; without any it only
+            // lacked calls.
+            if self.probes.is_empty() {
+                self.until_ms = now + t.rules.max_wait_duration_in_half_open_state_ms;
+            } else {
+                self.open(&t, Reason::HalfOpenTimeout);
+            }
+        }
+        let permission = match self.state {
+            State::HalfOpen => self.probe(&t, &request.token),
+            state if state.admits() => Permission::Permitted,
+            _ => Permission::Rejected,
+        };
+        Grant {
+            permission,
+            snapshot: self.current(now),
+        }
+    }
+
+    fn probe(&mut self, t: &Turn<'_>, token: &str) -> Permission {
+        self.probes.retain(|_, deadline| *deadline > t.now);
+        if self.probes.contains_key(token) {
+            return Permission::Probe;
+        }
+        if self.probes.len() as u64 >= t.rules.permitted_number_of_calls_in_half_open_state {
+            return Permission::Rejected;
+        }
+        self.probes
+            .insert(token.to_owned(), t.now + t.rules.probe_lease_ms);
+        Permission::Probe
+    }
+
+    /// Files what a replica has seen since its last report, settles its probes, trips or closes.
+    pub fn report(&mut self, report: &Report, now: u64) -> Snapshot {
+        let t = self.load(&report.head, now);
+        if self.is_news(report, now) {
+            self.count_totals(report, now);
+            for s in &report.settled {
+                self.settle(&t, s.generation, &s.token, s.kind, report.retry_after_ms);
+            }
+            let records = matches!(self.state, State::Closed | State::MetricsOnly);
+            if report.generation == self.generation && records {
+                self.file(&t, report);
+            }
+        }
+        let since = now.saturating_sub(REPLICA_LIVE_MS);
+        let live = self
+            .replicas
+            .values()
+            .filter(|(_, seen)| *seen >= since)
+            .count() as u64;
+        self.pace_ms = t
+            .rules
+            .report_interval_ms
+            .max(live * 1000 / REPORTS_PER_SECOND);
+        self.current(now)
+    }
+
+    /// Notes the report's number; false when it was seen before.
+    fn is_news(&mut self, report: &Report, now: u64) -> bool {
+        if let Some((last, seen)) = self.replicas.get_mut(&report.head.replica) {
+            *seen = now;
+            let news = report.seq > *last;
+            *last = report.seq.max(*last);
+            return news;
+        }
+        let forgotten = now.saturating_sub(REPLICA_MEMORY_MS);
+        let mut gone: Vec<_> = self
+            .replicas
+            .iter()
+            .filter(|(_, (_, seen))| *seen <= forgotten)
+            .collect();
+        gone.sort_by(|a, b| (a.1.1, a.0).cmp(&(b.1.1, b.0)));
+        let gone: Vec<_> = gone
+            .into_iter()
+            .take(CLEARED)
+            .map(|(r, _)| r.clone())
+            .collect();
+        for replica in gone {
+            self.replicas.remove(&replica);
+        }
+        self.replicas
+            .insert(report.head.replica.clone(), (report.seq, now));
+        true
+    }
+
+    fn count_totals(&mut self, report: &Report, now: u64) {
+        let mut all = report.counts;
+        all += report.late;
+        self.totals.successes += all.successes;
+        self.totals.failures += all.failures;
+        self.totals.slow += all.slow();
+        self.totals.ignored += all.ignored;
+        self.totals.not_permitted += all.not_permitted;
+        if all.successes > 0 {
+            self.totals.last_success_ms = now;
+        }
+        if all.failures > 0 {
+            self.totals.last_failure_ms = now;
+        }
+    }
+
+    fn file(&mut self, t: &Turn<'_>, report: &Report) {
+        let longest = self.join_runs(report);
+        self.window.record(&t.rules, t.now, &report.counts);
+        self.heed(t, report.retry_after_ms);
+        if self.state != State::Closed {
+            return;
+        }
+        let reason = if report.trips > 0 {
+            Some(Reason::Tripped)
+        } else if report.counts.calls() > 0 {
+            t.rules.breach(self.window.sums, longest)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            self.open(t, reason);
+        }
+    }
+
+    /// Joins the batch's runs of failures to the one that the circuit is in; returns the longest.
+    fn join_runs(&mut self, report: &Report) -> u64 {
+        let joined = self.consecutive_failures;
+        let (first, last) = match report.counts.successes {
+            0 => (report.counts.failures, joined + report.counts.failures),
+            _ => (report.runs.first, report.runs.last),
+        };
+        self.consecutive_failures = last;
+        let first = if first > 0 { joined + first } else { 0 };
+        first.max(report.runs.longest)
+    }
+
+    /// Gives back one half-open permit whose call produced no outcome.
+    pub fn release(&mut self, request: &Release, now: u64) -> Snapshot {
+        self.load(&request.head, now);
+        self.probes.remove(&request.token);
+        self.current(now)
+    }
+
+    /// Carries out an operator's command.
+    pub fn control(&mut self, request: &Control, now: u64) -> Snapshot {
+        let t = self.load(&request.head, now);
+        let to = match request.command {
+            Command::Reset => State::Closed,
+            Command::ForceOpen => State::ForcedOpen,
+            Command::Disable => State::Disabled,
+            Command::MetricsOnly => State::MetricsOnly,
+            Command::Policy => {
+                self.policy.clone_from(&request.policy);
+                self.publish(&t);
+                return self.current(now);
+            }
+        };
+        let (reason, until) = match to {
+            State::Closed => (Reason::Reset, 0),
+            _ if request.for_ms > 0 => (Reason::Override, now + request.for_ms),
+            _ => (Reason::Override, 0),
+        };
+        self.consecutive_opens = 0;
+        self.override_author.clone_from(&request.author);
+        self.override_reason.clone_from(&request.reason);
+        self.transition(&t, to, reason, until, &request.author, &request.reason);
+        self.current(now)
+    }
+
+    /// The circuit as it is, with what has left the window taken off.
+    #[must_use]
+    pub fn snapshot(&self, head: &Head, now: u64) -> Snapshot {
+        let rules = self.turn(head, now).rules;
+        let mut snapshot = self.picture(now, self.window.totals(&rules, now));
+        snapshot.pace_ms = 0;
+        snapshot
+    }
+}

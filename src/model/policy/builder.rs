@@ -1,0 +1,416 @@
+//! Building a policy: setters, ranges, errors.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{OnStoreFailure, Policy, Rules};
+
+/// The longest duration that a policy takes: a year.
+const YEAR_MS: u64 = 365 * 86_400_000;
+
+/// What is wrong with a policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// A setting is out of its range.
+    #[error("{setting} is {value}, but must be from {min} to {max} {unit}")]
+    OutOfRange {
+        /// The setting's key.
+        setting: &'static str,
+        /// What it was set to.
+        value: u64,
+        /// The least that it may be.
+        min: u64,
+        /// The most that it may be.
+        max: u64,
+        /// What the numbers mean.
+        unit: &'static str,
+    },
+    /// Nothing could ever open the circuit.
+    #[error(
+        "no trip condition: set failure_rate_threshold, failure_count_threshold, \
+         consecutive_failures_threshold or slow_call_duration_threshold"
+    )]
+    NoTripCondition,
+    /// A stored pair is not one.
+    #[error(
+        "{0:?} is not a setting: write key=integer with one of the keys of a policy, such as failure_rate_threshold=30"
+    )]
+    Pair(String),
+}
+
+/// Builds a [`Policy`].
+///
+/// Every setter takes any value; [`build`](Self::build) says what is out of range. Durations are
+/// kept in whole milliseconds, rounded up.
+///
+/// ```
+/// use std::time::Duration;
+/// use commontrip::Policy;
+///
+/// let policy = Policy::builder()
+///     .sliding_window_time(Duration::from_secs(30), 10)
+///     .failure_rate_threshold(25)
+///     .wait_duration_in_open_state(Duration::from_secs(30))
+///     .build()?;
+/// # Ok::<(), commontrip::PolicyError>(())
+/// ```
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[must_use]
+pub struct PolicyBuilder {
+    #[serde(flatten, with = "pairs")]
+    pub(super) rules: Rules,
+    on_store_failure: OnStoreFailure,
+}
+
+/// Rules as a map of which any part may be missing, and nothing else may be there.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use super::Rules;
+
+    pub(super) fn serialize<S: Serializer>(rules: &Rules, to: S) -> Result<S::Ok, S::Error> {
+        rules.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Rules, D::Error> {
+        let mut rules = Rules::default();
+        for (key, value) in BTreeMap::<String, u64>::deserialize(from)? {
+            if !rules.set(&key, value) {
+                let known = Rules::KEYS.join(", ");
+                return Err(D::Error::custom(format!(
+                    "unknown setting `{key}`; known are on_store_failure, {known}"
+                )));
+            }
+        }
+        Ok(rules)
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+impl PolicyBuilder {
+    /// Counts the calls of the last `length`, in `buckets` parts that leave one by one.
+    ///
+    /// Length `1 ms..=1 year`, default 60 s; buckets `1..=100`, default 10 and at most one a
+    /// millisecond.
+    pub fn sliding_window_time(mut self, length: Duration, buckets: u64) -> Self {
+        self.rules.window_ms = ms(length);
+        self.rules.window_buckets = buckets;
+        self.rules.window_calls = 0;
+        self
+    }
+
+    /// Counts the last `calls` calls of the fleet, exactly. Range `1..=10_000`.
+    ///
+    /// A report brings a batch without an order; its outcomes are spread evenly in the ring.
+    /// `minimum_number_of_calls` is at most the length (resilience4j).
+    pub fn sliding_window_count(mut self, calls: u64) -> Self {
+        self.rules.window_calls = calls;
+        if calls == 0 {
+            // 0 would mean "a time window": keep it out of range, so that `build` says so.
+            self.rules.window_calls = u64::MAX;
+        }
+        self
+    }
+
+    /// Sets the failure rate at which the circuit opens.
+    ///
+    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (resilience4j).
+    /// Ignored until `minimum_number_of_calls` are in the window.
+    pub fn failure_rate_threshold(mut self, percent: u64) -> Self {
+        self.rules.failure_rate_threshold = if percent == 0 { u64::MAX } else { percent };
+        self
+    }
+
+    /// Switches the failure rate off; another trip condition must be on.
+    pub fn no_failure_rate_threshold(mut self) -> Self {
+        self.rules.failure_rate_threshold = 0;
+        self
+    }
+
+    /// Sets how many calls of the fleet must be in the window before a rate opens.
+    ///
+    /// Range `1..=1_000_000_000`. Default 20.
+    pub fn minimum_number_of_calls(mut self, calls: u64) -> Self {
+        self.rules.minimum_number_of_calls = calls;
+        self
+    }
+
+    /// Opens at this many failures in the window. Range `1..=1_000_000_000`. Default off (0).
+    pub fn failure_count_threshold(mut self, failures: u64) -> Self {
+        self.rules.failure_count_threshold = failures;
+        self
+    }
+
+    /// Opens at this many failures in a row. Range `1..=1_000_000`. Default off.
+    ///
+    /// Runs are counted in each replica and joined in the order in which reports arrive.
+    pub fn consecutive_failures_threshold(mut self, failures: u64) -> Self {
+        self.rules.consecutive_failures_threshold = if failures == 0 { u64::MAX } else { failures };
+        self
+    }
+
+    /// Calls that take at least `threshold` are slow, and open the circuit at `percent` of calls.
+    ///
+    /// Threshold `1 ms..=1 year`; percent `1..=100`. Default off. Every call then reads a precise
+    /// clock twice. A slow probe counts as a failed one.
+    pub fn slow_calls(mut self, threshold: Duration, percent: u64) -> Self {
+        self.rules.slow_call_duration_threshold_ms = ms(threshold).max(1);
+        self.rules.slow_call_rate_threshold = percent;
+        self
+    }
+
+    /// Sets how long the circuit stays open before probes go out.
+    ///
+    /// Range `1 ms..=1 year`. Default 30 s. Less than `probe_lease` is accepted; what is then not
+    /// promised: that a store which lost everything keeps the probe limit when the circuit trips
+    /// again within an old probe's lease.
+    pub fn wait_duration_in_open_state(mut self, wait: Duration) -> Self {
+        self.rules.wait_duration_in_open_state_ms = ms(wait);
+        self
+    }
+
+    /// Makes each consecutive wait `factor` times the one before, up to `longest`.
+    ///
+    /// Factor `1.0..=100.0`, kept in hundredths; default 1 (off). `longest` `1 ms..=1 year`, default
+    /// 10 min; it also limits what a `retry_after` can ask for.
+    pub fn backoff(mut self, factor: f64, longest: Duration) -> Self {
+        self.rules.backoff_multiplier_percent = (factor * 100.0).round() as u64;
+        self.rules.max_wait_duration_in_open_state_ms = ms(longest);
+        self
+    }
+
+    /// Lengthens each wait at random by up to `percent`. Range `0..=100`. Default 0.
+    ///
+    /// Waits are only ever lengthened, so that a wait of at least `probe_lease` stays one.
+    pub fn jitter(mut self, percent: u64) -> Self {
+        self.rules.jitter = percent;
+        self
+    }
+
+    /// Sets how long the circuit must have been closed for the backoff to start anew.
+    ///
+    /// Range `0..=1 year`. Default 60 s. 0 = every open waits the first wait, except in the ramp.
+    pub fn backoff_reset_after(mut self, calm: Duration) -> Self {
+        self.rules.backoff_reset_after_ms = ms(calm);
+        self
+    }
+
+    /// Sets how many probes may be out at once, over the whole fleet. Range `1..=1000`. Default 3.
+    pub fn permitted_number_of_calls_in_half_open_state(mut self, probes: u64) -> Self {
+        self.rules.permitted_number_of_calls_in_half_open_state = probes;
+        self
+    }
+
+    /// Sets how many probes must succeed to close. Range `1..=1_000_000`. Default 2.
+    pub fn success_threshold(mut self, successes: u64) -> Self {
+        self.rules.success_threshold = successes;
+        self
+    }
+
+    /// Sets how many probes must fail to open again. Range `1..=1_000_000`. Default 1.
+    pub fn half_open_failure_threshold(mut self, failures: u64) -> Self {
+        self.rules.half_open_failure_threshold = failures;
+        self
+    }
+
+    /// Opens again when half-open has lasted this long with probes out or lost.
+    ///
+    /// Range `1 ms..=1 year`. Default 60 s. A half-open that only lacked calls waits on.
+    pub fn max_wait_duration_in_half_open_state(mut self, wait: Duration) -> Self {
+        self.rules.max_wait_duration_in_half_open_state_ms = ms(wait);
+        self
+    }
+
+    /// Sets how long a probe may be out before its permit goes to another.
+    ///
+    /// Range `1 ms..=1 year`. Default 30 s. Choose it above the longest call.
+    pub fn probe_lease(mut self, lease: Duration) -> Self {
+        self.rules.probe_lease_ms = ms(lease);
+        self
+    }
+
+    /// After recovery admits a share that grows from `initial` percent to all over `duration`.
+    ///
+    /// Duration `1 ms..=1 year`, default off; initial `1..=100`, default 10.
+    pub fn ramp(mut self, duration: Duration, initial: u64) -> Self {
+        self.rules.ramp_duration_ms = ms(duration).max(1);
+        self.rules.ramp_initial = initial;
+        self
+    }
+
+    /// Sets how long one call may take; a call that takes longer is dropped and has failed.
+    ///
+    /// Range `1 ms..=1 year`. Default off.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.rules.call_timeout_ms = ms(timeout).max(1);
+        self
+    }
+
+    /// Sets how long a decision is good without news of the circuit.
+    ///
+    /// Range `0..=1 hour`. Default 250 ms. 0 = strict: ask the store at every call.
+    pub fn decision_ttl(mut self, ttl: Duration) -> Self {
+        self.rules.decision_ttl_ms = ms(ttl);
+        self
+    }
+
+    /// Sets the shortest time between two reports of one replica.
+    ///
+    /// Range `0..=1 hour`. Default 100 ms. 0 = at once, coalesced while one is under way.
+    pub fn report_interval(mut self, interval: Duration) -> Self {
+        self.rules.report_interval_ms = ms(interval);
+        self
+    }
+
+    /// Sets what a replica does while the store is away. Default [`OnStoreFailure::Local`].
+    pub fn on_store_failure(mut self, choice: OnStoreFailure) -> Self {
+        self.on_store_failure = choice;
+        self
+    }
+
+    /// Checks the settings and makes the policy.
+    ///
+    /// # Errors
+    /// [`PolicyError::OutOfRange`] names the first setting that is out of its range;
+    /// [`PolicyError::NoTripCondition`] when nothing could open the circuit.
+    pub fn build(self) -> Result<Policy, PolicyError> {
+        const MS: &str = "ms";
+        let r = &self.rules;
+        let check = |setting, value, min, max, unit| {
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(PolicyError::OutOfRange {
+                    setting,
+                    value,
+                    min,
+                    max,
+                    unit,
+                })
+            }
+        };
+        macro_rules! within {
+            ($($name:ident in $min:expr, $max:expr, $unit:expr;)+) => {
+                $(check(stringify!($name), r.$name, $min, $max, $unit)?;)+
+            };
+        }
+        within! {
+            window_ms in 1, YEAR_MS, MS;
+            window_buckets in 1, r.window_ms.min(100), "buckets";
+            window_calls in 0, 10_000, "calls (1 or more for a count window)";
+            minimum_number_of_calls in 1, 1_000_000_000, "calls";
+            failure_rate_threshold in 0, 100, "percent (1 or more, or no_failure_rate_threshold)";
+            failure_count_threshold in 0, 1_000_000_000, "failures";
+            consecutive_failures_threshold in 0, 1_000_000, "failures (1 or more, or unset)";
+            slow_call_rate_threshold in 1, 100, "percent";
+            wait_duration_in_open_state_ms in 1, YEAR_MS, MS;
+            backoff_multiplier_percent in 100, 10_000, "percent (a factor from 1 to 100)";
+            max_wait_duration_in_open_state_ms in 1, YEAR_MS, MS;
+            jitter in 0, 100, "percent";
+            backoff_reset_after_ms in 0, YEAR_MS, MS;
+            permitted_number_of_calls_in_half_open_state in 1, 1000, "probes";
+            success_threshold in 1, 1_000_000, "probes";
+            half_open_failure_threshold in 1, 1_000_000, "probes";
+            max_wait_duration_in_half_open_state_ms in 1, YEAR_MS, MS;
+            probe_lease_ms in 1, YEAR_MS, MS;
+            ramp_duration_ms in 0, YEAR_MS, MS;
+            report_interval_ms in 0, 3_600_000, MS;
+            slow_call_duration_threshold_ms in 0, YEAR_MS, MS;
+            ramp_initial in 1, 100, "percent";
+            call_timeout_ms in 0, YEAR_MS, MS;
+            decision_ttl_ms in 0, 3_600_000, MS;
+        }
+        let conditions = [
+            r.failure_rate_threshold,
+            r.failure_count_threshold,
+            r.consecutive_failures_threshold,
+            r.slow_call_duration_threshold_ms,
+        ];
+        if conditions == [0; 4] {
+            return Err(PolicyError::NoTripCondition);
+        }
+        Ok(Policy {
+            rules: self.rules,
+            on_store_failure: self.on_store_failure,
+        })
+    }
+}
+
+impl TryFrom<PolicyBuilder> for Policy {
+    type Error = PolicyError;
+
+    fn try_from(builder: PolicyBuilder) -> Result<Self, PolicyError> {
+        builder.build()
+    }
+}
+
+impl From<Policy> for PolicyBuilder {
+    fn from(policy: Policy) -> Self {
+        Self {
+            rules: policy.rules,
+            on_store_failure: policy.on_store_failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_setting_and_its_range() {
+        let refused = |builder: PolicyBuilder| builder.build().unwrap_err().to_string();
+        assert_eq!(
+            refused(Policy::builder().failure_rate_threshold(101)),
+            "failure_rate_threshold is 101, but must be from 0 to 100 percent (1 or more, or no_failure_rate_threshold)"
+        );
+        assert!(refused(Policy::builder().failure_rate_threshold(0)).starts_with("failure_rate"));
+        assert!(refused(Policy::builder().sliding_window_count(0)).starts_with("window_calls"));
+        assert!(
+            refused(Policy::builder().no_failure_rate_threshold()).starts_with("no trip condition")
+        );
+        assert!(
+            refused(Policy::builder().sliding_window_time(Duration::ZERO, 10))
+                .starts_with("window_ms is 0")
+        );
+        assert!(
+            refused(Policy::builder().backoff(f64::NAN, Duration::from_secs(1)))
+                .starts_with("backoff_multiplier_percent")
+        );
+    }
+
+    #[test]
+    fn a_file_names_any_part_and_nothing_else() {
+        let policy: Policy =
+            serde_json::from_str(r#"{"failure_rate_threshold": 30, "on_store_failure": "reject"}"#)
+                .unwrap();
+        assert_eq!(policy.rules().failure_rate_threshold, 30);
+        assert_eq!(policy.on_store_failure(), OnStoreFailure::Reject);
+        let back: Policy = serde_json::from_str(&serde_json::to_string(&policy).unwrap()).unwrap();
+        assert_eq!(back, policy);
+        let wrong = serde_json::from_str::<Policy>(r#"{"failure_rate": 30}"#).unwrap_err();
+        assert!(wrong.to_string().contains("unknown setting `failure_rate`"));
+        let wrong = serde_json::from_str::<Policy>(r#"{"jitter": 101}"#).unwrap_err();
+        assert!(wrong.to_string().contains("jitter is 101"));
+    }
+
+    #[test]
+    fn a_stored_policy_is_checked_as_a_whole() {
+        let policy = Policy::default();
+        let stored = policy.check_stored(" jitter=5  window_ms=1000 ").unwrap();
+        assert_eq!(stored, "jitter=5 window_ms=1000");
+        assert_eq!(policy.with_stored(&stored).rules().jitter, 5);
+        assert!(policy.check_stored("jitter=500").is_err());
+        assert!(policy.check_stored("jitters=5").is_err());
+        assert!(policy.check_stored("jitter=-5").is_err());
+        assert!(policy.check_stored("failure_rate_threshold=0").is_err());
+    }
+}

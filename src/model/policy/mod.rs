@@ -1,0 +1,126 @@
+//! When a circuit opens, how long it stays open, and how it closes.
+//!
+//! Owns the settings, their defaults and their ranges. Invariant: a [`Policy`] that exists is
+//! valid. Twin: `POLICY_KEYS` in `lua/lib/prelude.lua`.
+
+mod builder;
+mod rules;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use builder::{PolicyBuilder, PolicyError};
+pub use rules::Rules;
+
+/// What a replica does while the store is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnStoreFailure {
+    /// Goes on with a circuit of its own, begun from what it last saw of the shared one.
+    #[default]
+    Local,
+    /// Admits every call.
+    Allow,
+    /// Rejects every call.
+    Reject,
+}
+
+/// The settings of a circuit.
+///
+/// Made by [`Policy::builder`], a preset, or serde (keys as in [`Rules`], all optional, unknown
+/// ones refused); always valid. Trip conditions are or-ed. Cheap to copy around: plain numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PolicyBuilder", into = "PolicyBuilder")]
+pub struct Policy {
+    pub(crate) rules: Rules,
+    pub(crate) on_store_failure: OnStoreFailure,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            rules: Rules::default(),
+            on_store_failure: OnStoreFailure::default(),
+        }
+    }
+}
+
+impl Policy {
+    /// Starts from the defaults: 50 % failures of at least 20 calls in 60 s open for 30 s.
+    #[must_use]
+    pub fn builder() -> PolicyBuilder {
+        PolicyBuilder::default()
+    }
+
+    /// Opens after `failures` failures in a row, and on nothing else.
+    ///
+    /// With several callers in one circuit prefer a rate: one caller that always succeeds hides
+    /// another that always fails.
+    ///
+    /// # Errors
+    /// [`PolicyError::OutOfRange`] when `failures` is not in `1..=1_000_000`.
+    ///
+    /// ```
+    /// # use commontrip::Policy;
+    /// let policy = Policy::consecutive(5)?;
+    /// # Ok::<(), commontrip::PolicyError>(())
+    /// ```
+    pub fn consecutive(failures: u64) -> Result<Self, PolicyError> {
+        Self::builder()
+            .no_failure_rate_threshold()
+            .consecutive_failures_threshold(failures)
+            .build()
+    }
+
+    /// The numbers of the policy.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What a replica does while the store is away.
+    #[must_use]
+    pub const fn on_store_failure(&self) -> OnStoreFailure {
+        self.on_store_failure
+    }
+
+    /// How long one call may take, `None` for ever.
+    #[must_use]
+    pub const fn call_timeout(&self) -> Option<Duration> {
+        match self.rules.call_timeout_ms {
+            0 => None,
+            ms => Some(Duration::from_millis(ms)),
+        }
+    }
+
+    /// This policy with the integers of a stored one; pairs that are not understood are left out.
+    #[must_use]
+    pub(crate) fn with_stored(&self, stored: &str) -> Self {
+        let mut policy = self.clone();
+        policy.rules.apply(stored);
+        policy
+    }
+
+    /// Checks `key=integer` pairs against this policy and returns them in their stored form.
+    ///
+    /// # Errors
+    /// [`PolicyError::Pair`] for a pair that is not `key=integer` with a key of [`Rules`], else
+    /// what [`PolicyBuilder::build`] finds wrong with the policy that would result.
+    pub fn check_stored(&self, pairs: &str) -> Result<String, PolicyError> {
+        let mut builder = PolicyBuilder::from(self.clone());
+        let mut stored = Vec::new();
+        for pair in pairs.split_whitespace() {
+            let wrong = || PolicyError::Pair(pair.to_owned());
+            let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
+            let number: u64 = value.parse().map_err(|_| wrong())?;
+            if value.len() > 15 || !builder.rules.set(key, number) {
+                return Err(wrong());
+            }
+            stored.push(format!("{key}={number}"));
+        }
+        builder.build()?;
+        Ok(stored.join(" "))
+    }
+}

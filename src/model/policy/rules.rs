@@ -1,0 +1,160 @@
+//! The numbers of a policy, as the scripts take them.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $default:expr,)+) => {
+        /// The numbers of a policy: milliseconds, percent and counts; 0 switches a setting off
+        /// where it can be off.
+        ///
+        /// The names are the keys in files, in stored policies and in the scripts; on the wire
+        /// the numbers go in this order.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub struct Rules {
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl Default for Rules {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
+        }
+
+        impl Rules {
+            /// The names, in the order of the wire.
+            pub const KEYS: &'static [&'static str] = &[$(stringify!($name),)+];
+
+            /// Sets one number by its name; `false` when there is no such name.
+            pub(crate) fn set(&mut self, key: &str, value: u64) -> bool {
+                match key {
+                    $(stringify!($name) => self.$name = value,)+
+                    _ => return false,
+                }
+                true
+            }
+        }
+    };
+}
+
+rules! {
+    /// Length of a time window, ms. Default 60 s.
+    window_ms = 60_000,
+    /// Buckets of a time window. Default 10.
+    window_buckets = 10,
+    /// Length of a count window, calls; 0 = a time window. Default 0.
+    window_calls = 0,
+    /// Calls in the window, over the fleet, below which no rate opens. Default 20.
+    minimum_number_of_calls = 20,
+    /// Failures in percent of calls that open; 0 = off. Default 50.
+    failure_rate_threshold = 50,
+    /// Failures in the window that open; 0 = off. Default off.
+    failure_count_threshold = 0,
+    /// Failures in a row that open; 0 = off. Default off.
+    consecutive_failures_threshold = 0,
+    /// Slow calls in percent of calls that open. Default 100.
+    slow_call_rate_threshold = 100,
+    /// Time spent open before probes go out, ms. Default 30 s.
+    wait_duration_in_open_state_ms = 30_000,
+    /// Each consecutive wait in percent of the one before. Default 100 (off).
+    backoff_multiplier_percent = 100,
+    /// The longest wait, before jitter, ms. Default 10 min.
+    max_wait_duration_in_open_state_ms = 600_000,
+    /// The most that a wait is lengthened at random, percent. Default 0.
+    jitter = 0,
+    /// Calm time in closed after which the backoff starts anew, ms. Default 60 s.
+    backoff_reset_after_ms = 60_000,
+    /// Probes that may be out at once, over the fleet. Default 3.
+    permitted_number_of_calls_in_half_open_state = 3,
+    /// Successful probes that close. Default 2.
+    success_threshold = 2,
+    /// Failed probes that open again. Default 1.
+    half_open_failure_threshold = 1,
+    /// How long half-open may last with probes out before it opens again, ms. Default 60 s.
+    max_wait_duration_in_half_open_state_ms = 60_000,
+    /// How long a probe may be out before its permit is given to another, ms. Default 30 s.
+    probe_lease_ms = 30_000,
+    /// How long the admitted share grows after closing, ms; 0 = off. Default off.
+    ramp_duration_ms = 0,
+    /// The shortest time between two reports of a replica, ms; 0 = at once. Default 100.
+    report_interval_ms = 100,
+    /// Duration from which a call is slow, ms; 0 = off. Default off.
+    slow_call_duration_threshold_ms = 0,
+    /// The share that is admitted when the ramp begins, percent. Default 10.
+    ramp_initial = 10,
+    /// How long one call may take, ms; 0 = for ever. Default off.
+    call_timeout_ms = 0,
+    /// How long a cached decision is good, ms; 0 = ask at every call. Default 250.
+    decision_ttl_ms = 250,
+}
+
+impl Rules {
+    /// Takes over `key=integer` pairs; what is not understood is left out.
+    pub(crate) fn apply(&mut self, pairs: &str) {
+        for pair in pairs.split_whitespace() {
+            let Some((key, value)) = pair.split_once('=') else {
+                continue;
+            };
+            if value.len() < 16
+                && let Ok(number) = value.parse()
+            {
+                self.set(key, number);
+            }
+        }
+    }
+
+    /// The longest wait in open, jitter included, ms.
+    pub(crate) fn longest_wait_ms(&self) -> u64 {
+        let wait = self.top_wait_ms();
+        wait + wait * self.jitter / 100
+    }
+
+    fn top_wait_ms(&self) -> u64 {
+        self.wait_duration_in_open_state_ms
+            .max(self.max_wait_duration_in_open_state_ms)
+    }
+
+    /// The wait of the n-th consecutive open, ms.
+    pub(crate) fn open_wait_ms(&self, opens: u64, entropy: u64) -> u64 {
+        let (mut wait, top) = (self.wait_duration_in_open_state_ms, self.top_wait_ms());
+        if self.backoff_multiplier_percent > 100 {
+            for _ in 2..=opens.min(1000) {
+                wait = wait * self.backoff_multiplier_percent / 100;
+                if wait >= top {
+                    break;
+                }
+            }
+        }
+        wait = wait.min(top);
+        wait + wait * self.jitter * (entropy % 1000) / 100_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scripts_know_the_same_numbers_in_the_same_order() {
+        let lua = include_str!("../../../lua/lib/prelude.lua");
+        let list = lua.split("local POLICY_KEYS = {").nth(1).unwrap();
+        let keys: Vec<_> = list.split('}').next().unwrap().split('\'').collect();
+        let keys: Vec<_> = keys.into_iter().skip(1).step_by(2).collect();
+        assert_eq!(keys, Rules::KEYS);
+    }
+
+    #[test]
+    fn waits_grow_to_the_top_and_jitter_only_lengthens() {
+        let mut rules = Rules {
+            wait_duration_in_open_state_ms: 1000,
+            backoff_multiplier_percent: 200,
+            max_wait_duration_in_open_state_ms: 5000,
+            ..Rules::default()
+        };
+        let waits: Vec<_> = (1..=5).map(|n| rules.open_wait_ms(n, 0)).collect();
+        assert_eq!(waits, [1000, 2000, 4000, 5000, 5000]);
+        rules.jitter = 50;
+        assert_eq!(rules.open_wait_ms(1, 0), 1000);
+        assert_eq!(rules.open_wait_ms(1, 999), 1499);
+    }
+}

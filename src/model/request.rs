@@ -1,0 +1,199 @@
+//! What a replica asks of a circuit.
+//!
+//! Owns the shapes of the requests; each is one MessagePack array on the wire, its fields in the
+//! order given here. Twin: the headers of `lua/*.lua`.
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{Counts, Rules, Runs, Snapshot, State};
+
+/// What every request begins with.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Head {
+    /// Unix ms, for tests; 0 = the store's clock.
+    pub now_ms: u64,
+    /// `0..=999`, drawn anew for each request; jitter is made of it.
+    pub entropy: u64,
+    /// Who asks; unique to one registry of one process.
+    pub replica: String,
+    /// The policy in code.
+    pub policy: Rules,
+    /// What the replica remembers of the circuit.
+    pub memory: Memory,
+}
+
+/// What a replica remembers of a circuit, for a store that lost it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The newest generation seen; 0 = none.
+    pub generation: u64,
+    /// Its state.
+    pub state: State,
+    /// Time left in the state; -1 = it has no end.
+    pub left_ms: i64,
+    /// How long ago the store last confirmed this.
+    pub age_ms: u64,
+    /// Consecutive opens.
+    pub opens: u64,
+    /// The override's author.
+    pub author: String,
+    /// The override's reason.
+    pub reason: String,
+}
+
+/// Asks for leave to make one call.
+#[derive(Clone, Debug, Default)]
+pub struct Acquire {
+    /// Common part.
+    pub head: Head,
+    /// Names the permit, should it be a probe; unique to this request.
+    pub token: String,
+}
+
+/// Files outcomes.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Common part.
+    pub head: Head,
+    /// Number of this report, growing by one from 1 for each replica and circuit.
+    pub seq: u64,
+    /// The generation that `counts` belongs to.
+    pub generation: u64,
+    /// Outcomes of calls that were permitted in `generation`.
+    pub counts: Counts,
+    /// Outcomes of calls that were permitted before it.
+    pub late: Counts,
+    /// Runs of failures in `counts`.
+    pub runs: Runs,
+    /// The longest time that the service asked to be left alone, ms; 0 = none.
+    pub retry_after_ms: u64,
+    /// How many outcomes in `counts` ask for an open circuit.
+    pub trips: u64,
+    /// Probes that have an outcome.
+    pub settled: Vec<Settled>,
+}
+
+/// One probe's outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settled {
+    /// The permit's token.
+    pub token: String,
+    /// The generation that it was given under.
+    pub generation: u64,
+    /// What became of it.
+    pub kind: Kind,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing that counts.
+    Ignored,
+    /// It succeeded.
+    Success,
+    /// It failed.
+    Failure,
+    /// It failed and asks for an open circuit.
+    Trip,
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(*self as u8)
+    }
+}
+
+/// Gives a permit back.
+#[derive(Clone, Debug, Default)]
+pub struct Release {
+    /// Common part.
+    pub head: Head,
+    /// The permit's token.
+    pub token: String,
+}
+
+/// An operator's command.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Common part.
+    pub head: Head,
+    /// What to do.
+    pub command: Command,
+    /// How long an override lasts, ms; 0 = until it is ended.
+    pub for_ms: u64,
+    /// Who commands.
+    pub author: String,
+    /// Why.
+    pub reason: String,
+    /// For [`Command::Policy`]: `key=integer` pairs; empty = take the stored policy away.
+    pub policy: String,
+}
+
+/// What an operator can command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// To closed, with an empty window and no backoff.
+    #[default]
+    Reset,
+    /// Reject every call.
+    ForceOpen,
+    /// Admit every call.
+    Disable,
+    /// Admit every call and record it.
+    MetricsOnly,
+    /// Store a policy with the circuit.
+    Policy,
+}
+
+/// Whether one call may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// No.
+    Rejected,
+    /// Yes.
+    Permitted,
+    /// Yes, as a probe.
+    Probe,
+}
+
+impl<'de> Deserialize<'de> for Permission {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u8::deserialize(deserializer)? {
+            0 => Ok(Self::Rejected),
+            1 => Ok(Self::Permitted),
+            2 => Ok(Self::Probe),
+            other => Err(serde::de::Error::custom(format!(
+                "permission {other} is not one of 0, 1, 2"
+            ))),
+        }
+    }
+}
+
+/// The answer to [`Acquire`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Grant {
+    /// Whether the call may be made.
+    pub permission: Permission,
+    /// The circuit afterwards.
+    pub snapshot: Snapshot,
+}
+
+/// Writes the fields of the head and then the given ones as one array.
+macro_rules! array_coded {
+    ($($request:ty { $($field:ident),+ })+) => {$(
+        impl Serialize for $request {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let Head { now_ms, entropy, replica, policy, memory } = &self.head;
+                (now_ms, entropy, replica, policy, memory, $(&self.$field),+).serialize(serializer)
+            }
+        }
+    )+};
+}
+
+array_coded! {
+    Acquire { token }
+    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled }
+    Release { token }
+    Control { command, for_ms, author, reason, policy }
+}

@@ -1,0 +1,97 @@
+//! Where circuits live: the trait [`Store`] and its two implementations.
+//!
+//! Owns storage, transport and the clock; knows nothing of permits, caches or callers.
+
+mod clock;
+mod memory;
+mod redis;
+
+use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+pub use self::{
+    clock::Clock,
+    memory::MemoryStore,
+    redis::{RedisStore, RedisStoreBuilder},
+};
+use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, Snapshot};
+
+/// A store's answer, some time from now.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Why a store did not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It took longer than the store's timeout.
+    #[error("the store did not answer within {0:?}")]
+    Timeout(Duration),
+    /// It cannot be reached, or the connection broke.
+    #[error("the store cannot be reached")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It answered with an error.
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// It answered something that is not an answer.
+    #[error("the store's answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// News of the circuits that a listener follows.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The listener hears: every circuit that it follows as of now; what came before may have
+    /// been missed.
+    Listening(BTreeSet<Name>),
+    /// A circuit has changed.
+    Changed(Name, Box<Snapshot>),
+}
+
+/// Keeps circuits and makes their transitions atomically.
+///
+/// # Contract
+/// - Each operation on one circuit is atomic and behaves as the function of the same name of
+///   [`model::Circuit`](crate::model::Circuit), with the store's own clock (or `now_ms` where it
+///   is not 0).
+/// - An operation that fails may or may not have happened. `acquire`, `report` and `release` may
+///   be repeated as they are: the token and the number make the repetition harmless.
+/// - Every operation ends by itself, in bounded time.
+/// - A circuit that was never written reads as closed, generation 0.
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Asks for leave to make one call.
+    fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant>;
+
+    /// Files reports of several circuits; one result each, in the same order.
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, Report)],
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>>;
+
+    /// Gives a probe permit back.
+    fn release<'a>(&'a self, circuit: &'a Name, request: &'a Release) -> Answer<'a, Snapshot>;
+
+    /// Carries out an operator's command.
+    fn control<'a>(&'a self, circuit: &'a Name, request: &'a Control) -> Answer<'a, Snapshot>;
+
+    /// Reads a circuit; writes nothing.
+    fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot>;
+
+    /// Transitions after a generation, oldest first; the newest 256 are kept.
+    fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>>;
+
+    /// Names of the circuits that were used lately, sorted.
+    fn circuits(&self) -> Answer<'_, Vec<String>>;
+
+    /// Asks whether the store is there.
+    fn ping(&self) -> Answer<'_, ()>;
+
+    /// Sends news of the followed circuits until the connection breaks (an error) or nobody
+    /// takes them (`Ok`). A store without a way to push returns [`StoreError::Refused`].
+    fn listen(
+        &self,
+        followed: watch::Receiver<BTreeSet<Name>>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Answer<'_, ()>;
+}

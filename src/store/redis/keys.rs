@@ -1,0 +1,69 @@
+//! Names of keys: everything of one circuit carries its hash tag.
+
+use crate::model::Name;
+
+/// How keys begin.
+#[derive(Clone, Debug)]
+pub(super) struct Prefix(String);
+
+impl Prefix {
+    pub(super) const DEFAULT: &'static str = "commontrip";
+
+    /// `None` when the prefix would break the hash tags or cannot be typed.
+    pub(super) fn new(prefix: &str) -> Option<Self> {
+        let bad = |c: char| c.is_control() || c == '{' || c == '}';
+        let fits = !prefix.is_empty() && prefix.len() <= 100 && !prefix.contains(bad);
+        fits.then(|| Self(prefix.to_owned()))
+    }
+
+    /// The circuit's hash, which is also the name of its channel.
+    pub(super) fn circuit(&self, name: &Name) -> String {
+        format!("{}:{{{name}}}", self.0)
+    }
+
+    pub(super) fn events(&self, name: &Name) -> String {
+        format!("{}:events", self.circuit(name))
+    }
+
+    /// The keys that every script takes, in the order of `lua/lib/prelude.lua`.
+    pub(super) fn all(&self, name: &Name) -> [String; 6] {
+        let circuit = self.circuit(name);
+        let beside = |part: &str| format!("{circuit}:{part}");
+        let (window, probes, replicas, seq, events) = (
+            beside("window"),
+            beside("probes"),
+            beside("replicas"),
+            beside("seq"),
+            beside("events"),
+        );
+        [circuit, window, probes, replicas, seq, events]
+    }
+
+    /// The index of circuits.
+    pub(super) fn index(&self) -> String {
+        format!("{}:circuits", self.0)
+    }
+
+    /// The circuit that a channel is for.
+    pub(super) fn name_of(&self, channel: &str) -> Option<Name> {
+        let rest = channel.strip_prefix(&self.0)?.strip_prefix(":{")?;
+        Name::new(rest.strip_suffix('}')?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_circuits_keys_share_one_hash_tag() {
+        let prefix = Prefix::new("app").unwrap();
+        let name = Name::new("payments").unwrap();
+        for key in prefix.all(&name) {
+            assert!(key.starts_with("app:{payments}"), "{key}");
+        }
+        assert_eq!(prefix.name_of("app:{payments}"), Some(name));
+        assert_eq!(prefix.name_of("other:{payments}"), None);
+        assert!(Prefix::new("a{b").is_none());
+    }
+}

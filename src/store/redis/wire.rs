@@ -1,0 +1,115 @@
+//! MessagePack both ways, and Redis' errors in our words.
+//!
+//! Invariant: bytes from Redis never panic, whatever they are. Twin: `picture` in
+//! `lua/lib/circuit.lua`.
+
+use redis::{RedisError, Value};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    model::{Event, Reason, Snapshot, State},
+    store::StoreError,
+};
+
+/// The largest reply that is read; a snapshot takes some hundred bytes.
+const LARGEST: usize = 64 * 1024;
+/// What a publication begins with.
+const VERSION: u8 = 1;
+
+pub(super) fn encode<T: Serialize>(request: &T) -> Result<Vec<u8>, StoreError> {
+    rmp_serde::to_vec(request).map_err(|e| StoreError::Refused(format!("cannot be encoded: {e}")))
+}
+
+pub(super) fn decode<T: DeserializeOwned>(reply: &[u8]) -> Result<T, StoreError> {
+    if reply.len() > LARGEST {
+        let size = reply.len();
+        return Err(StoreError::Unreadable(format!(
+            "{size} bytes is more than {LARGEST}"
+        )));
+    }
+    rmp_serde::from_slice(reply).map_err(|e| StoreError::Unreadable(e.to_string()))
+}
+
+/// A publication; `None` when another version of the crate made it.
+pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
+    match decode::<(u8, Snapshot)>(message) {
+        Ok((VERSION, snapshot)) => Some(snapshot),
+        _ => None,
+    }
+}
+
+/// An entry of the event stream; `None` when it is not one of ours.
+pub(super) fn event(fields: &Value) -> Option<Event> {
+    let pairs = match fields {
+        Value::Array(items) => items,
+        _ => return None,
+    };
+    let text = |name: &str| {
+        pairs
+            .chunks_exact(2)
+            .find_map(|pair| match (&pair[0], &pair[1]) {
+                (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => {
+                    Some(String::from_utf8_lossy(value).into_owned())
+                }
+                _ => None,
+            })
+    };
+    let number = |name: &str| text(name)?.parse::<u64>().ok();
+    Some(Event {
+        generation: number("generation")?,
+        from: State::from_word(&text("from")?)?,
+        to: State::from_word(&text("to")?)?,
+        reason: Reason::from_word(&text("reason")?)?,
+        at_ms: number("at_ms")?,
+        until_ms: number("until_ms")?,
+        consecutive_opens: number("consecutive_opens")?,
+        calls: number("calls")?,
+        failures: number("failures")?,
+        slow: number("slow")?,
+        by: text("by")?,
+        note: text("note")?,
+    })
+}
+
+pub(super) fn error(error: RedisError) -> StoreError {
+    if error.is_timeout()
+        || error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_connection_refusal()
+    {
+        return StoreError::Unreachable(Box::new(error));
+    }
+    StoreError::Refused(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Grant;
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_an_error_and_never_a_panic(bytes: Vec<u8>) {
+            let _ = decode::<Snapshot>(&bytes);
+            let _ = decode::<Grant>(&bytes);
+            let _ = decode_publication(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_the_wire() {
+        let snapshot = Snapshot {
+            state: State::HalfOpen,
+            generation: 7,
+            policy: "jitter=3".into(),
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            decode::<Snapshot>(&encode(&snapshot).unwrap()).unwrap(),
+            snapshot
+        );
+        assert!(decode::<Snapshot>(&vec![0; LARGEST + 1]).is_err());
+    }
+}
