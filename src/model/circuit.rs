@@ -15,10 +15,11 @@ use super::{
 /// How many transitions are kept.
 const EVENTS: usize = 256;
 
-/// One circuit, as Redis holds it.
+/// One circuit, as Redis holds it. The default is one that no store has heard of.
 #[derive(Clone, Debug, Default)]
 pub struct Circuit {
-    pub(super) missing: bool,
+    /// Whether anything was ever written.
+    pub(super) exists: bool,
     pub(super) state: State,
     pub(super) generation: u64,
     pub(super) since_ms: u64,
@@ -65,15 +66,6 @@ pub(super) struct Turn<'a> {
 }
 
 impl Circuit {
-    /// A circuit that no store has heard of.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            missing: true,
-            ..Self::default()
-        }
-    }
-
     /// A circuit that goes on from a snapshot: its state, and its window's totals at their rate.
     ///
     /// What a replica begins with when the store is away.
@@ -84,6 +76,7 @@ impl Circuit {
             at => now + at.saturating_sub(seen.now_ms),
         };
         let mut circuit = Self {
+            exists: true,
             state: seen.state,
             generation: seen.generation,
             since_ms: now.saturating_sub(seen.now_ms.saturating_sub(seen.since_ms)),
@@ -133,11 +126,11 @@ impl Circuit {
     pub(super) fn load<'a>(&mut self, head: &'a Head, now: u64) -> Turn<'a> {
         let t = self.turn(head, now);
         self.pace_ms = 0;
-        if self.missing {
+        if !self.exists {
             self.since_ms = now;
         }
         self.adopt(&t, &head.memory);
-        self.missing = false;
+        self.exists = true;
         if self.state.is_override() && self.until_ms > 0 && now >= self.until_ms {
             self.consecutive_opens = 0;
             self.transition(&t, State::Closed, Reason::OverrideExpired, 0, t.replica, "");
@@ -169,7 +162,7 @@ impl Circuit {
                 t.replica,
                 &memory.reason,
             );
-        } else if memory.state != State::Closed || !self.missing {
+        } else if memory.state != State::Closed || self.exists {
             self.generation += 1;
             self.reason = Reason::Adopted;
             self.announce(t, self.state, t.replica, "");

@@ -73,7 +73,7 @@ impl MemoryStore {
         } else {
             now_ms
         };
-        let circuit = circuits.entry(name.clone()).or_insert_with(Circuit::new);
+        let circuit = circuits.entry(name.clone()).or_default();
         let answer = operation(circuit, now);
         for snapshot in circuit.take_published() {
             // Nobody listening is not an error.
@@ -125,7 +125,7 @@ impl Store for MemoryStore {
         let circuits = self.circuits.lock();
         ready(match circuits.get(circuit) {
             Some(found) => found.snapshot(head, now),
-            None => Circuit::new().snapshot(head, now),
+            None => Circuit::default().snapshot(head, now),
         })
     }
 

@@ -31,25 +31,15 @@ pub enum OnStoreFailure {
 ///
 /// Made by [`Policy::builder`], a preset, or serde (keys as in [`Rules`], all optional, unknown
 /// ones refused); always valid. Trip conditions are or-ed. Cheap to copy around: plain numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "PolicyBuilder", into = "PolicyBuilder")]
 pub struct Policy {
     pub(crate) rules: Rules,
     pub(crate) on_store_failure: OnStoreFailure,
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            rules: Rules::default(),
-            on_store_failure: OnStoreFailure::default(),
-        }
-    }
-}
-
 impl Policy {
     /// Starts from the defaults: 50 % failures of at least 20 calls in 60 s open for 30 s.
-    #[must_use]
     pub fn builder() -> PolicyBuilder {
         PolicyBuilder::default()
     }

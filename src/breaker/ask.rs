@@ -1,0 +1,164 @@
+//! Asking the store for leave to make one call, when the cache does not know.
+//!
+//! Owns the single flight and its time limit. Invariant: a permit that the store gave is held by
+//! somebody or given back, whatever becomes of the caller that asked.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Rejection,
+    cell::{Cell, Ticket},
+    gate::Decision,
+    permit::Held,
+};
+use crate::store::StoreError;
+
+type Answer = Result<Held<Arc<Cell>>, Rejection>;
+
+/// How long a permit that was fetched ahead waits for its caller.
+const SPARE_KEEPS: Duration = Duration::from_secs(1);
+
+impl Cell {
+    /// Leave to make one call, or why not; waits only where the cache does not know.
+    pub(super) async fn admit_or_ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        match self.admit() {
+            Decision::Admit(tag) => Ok(self.ticket(tag)),
+            Decision::Reject(rejection) => Err(self.reject(rejection)),
+            decision => {
+                let answer = self.ask(decision).await;
+                answer.map_err(|rejection| self.reject(rejection))
+            }
+        }
+    }
+
+    /// The same without waiting: where the cache does not know, the answer is fetched for the
+    /// next caller and this one is rejected.
+    pub(super) fn admit_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        let decision = self.admit();
+        if let Decision::Admit(tag) = decision {
+            return Ok(self.ticket(tag));
+        }
+        if let Some(ticket) = self.spare.lock().take().and_then(Held::into_ticket) {
+            return Ok(ticket);
+        }
+        if let Decision::Reject(rejection) = decision {
+            return Err(self.reject(rejection));
+        }
+        if self.shared.link.is_away() {
+            return self
+                .ask_locally()
+                .ok_or_else(|| self.reject(self.rejection()));
+        }
+        if let Some(turn) = Turn::take(self) {
+            let cell = Arc::clone(self);
+            self.shared.spawn(async move {
+                let answer = cell.ask_store().await;
+                drop(turn);
+                *cell.spare.lock() = answer.ok();
+                tokio::time::sleep(SPARE_KEEPS).await;
+                let unclaimed = cell.spare.lock().take();
+                drop(unclaimed);
+            });
+        }
+        Err(self.reject(self.busy()))
+    }
+
+    #[cold]
+    async fn ask(self: &Arc<Self>, decision: Decision) -> Result<Ticket, Rejection> {
+        if self.shared.link.is_away() {
+            return self.ask_locally().ok_or_else(|| self.rejection());
+        }
+        let strict = self.policy.load().rules.decision_ttl_ms == 0;
+        let answer = if strict {
+            self.ask_detached(None).await
+        } else if decision == Decision::AskAlone {
+            match Turn::take(self) {
+                Some(turn) => self.ask_detached(Some(turn)).await,
+                None => return Err(self.busy()),
+            }
+        } else {
+            let _turn = self.ask_turn.lock().await;
+            // Whoever had the turn before may have brought the answer.
+            match self.admit() {
+                Decision::Admit(tag) => return Ok(self.ticket(tag)),
+                Decision::Reject(rejection) => return Err(rejection),
+                _ => self.ask_detached(None).await,
+            }
+        };
+        let held = answer?;
+        held.into_ticket().ok_or_else(|| self.rejection())
+    }
+
+    /// Asks in a task of its own, so that a caller that goes away loses no permit.
+    async fn ask_detached(self: &Arc<Self>, turn: Option<Turn>) -> Answer {
+        let (to, from) = oneshot::channel();
+        let cell = Arc::clone(self);
+        self.shared.spawn(async move {
+            let answer = cell.ask_store().await;
+            drop(turn);
+            // If nobody waits any more the permit is dropped here, and so given back.
+            let _ = to.send(answer);
+        });
+        from.await.unwrap_or_else(|_| Err(self.busy()))
+    }
+
+    async fn ask_store(self: &Arc<Self>) -> Answer {
+        let request = self.request();
+        let limit = self.shared.store_timeout;
+        let asked = tokio::time::timeout(limit, self.shared.store.acquire(&self.name, &request));
+        match asked.await.unwrap_or(Err(StoreError::Timeout(limit))) {
+            Ok(grant) => {
+                self.take_shared(&grant.snapshot);
+                let ticket = self.granted(grant.permission, request.token, &grant.snapshot, false);
+                match ticket {
+                    Some(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
+                    None => Err(self.rejection()),
+                }
+            }
+            Err(error) => {
+                // The grant may have been made and its answer lost.
+                self.outbox.lock().releases.push(request.token);
+                self.shared.store_failed(&error);
+                match self.admit() {
+                    Decision::Admit(tag) => Ok(Held::new(Arc::clone(self), self.ticket(tag))),
+                    Decision::Reject(rejection) => Err(rejection),
+                    Decision::Ask | Decision::AskAlone => match self.ask_locally() {
+                        Some(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
+                        None => Err(self.rejection()),
+                    },
+                }
+            }
+        }
+    }
+
+    /// What to tell a caller while another asks.
+    fn busy(&self) -> Rejection {
+        let retry_after = Some(self.shared.store_timeout);
+        Rejection {
+            reason: crate::model::Reason::ProbesOut,
+            retry_after,
+            ..self.rejection()
+        }
+    }
+}
+
+/// The right to be the one that asks; ends on drop.
+struct Turn(Arc<Cell>);
+
+impl Turn {
+    fn take(cell: &Arc<Cell>) -> Option<Self> {
+        let free = !cell.asking.swap(true, Ordering::SeqCst);
+        free.then(|| Self(Arc::clone(cell)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.asking.store(false, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,329 @@
+//! What callers hold: one circuit, and the ways to make a call through it.
+
+use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use super::{
+    CallError, ControlError, Events, Permit, Rejection,
+    cell::Cell,
+    permit::{Borrowed, Held},
+    registry::Life,
+};
+use crate::{
+    model::{Command, Control, Outcome, Policy, Snapshot, State},
+    store::StoreError,
+};
+
+/// One circuit, shared by every replica that uses its name on the same store.
+///
+/// Cheap to clone, `Send` and `Sync`. Made by [`Commontrip::circuit`](crate::Commontrip::circuit).
+#[derive(Clone)]
+pub struct CircuitBreaker {
+    cell: Arc<Cell>,
+    life: Arc<Life>,
+}
+
+/// An operator's override: how long, by whom, why.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use commontrip::Override;
+/// let maintenance = Override::because("database upgrade").by("ana").lasting(Duration::from_secs(300));
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Override {
+    lasting: Option<Duration>,
+    author: Option<String>,
+    reason: String,
+}
+
+impl Override {
+    /// An override without an end, for this reason, by this replica.
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Says who sets it.
+    pub fn by(mut self, author: impl Into<String>) -> Self {
+        self.author = Some(author.into());
+        self
+    }
+
+    /// Ends it after this time; at least 1 ms.
+    pub fn lasting(mut self, time: Duration) -> Self {
+        self.lasting = Some(time);
+        self
+    }
+}
+
+/// The default classifier: `Ok` is a success, `Err` a failure.
+#[inline]
+const fn by_result<T, E>(result: &Result<T, E>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Success,
+        Err(_) => Outcome::failure(),
+    }
+}
+
+impl CircuitBreaker {
+    pub(super) const fn new(cell: Arc<Cell>, life: Arc<Life>) -> Self {
+        Self { cell, life }
+    }
+
+    /// The circuit's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.cell.name.as_str()
+    }
+
+    /// Makes a call when the circuit permits; `Ok` counts as a success, `Err` as a failure.
+    ///
+    /// A panic counts as a failure. A dropped future counts as ignored when it was quick, and as
+    /// a failure when it had already run past `call_timeout` or the slow-call threshold.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] when the call was not made, [`CallError::TimedOut`] when it took
+    /// longer than `call_timeout`, [`CallError::Failed`] with the call's own error.
+    #[inline]
+    pub async fn call<F, Fut, T, E>(&self, call: F) -> Result<T, CallError<E>>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.call_with(by_result, call).await
+    }
+
+    /// Makes a call when the circuit permits; `classify` says what its result means.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io::{Error, ErrorKind};
+    /// use commontrip::{Commontrip, Outcome, Policy};
+    ///
+    /// let users = Commontrip::embedded()?.circuit("users", Policy::default())?;
+    /// let not_found_is_fine = |result: &Result<String, Error>| match result {
+    ///     Err(error) if error.kind() == ErrorKind::NotFound => Outcome::Success,
+    ///     Err(_) => Outcome::failure(),
+    ///     Ok(_) => Outcome::Success,
+    /// };
+    /// let answer = users
+    ///     .call_with(not_found_is_fine, || async { Err(Error::from(ErrorKind::NotFound)) })
+    ///     .await;
+    /// assert!(answer.is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    #[inline]
+    pub async fn call_with<C, F, Fut, T, E>(&self, classify: C, call: F) -> Result<T, CallError<E>>
+    where
+        C: FnOnce(&Result<T, E>) -> Outcome,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let ticket = self.cell.admit_or_ask().await?;
+        let held = Held::new(Borrowed(&self.cell), ticket);
+        let result = match self.timeout() {
+            None => call().await,
+            Some(limit) => {
+                let call = pin!(call());
+                match tokio::time::timeout(limit, call).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        held.settle(Outcome::failure());
+                        return Err(CallError::TimedOut(limit));
+                    }
+                }
+            }
+        };
+        held.settle(classify(&result));
+        result.map_err(CallError::Failed)
+    }
+
+    #[inline]
+    fn timeout(&self) -> Option<Duration> {
+        if self.cell.gate.is_timed() {
+            self.cell.policy.load().call_timeout()
+        } else {
+            None
+        }
+    }
+
+    /// Asks for leave to make one call; waits only where the cache does not know, and then for at
+    /// most `store_timeout`.
+    ///
+    /// # Errors
+    /// [`Rejection`] when the call must not be made.
+    pub async fn acquire(&self) -> Result<Permit, Rejection> {
+        let ticket = self.cell.admit_or_ask().await?;
+        Ok(self.permit(ticket))
+    }
+
+    /// Asks for leave to make one call without waiting.
+    ///
+    /// Where the cache does not know (before the first answer, or when a probe is due), the
+    /// answer is fetched in the background and kept for a second for the next `try_acquire`.
+    ///
+    /// # Errors
+    /// [`Rejection`] when the call must not be made, or not yet.
+    pub fn try_acquire(&self) -> Result<Permit, Rejection> {
+        let ticket = self.cell.admit_at_once()?;
+        Ok(self.permit(ticket))
+    }
+
+    fn permit(&self, ticket: super::cell::Ticket) -> Permit {
+        Permit::new(
+            Held::new(Arc::clone(&self.cell), ticket),
+            Arc::clone(&self.life),
+        )
+    }
+
+    /// The state that this replica decides by; no I/O.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.cell.view.lock().seen.state
+    }
+
+    /// What this replica decides by; no I/O.
+    #[must_use]
+    pub fn cached(&self) -> Snapshot {
+        self.cell.view.lock().seen.clone()
+    }
+
+    /// The policy in force: the code's, with what is stored with the circuit.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy::clone(&self.cell.policy.load())
+    }
+
+    /// The shared circuit as the store has it now.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.cell
+            .shared
+            .store
+            .snapshot(&self.cell.name, &self.cell.head())
+            .await
+    }
+
+    /// Rejects every call of the fleet, until the override ends or [`reset`](Self::reset).
+    ///
+    /// # Errors
+    /// [`ControlError::Store`] when the store did not confirm.
+    pub async fn force_open(&self, with: Override) -> Result<Snapshot, ControlError> {
+        self.control(Command::ForceOpen, with, String::new()).await
+    }
+
+    /// Admits every call of the fleet and trips on nothing; only lifetime totals are kept.
+    ///
+    /// # Errors
+    /// [`ControlError::Store`] when the store did not confirm.
+    pub async fn disable(&self, with: Override) -> Result<Snapshot, ControlError> {
+        self.control(Command::Disable, with, String::new()).await
+    }
+
+    /// Admits every call of the fleet and records it, but trips on nothing: a dry run.
+    ///
+    /// # Errors
+    /// [`ControlError::Store`] when the store did not confirm.
+    pub async fn metrics_only(&self, with: Override) -> Result<Snapshot, ControlError> {
+        self.control(Command::MetricsOnly, with, String::new())
+            .await
+    }
+
+    /// Closes the circuit for the fleet, with an empty window and no backoff; ends overrides.
+    ///
+    /// # Errors
+    /// [`ControlError::Store`] when the store did not confirm.
+    pub async fn reset(&self) -> Result<Snapshot, ControlError> {
+        self.reset_with(Override::default()).await
+    }
+
+    /// [`reset`](Self::reset), saying who and why; the override's time is not looked at.
+    ///
+    /// # Errors
+    /// [`ControlError::Store`] when the store did not confirm.
+    pub async fn reset_with(&self, with: Override) -> Result<Snapshot, ControlError> {
+        self.control(Command::Reset, with, String::new()).await
+    }
+
+    /// Stores settings with the circuit, which win over those in code in every replica; counts
+    /// are kept. `key=integer` pairs with the keys of [`Rules`](crate::Rules); what was stored
+    /// before is replaced.
+    ///
+    /// # Errors
+    /// [`ControlError::Policy`] when a pair or the whole is not valid, [`ControlError::Store`]
+    /// when the store did not confirm.
+    pub async fn store_policy(&self, pairs: &str) -> Result<Snapshot, ControlError> {
+        let code = self.cell.view.lock().code.clone();
+        let stored = code.check_stored(pairs)?;
+        self.control(Command::Policy, Override::default(), stored)
+            .await
+    }
+
+    async fn control(
+        &self,
+        command: Command,
+        with: Override,
+        policy: String,
+    ) -> Result<Snapshot, ControlError> {
+        let cell = &self.cell;
+        let request = Control {
+            head: cell.head(),
+            command,
+            for_ms: with
+                .lasting
+                .map_or(0, |time| (time.as_millis() as u64).max(1)),
+            author: with.author.unwrap_or_else(|| cell.shared.replica.clone()),
+            reason: with.reason,
+            policy,
+        };
+        let snapshot = cell.shared.store.control(&cell.name, &request).await?;
+        cell.take_shared(&snapshot);
+        Ok(snapshot)
+    }
+
+    /// The circuit's transitions from now on: each once, in order, none missed across
+    /// reconnects (as long as fewer than 256 pile up).
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer now.
+    pub async fn events(&self) -> Result<Events, StoreError> {
+        let now = self.snapshot().await?;
+        Ok(self.events_after(now.generation))
+    }
+
+    /// The circuit's transitions after a generation, kept ones first.
+    pub fn events_after(&self, generation: u64) -> Events {
+        Events::follow(Arc::clone(&self.cell), generation, Arc::clone(&self.life))
+    }
+}
+
+impl fmt::Debug for CircuitBreaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreaker")
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads a future through a circuit: `future.protect(&breaker).await`.
+pub trait Protect<T, E>: Future<Output = Result<T, E>> + Sized {
+    /// [`CircuitBreaker::call`] with this future as the call; it is dropped unpolled when the
+    /// circuit rejects.
+    ///
+    /// # Errors
+    /// As [`CircuitBreaker::call`].
+    fn protect(self, breaker: &CircuitBreaker) -> impl Future<Output = Result<T, CallError<E>>> {
+        breaker.call(|| self)
+    }
+}
+
+impl<T, E, F: Future<Output = Result<T, E>>> Protect<T, E> for F {}

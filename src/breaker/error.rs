@@ -1,0 +1,105 @@
+//! Why a call did not succeed.
+
+use std::{fmt, time::Duration};
+
+use crate::model::{NameError, Reason, State};
+use crate::store::StoreError;
+
+/// A call was not permitted. Not a fault: the circuit did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejection {
+    /// The state of the circuit.
+    pub state: State,
+    /// Why the circuit is in that state, or what stands in the way of this call.
+    pub reason: Reason,
+    /// How long to wait before a call may pass; `None` where nobody can know (an override
+    /// without an end).
+    pub retry_after: Option<Duration>,
+    /// The decision is this replica's own: the store is away.
+    pub local: bool,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "call not permitted: the circuit is {} ({})",
+            self.state, self.reason
+        )?;
+        if let Some(wait) = self.retry_after {
+            write!(f, ", retry after {wait:?}")?;
+        }
+        if self.local {
+            f.write_str(", decided by this replica while the store is away")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+/// Why a protected call did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError<E> {
+    /// The call was not made.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The call was dropped after `call_timeout`.
+    #[error("the call took longer than {0:?}")]
+    TimedOut(Duration),
+    /// The call's own error.
+    #[error("{0}")]
+    Failed(#[source] E),
+}
+
+impl<E> CallError<E> {
+    /// The rejection, when the call was not made.
+    #[must_use]
+    pub const fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Rejected(rejection) => Some(rejection),
+            _ => None,
+        }
+    }
+
+    /// The call's own error, when it has one.
+    #[must_use]
+    pub fn into_failed(self) -> Option<E> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a [`Commontrip`](crate::Commontrip) or a circuit could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// There is no tokio runtime here.
+    #[error("no tokio runtime: call this from within one")]
+    NoRuntime,
+    /// The store's settings are wrong.
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    /// A replica's name is wrong.
+    #[error("{0:?} cannot name a replica: use 1 to 100 printable characters without spaces")]
+    Replica(String),
+}
+
+/// Why an operator's command was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The store did not do it, or its answer was lost.
+    #[error("the store did not confirm the command")]
+    Store(#[from] StoreError),
+    /// The policy to be stored is wrong.
+    #[error("the policy is not valid")]
+    Policy(#[from] crate::model::PolicyError),
+    /// There is no circuit of that name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}

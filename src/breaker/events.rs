@@ -1,0 +1,94 @@
+//! A circuit's transitions as a stream.
+//!
+//! Invariant: transitions come in order of generation and none is left out, as long as fewer than
+//! 256 pile up while the store is away: the stream reads the circuit's own record of them, and
+//! news of a change is only the signal to read on.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tokio::sync::mpsc;
+
+use super::{
+    cell::Cell,
+    registry::{Life, stopped},
+};
+use crate::model::Event;
+
+/// How many transitions wait for a slow reader before the stream stops reading on.
+const WAITING: usize = 64;
+/// When to ask again after the store did not answer.
+const AGAIN: Duration = Duration::from_millis(100);
+/// When to look even though nothing was heard: a replica without calls and without push.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The transitions of a circuit from the moment of subscription on.
+///
+/// Ends when the registry is shut down. Made by [`CircuitBreaker::events`](crate::CircuitBreaker::events).
+#[derive(Debug)]
+#[must_use = "a stream does nothing until it is polled"]
+pub struct Events {
+    received: mpsc::Receiver<Event>,
+    _life: Arc<Life>,
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.received.poll_recv(context)
+    }
+}
+
+impl Events {
+    /// The next transition; `None` after the registry was shut down.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.received.recv().await
+    }
+
+    /// Transitions after `generation`.
+    pub(super) fn follow(cell: Arc<Cell>, generation: u64, life: Arc<Life>) -> Self {
+        let (sender, received) = mpsc::channel(WAITING);
+        let shared = Arc::clone(&cell.shared);
+        shared.spawn(read_on(cell, generation, sender));
+        Self {
+            received,
+            _life: life,
+        }
+    }
+}
+
+async fn read_on(cell: Arc<Cell>, mut generation: u64, sender: mpsc::Sender<Event>) {
+    let mut newest = cell.generation.subscribe();
+    let mut stop = cell.shared.stop.subscribe();
+    loop {
+        match cell.shared.store.events(&cell.name, generation).await {
+            Ok(events) => {
+                for event in events {
+                    generation = event.generation;
+                    if sender.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(_) => {
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => continue,
+                    () = sender.closed() => return,
+                    () = stopped(&mut stop) => return,
+                }
+            }
+        }
+        tokio::select! {
+            _ = newest.wait_for(|newest| *newest > generation) => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = sender.closed() => return,
+            () = stopped(&mut stop) => return,
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The decision cache: whether a call may pass, from a few words in memory.
+//!
+//! Owns the words and their meaning; does no I/O and takes no lock. The cell writes them under
+//! its own lock, so readers may see two words of different moments; every such pair is harmless:
+//! it sends the caller to ask, or lasts as long as one store of a word.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::model::{Policy, Reason, Rules, Snapshot, State};
+
+use super::Rejection;
+
+/// What the cache says to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Go ahead, counted under this tag.
+    Admit(u32),
+    /// No.
+    Reject(Rejection),
+    /// The cache does not know: ask, and let others wait for the answer.
+    Ask,
+    /// A probe may be due: one asks, the others are rejected.
+    AskAlone,
+}
+
+/// What stands in the word, lowest bit first: state 3, reason 5, flags 6; the tag above.
+mod bits {
+    pub(super) const REASON: u32 = 3;
+    pub(super) const ADMITS: u64 = 1 << 8;
+    pub(super) const UNKNOWN: u64 = 1 << 9;
+    pub(super) const RAMP: u64 = 1 << 10;
+    pub(super) const LOCAL: u64 = 1 << 11;
+    pub(super) const TIMED: u64 = 1 << 12;
+    pub(super) const AT_ONCE: u64 = 1 << 13;
+    pub(super) const TAG: u32 = 32;
+}
+
+/// Why the words say what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The store's answer.
+    Shared,
+    /// This replica's own circuit, while the store is away.
+    Local,
+    /// The policy's answer to a store that is away.
+    Fixed { admits: bool },
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Gate {
+    word: AtomicU64,
+    /// When the decision must be renewed, coarse ms.
+    fresh_until: AtomicU64,
+    /// When the state ends by itself, or the next probe may be asked for; coarse ms, 0 = never.
+    until: AtomicU64,
+    /// The ramp: its end and length, and the share that it begins with.
+    ramp_until: AtomicU64,
+    ramp: AtomicU64,
+    ramp_initial: AtomicU64,
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self {
+            word: AtomicU64::new(bits::UNKNOWN),
+            fresh_until: AtomicU64::new(0),
+            until: AtomicU64::new(0),
+            ramp_until: AtomicU64::new(0),
+            ramp: AtomicU64::new(1),
+            ramp_initial: AtomicU64::new(100),
+        }
+    }
+
+    /// The whole decision of a call on a healthy circuit: one load, one comparison.
+    #[inline]
+    pub(super) fn fast(&self, now: u64) -> Option<u32> {
+        let word = self.word.load(Ordering::Relaxed);
+        let fresh = now < self.fresh_until.load(Ordering::Relaxed);
+        let plain = word & (bits::ADMITS | bits::UNKNOWN | bits::RAMP) == bits::ADMITS;
+        (plain && fresh).then_some((word >> bits::TAG) as u32)
+    }
+
+    #[inline]
+    pub(super) fn is_fresh(&self, now: u64) -> bool {
+        now < self.fresh_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call's latency or duration matters.
+    #[inline]
+    pub(super) fn is_timed(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & bits::TIMED != 0
+    }
+
+    /// Whether outcomes are reported at once.
+    #[inline]
+    pub(super) fn reports_at_once(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & bits::AT_ONCE != 0
+    }
+
+    /// The decision, staleness aside.
+    pub(super) fn decide(&self, now: u64) -> Decision {
+        let word = self.word.load(Ordering::Relaxed);
+        let until = self.until.load(Ordering::Relaxed);
+        let tag = (word >> bits::TAG) as u32;
+        let over = until > 0 && now >= until;
+        if word & bits::UNKNOWN != 0 {
+            return Decision::Ask;
+        }
+        if word & bits::ADMITS != 0 {
+            return if over {
+                Decision::Ask
+            } else if word & bits::RAMP != 0 && !self.ramp_admits(now) {
+                Decision::Reject(self.rejection(now))
+            } else {
+                Decision::Admit(tag)
+            };
+        }
+        let half_open = word & 7 == State::HalfOpen as u64;
+        if over || (half_open && until == 0) {
+            return Decision::AskAlone;
+        }
+        Decision::Reject(self.rejection(now))
+    }
+
+    /// What to tell a call that is rejected now.
+    pub(super) fn rejection(&self, now: u64) -> Rejection {
+        let word = self.word.load(Ordering::Relaxed);
+        let until = self.until.load(Ordering::Relaxed);
+        let state = State::ALL[(word & 7) as usize % State::ALL.len()];
+        let reason = Reason::ALL[(word >> bits::REASON & 31) as usize % Reason::ALL.len()];
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(now).max(1));
+        let (reason, retry_after) = match state {
+            _ if reason == Reason::StoreAway => (reason, Some(left(until))),
+            State::HalfOpen => (Reason::ProbesOut, Some(left(until))),
+            State::Closed => {
+                let ramp_left = left(self.ramp_until.load(Ordering::Relaxed));
+                (Reason::Ramp, Some(ramp_left.min(Duration::from_secs(1))))
+            }
+            _ => (reason, (until > 0).then(|| left(until))),
+        };
+        let local = word & bits::LOCAL != 0;
+        Rejection {
+            state,
+            reason,
+            retry_after,
+            local,
+        }
+    }
+
+    fn ramp_admits(&self, now: u64) -> bool {
+        let left = self.ramp_until.load(Ordering::Relaxed).saturating_sub(now);
+        let length = self.ramp.load(Ordering::Relaxed);
+        let initial = self.ramp_initial.load(Ordering::Relaxed);
+        share(initial, left, length) > fastrand::u64(..SHARES)
+    }
+
+    /// Takes a snapshot over. `now` is the coarse time of its arrival.
+    pub(super) fn set(&self, seen: &Snapshot, policy: &Policy, source: Source, tag: u32, now: u64) {
+        let rules = &policy.rules;
+        // One ms more: the store must find the time to be up when it is asked.
+        let ends = |at: u64| {
+            if at == 0 {
+                0
+            } else {
+                now + at.saturating_sub(seen.now_ms) + 1
+            }
+        };
+        let until = match (source, seen.state) {
+            (Source::Fixed { admits: true }, _) | (_, State::Closed) => 0,
+            (Source::Fixed { admits: false }, _) => now + RETRY_AWAY_MS,
+            // Probes are given on demand; when none is left, ask again a little later.
+            (_, State::HalfOpen) => {
+                match seen.probes >= rules.permitted_number_of_calls_in_half_open_state {
+                    true => now + retry_probe_ms(rules),
+                    false => 0,
+                }
+            }
+            (_, _) => ends(seen.until_ms),
+        };
+        let (admits, reason) = match source {
+            Source::Fixed { admits } => (admits, Reason::StoreAway),
+            _ => (seen.state.admits(), seen.reason),
+        };
+        let ramp = seen.ramp_until_ms > seen.now_ms && seen.state == State::Closed;
+        self.ramp
+            .store(rules.ramp_duration_ms.max(1), Ordering::Relaxed);
+        self.ramp_initial
+            .store(rules.ramp_initial, Ordering::Relaxed);
+        self.ramp_until
+            .store(ends(seen.ramp_until_ms), Ordering::Relaxed);
+        self.until.store(until, Ordering::Relaxed);
+        let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+        let word = seen.state as u64
+            | (reason as u64) << bits::REASON
+            | flag(admits, bits::ADMITS)
+            | flag(
+                ramp && matches!(source, Source::Shared | Source::Local),
+                bits::RAMP,
+            )
+            | flag(source != Source::Shared, bits::LOCAL)
+            | flag(
+                rules.call_timeout_ms > 0 || rules.slow_call_duration_threshold_ms > 0,
+                bits::TIMED,
+            )
+            | flag(rules.report_interval_ms == 0, bits::AT_ONCE)
+            | u64::from(tag) << bits::TAG;
+        self.word.store(word, Ordering::Relaxed);
+    }
+
+    /// Says until when the decision is good; an admitting state ends with its own end.
+    pub(super) fn renew(&self, until: u64) {
+        let word = self.word.load(Ordering::Relaxed);
+        let ends = self.until.load(Ordering::Relaxed);
+        let admits = word & bits::ADMITS != 0;
+        let until = if admits && ends > 0 {
+            until.min(ends)
+        } else {
+            until
+        };
+        self.fresh_until.store(until, Ordering::Relaxed);
+    }
+}
+
+/// How long a rejection of a replica that has no store asks to wait.
+const RETRY_AWAY_MS: u64 = 1000;
+
+/// How soon a replica asks again for a probe permit that was not there.
+fn retry_probe_ms(rules: &Rules) -> u64 {
+    rules.decision_ttl_ms.clamp(10, 100)
+}
+
+/// Parts that the ramp divides all calls into.
+const SHARES: u64 = 1 << 20;
+
+/// The share of calls that a ramp admits, of [`SHARES`].
+fn share(initial: u64, left: u64, length: u64) -> u64 {
+    let rest = SHARES * (100 - initial.min(100)) / 100;
+    SHARES - (u128::from(rest) * u128::from(left.min(length)) / u128::from(length.max(1))) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(state: State, left_ms: u64) -> Snapshot {
+        let now_ms = 1_000_000;
+        let until_ms = if left_ms == 0 { 0 } else { now_ms + left_ms };
+        Snapshot {
+            state,
+            now_ms,
+            until_ms,
+            reason: Reason::FailureRate,
+            ..Snapshot::default()
+        }
+    }
+
+    fn gate(snapshot: &Snapshot, policy: &Policy) -> Gate {
+        let gate = Gate::new();
+        gate.set(snapshot, policy, Source::Shared, 5, 100);
+        gate.renew(350);
+        gate
+    }
+
+    #[test]
+    fn a_new_gate_asks_and_a_closed_one_admits_while_fresh() {
+        assert_eq!(Gate::new().decide(0), Decision::Ask);
+        let gate = gate(&seen(State::Closed, 0), &Policy::default());
+        assert_eq!(gate.fast(349), Some(5));
+        assert_eq!(gate.fast(350), None);
+        assert_eq!(gate.decide(350), Decision::Admit(5));
+    }
+
+    #[test]
+    fn an_open_gate_rejects_with_the_time_left_and_asks_when_it_is_over() {
+        let gate = gate(&seen(State::Open, 500), &Policy::default());
+        let Decision::Reject(rejection) = gate.decide(300) else {
+            panic!("admitted")
+        };
+        assert_eq!(rejection.state, State::Open);
+        assert_eq!(rejection.reason, Reason::FailureRate);
+        assert_eq!(rejection.retry_after, Some(Duration::from_millis(301)));
+        assert_eq!(gate.decide(601), Decision::AskAlone);
+    }
+
+    #[test]
+    fn an_override_that_admits_is_asked_about_when_it_ends() {
+        let gate = gate(&seen(State::Disabled, 50), &Policy::default());
+        assert_eq!(gate.fast(150), Some(5));
+        assert_eq!(gate.fast(151), None);
+        assert_eq!(gate.decide(151), Decision::Ask);
+        let forced = self::gate(&seen(State::ForcedOpen, 0), &Policy::default());
+        assert!(matches!(forced.decide(9_999), Decision::Reject(r) if r.retry_after.is_none()));
+    }
+
+    #[test]
+    fn a_ramp_grows_from_the_initial_share_to_all() {
+        let percent = |left| share(10, left, 1000) * 100 / SHARES;
+        assert_eq!([1000, 500, 0].map(percent), [10, 55, 100]);
+        assert_eq!(share(100, 1000, 1000), SHARES);
+    }
+}

@@ -1,0 +1,27 @@
+//! What users hold: the registry, circuits, permits, events.
+//!
+//! Owns the decision cache, the tally of outcomes, the reporter and the listener. Imports the
+//! store's trait and the model; nothing here knows Lua or keys.
+
+mod ask;
+mod cell;
+mod circuit_breaker;
+mod error;
+mod events;
+mod gate;
+mod link;
+mod listener;
+mod outbox;
+mod permit;
+mod registry;
+mod reporter;
+mod tally;
+
+pub use self::{
+    circuit_breaker::{CircuitBreaker, Override, Protect},
+    error::{BuildError, CallError, ControlError, Rejection},
+    events::Events,
+    link::Health,
+    permit::Permit,
+    registry::{Commontrip, CommontripBuilder},
+};

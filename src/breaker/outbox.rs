@@ -1,0 +1,105 @@
+//! What the next report of a circuit will carry.
+//!
+//! Owns numbering, the report whose answer is awaited, and the sums that are kept while the store
+//! is away. Invariant: a report's number and content stay together until it is answered.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use crate::model::{Counts, Report, Runs, Settled};
+
+/// Parts of a window that sums are kept in while the store is away.
+const PARTS: u64 = 10;
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    number: u64,
+    /// Sent, or about to be; not answered.
+    pub(super) pending: Option<Report>,
+    /// Outcomes of earlier generations, and of probes: for the lifetime totals.
+    pub(super) late: Counts,
+    pub(super) settled: Vec<Settled>,
+    pub(super) settled_locally: Vec<Settled>,
+    /// Probe permits to be given back.
+    pub(super) releases: Vec<String>,
+    pub(super) retry_after_ms: u64,
+    pub(super) trips: u64,
+    /// Sums gathered while away, oldest first, and the generation that they belong to.
+    away: VecDeque<(u64, Counts)>,
+    away_generation: u64,
+    /// When the last report was answered or failed.
+    pub(super) last: Option<Instant>,
+    /// The store has refused the pending report, and that was logged.
+    pub(super) refused: bool,
+    pub(super) pace_ms: u64,
+}
+
+impl Outbox {
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// Makes the next report of what there is: `counts` belong to `generation`, or to none that
+    /// the store knows.
+    pub(super) fn prepare(
+        &mut self,
+        generation: Option<u64>,
+        mut counts: Counts,
+        runs: Runs,
+        now: u64,
+        window_ms: u64,
+        even_if_empty: bool,
+    ) {
+        self.forget_old(now, window_ms);
+        let mut kept = Counts::default();
+        for (_, sums) in self.away.drain(..) {
+            kept += sums;
+        }
+        match generation {
+            Some(generation) if generation == self.away_generation => counts += kept,
+            Some(_) => self.late += kept,
+            None => {
+                self.late += kept;
+                self.late += std::mem::take(&mut counts);
+            }
+        }
+        let silent = counts.is_empty() && self.late.is_empty() && self.settled.is_empty();
+        if silent && self.trips == 0 && !even_if_empty {
+            return;
+        }
+        self.pending = Some(Report {
+            seq: self.next_number(),
+            generation: generation.unwrap_or_default(),
+            counts,
+            late: std::mem::take(&mut self.late),
+            runs,
+            retry_after_ms: std::mem::take(&mut self.retry_after_ms),
+            trips: std::mem::take(&mut self.trips),
+            settled: std::mem::take(&mut self.settled),
+            ..Report::default()
+        });
+    }
+
+    /// Keeps sums for the store's return; what leaves the window is only counted.
+    pub(super) fn keep(&mut self, generation: u64, counts: Counts, now: u64, window_ms: u64) {
+        self.away_generation = generation;
+        match self.away.back_mut() {
+            Some((since, sums)) if now.saturating_sub(*since) < window_ms / PARTS => {
+                *sums += counts
+            }
+            _ => self.away.push_back((now, counts)),
+        }
+        self.forget_old(now, window_ms);
+    }
+
+    fn forget_old(&mut self, now: u64, window_ms: u64) {
+        while let Some((since, sums)) = self.away.front().copied()
+            && now.saturating_sub(since) > window_ms
+        {
+            self.late += sums;
+            self.away.pop_front();
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The registry: one per process and store.
+//!
+//! Owns the store, the tasks and the circuits of a process; tells nobody what to do with a call.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use super::{
+    BuildError, CircuitBreaker,
+    cell::Cell,
+    link::{Health, Link},
+    listener, reporter,
+};
+use crate::{
+    model::{Name, NameError, Policy},
+    store::{Clock, MemoryStore, RedisStore, RedisStoreBuilder, Store, StoreError},
+};
+
+/// What every part of a registry can reach.
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn Store>,
+    /// Circuits of this replica alone, while the store is away.
+    pub(super) mirror: MemoryStore,
+    pub(super) clock: Clock,
+    pub(super) replica: String,
+    pub(super) store_timeout: Duration,
+    pub(super) link: Link,
+    /// Circuits that the reporter looks after.
+    pub(super) active: Mutex<Vec<Arc<Cell>>>,
+    pub(super) wake: Notify,
+    pub(super) stop: watch::Sender<bool>,
+    circuits: Mutex<HashMap<Name, Arc<Cell>>>,
+    followed: watch::Sender<BTreeSet<Name>>,
+    flushes: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    tokens: AtomicU64,
+    runtime: Handle,
+}
+
+impl Shared {
+    pub(super) fn cells(&self) -> Vec<Arc<Cell>> {
+        self.circuits.lock().values().cloned().collect()
+    }
+
+    pub(super) fn cell(&self, name: &Name) -> Option<Arc<Cell>> {
+        self.circuits.lock().get(name).cloned()
+    }
+
+    /// A name for a permit that no other has.
+    pub(super) fn next_token(&self) -> String {
+        let number = self.tokens.fetch_add(1, Ordering::Relaxed);
+        format!("{}:{number}", self.replica)
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.runtime.spawn(task)
+    }
+
+    /// Has the reporter look after a circuit.
+    #[cold]
+    pub(super) fn activate(&self, cell: &Arc<Cell>) {
+        if cell.parked.swap(false, Ordering::SeqCst) {
+            self.active.lock().push(Arc::clone(cell));
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// Ends when the registry is to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the registry is gone, which is as good a reason.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Ends the registry's tasks when its last user is gone.
+pub(super) struct Life(pub(super) Arc<Shared>);
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Life")
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.stop.send_replace(true);
+    }
+}
+
+/// The circuits of one process on one store.
+///
+/// Make one at start and take circuits from it by name; replicas that use the same store and the
+/// same name share the circuit. Clones are the same registry. Its tasks end with
+/// [`shutdown`](Self::shutdown), or when the registry and all its circuits are dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{Commontrip, Policy};
+///
+/// let circuits = Commontrip::embedded()?; // or Commontrip::redis("redis://127.0.0.1")?
+/// let payments = circuits.circuit("payments", Policy::default())?;
+/// let answer = payments.call(|| async { Ok::<_, std::io::Error>(42) }).await?;
+/// assert_eq!(answer, 42);
+/// circuits.shutdown().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Commontrip {
+    life: Arc<Life>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Commontrip {
+    /// Starts from the defaults: the embedded store.
+    pub fn builder() -> CommontripBuilder {
+        CommontripBuilder {
+            place: Place::Embedded,
+            redis: RedisStore::builder(),
+            store_timeout: Duration::from_millis(50),
+            replica: None,
+            clock: Clock::system(),
+        }
+    }
+
+    /// A registry on the Redis of a URL, everything else at its default.
+    ///
+    /// Connects in the background: a Redis that is not there yet is no error.
+    ///
+    /// # Errors
+    /// As [`CommontripBuilder::build`].
+    pub fn redis(url: &str) -> Result<Self, BuildError> {
+        Self::builder().redis(url).build()
+    }
+
+    /// A registry of this process alone, everything at its default.
+    ///
+    /// # Errors
+    /// As [`CommontripBuilder::build`].
+    pub fn embedded() -> Result<Self, BuildError> {
+        Self::builder().build()
+    }
+
+    /// The circuit of that name.
+    ///
+    /// The same name is the same circuit; the policy given last is the one in force.
+    ///
+    /// # Errors
+    /// [`NameError`] when `name` is empty, longer than 200 bytes, or has control characters or
+    /// braces.
+    pub fn circuit(&self, name: &str, policy: Policy) -> Result<CircuitBreaker, NameError> {
+        let name = Name::new(name)?;
+        let shared = &self.life.0;
+        let mut circuits = shared.circuits.lock();
+        if let Some(cell) = circuits.get(&name) {
+            let cell = Arc::clone(cell);
+            drop(circuits);
+            cell.set_policy(policy);
+            return Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)));
+        }
+        let cell = Arc::new(Cell::new(name.clone(), policy, Arc::clone(shared)));
+        circuits.insert(name.clone(), Arc::clone(&cell));
+        drop(circuits);
+        shared.followed.send_modify(|names| {
+            names.insert(name);
+        });
+        if shared.link.is_away() {
+            cell.leave_store();
+        } else {
+            cell.renew();
+        }
+        Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)))
+    }
+
+    /// This registry's name among the fleet's.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        &self.life.0.replica
+    }
+
+    /// Names of the circuits that the store knows, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer.
+    pub async fn circuits(&self) -> Result<Vec<String>, StoreError> {
+        self.life.0.store.circuits().await
+    }
+
+    /// How this registry and its store get on.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let cells = self.life.0.cells();
+        let push = cells
+            .iter()
+            .all(|cell| cell.followed.load(Ordering::Relaxed));
+        let pending = cells
+            .iter()
+            .filter(|cell| cell.outbox.lock().pending.is_some())
+            .count();
+        self.life.0.link.health(push, pending)
+    }
+
+    /// Sends what was recorded so far and waits for the answer.
+    pub async fn flush(&self) {
+        let (done, sent) = oneshot::channel();
+        if self.life.0.flushes.send(done).is_ok() {
+            // An error means that the registry was shut down, which flushes too.
+            let _ = sent.await;
+        }
+    }
+
+    /// Sends what was recorded so far and ends the registry's tasks.
+    ///
+    /// Takes at most a few times `store_timeout`. Circuits then decide from what they know.
+    pub async fn shutdown(&self) {
+        self.life.0.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // A task that panicked has nothing left to flush.
+            let _ = task.await;
+        }
+        self.life.0.circuits.lock().clear();
+        self.life.0.active.lock().clear();
+    }
+}
+
+impl fmt::Debug for Commontrip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shared = &self.life.0;
+        f.debug_struct("Commontrip")
+            .field("replica", &shared.replica)
+            .field("store", &shared.store)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Commontrip`].
+#[derive(Debug)]
+#[must_use]
+pub struct CommontripBuilder {
+    place: Place,
+    redis: RedisStoreBuilder,
+    store_timeout: Duration,
+    replica: Option<String>,
+    clock: Clock,
+}
+
+enum Place {
+    Embedded,
+    Url(String),
+    Pool(deadpool_redis::Pool, Option<redis::Client>),
+    Other(Arc<dyn Store>),
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // URLs and pools have passwords.
+        f.write_str(match self {
+            Self::Embedded => "Embedded",
+            Self::Url(_) => "Url",
+            Self::Pool(..) => "Pool",
+            Self::Other(_) => "Other",
+        })
+    }
+}
+
+impl CommontripBuilder {
+    /// Keeps circuits in the Redis of a URL: `redis://[user][:password@]host[:port][/database]`.
+    pub fn redis(mut self, url: &str) -> Self {
+        self.place = Place::Url(url.to_owned());
+        self
+    }
+
+    /// Keeps circuits in the Redis of a pool of yours.
+    ///
+    /// `push` opens the one connection on which changes are heard, which a pool cannot. Without
+    /// it a change made by another replica is noticed within `decision_ttl`, for which calls ask.
+    pub fn redis_pool(mut self, pool: deadpool_redis::Pool, push: Option<redis::Client>) -> Self {
+        self.place = Place::Pool(pool, push);
+        self
+    }
+
+    /// Keeps circuits in a store of yours; a [`MemoryStore`] given to several registries is a
+    /// fleet in one process.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.place = Place::Other(Arc::new(store));
+        self
+    }
+
+    /// Sets how keys in Redis begin. Default `commontrip`.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.redis = self.redis.prefix(prefix);
+        self
+    }
+
+    /// Sets how long a call may wait for the store at most. Range `1 ms..`, default 50 ms.
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.store_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Names this registry; unique in the fleet, 1 to 100 printable characters without spaces.
+    /// Default: host name, process id and a random part.
+    pub fn replica(mut self, name: &str) -> Self {
+        self.replica = Some(name.to_owned());
+        self
+    }
+
+    /// Takes time from this clock. Default: the system's. Redis goes by its own.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the registry and starts its tasks.
+    ///
+    /// # Errors
+    /// [`BuildError::NoRuntime`] outside of a tokio runtime; [`BuildError::Store`] when the URL or
+    /// the prefix is not one; [`BuildError::Replica`] when the replica's name is not one.
+    pub fn build(self) -> Result<Commontrip, BuildError> {
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let replica = self.replica.unwrap_or_else(replica_name);
+        let printable = |c: char| !c.is_control() && !c.is_whitespace();
+        if replica.is_empty() || replica.len() > 100 || !replica.chars().all(printable) {
+            return Err(BuildError::Replica(replica));
+        }
+        let redis = self.redis.timeout(self.store_timeout);
+        let store: Arc<dyn Store> = match self.place {
+            Place::Embedded => Arc::new(MemoryStore::new(self.clock.clone())),
+            Place::Url(url) => Arc::new(redis.open(&url)?),
+            Place::Pool(pool, push) => Arc::new(redis.from_pool(pool, push)?),
+            Place::Other(store) => store,
+        };
+        let (flushes, flush_requests) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let (followed, follows) = watch::channel(BTreeSet::new());
+        let shared = Arc::new(Shared {
+            store,
+            mirror: MemoryStore::new(self.clock.clone()),
+            clock: self.clock,
+            replica,
+            store_timeout: self.store_timeout,
+            link: Link::default(),
+            active: Mutex::default(),
+            wake: Notify::new(),
+            stop,
+            circuits: Mutex::default(),
+            followed,
+            flushes,
+            tokens: AtomicU64::new(1),
+            runtime,
+        });
+        let tasks = vec![
+            shared.spawn(reporter::run(
+                Arc::clone(&shared),
+                flush_requests,
+                stopped.clone(),
+            )),
+            shared.spawn(listener::run(Arc::clone(&shared), follows, stopped)),
+        ];
+        Ok(Commontrip {
+            life: Arc::new(Life(shared)),
+            tasks: Arc::new(Mutex::new(tasks)),
+        })
+    }
+}
+
+fn replica_name() -> String {
+    let host: String = host_name()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
+        .take(60)
+        .collect();
+    let host = if host.is_empty() {
+        "host".to_owned()
+    } else {
+        host
+    };
+    format!(
+        "{host}-{}-{:06x}",
+        std::process::id(),
+        fastrand::u32(..1 << 24)
+    )
+}
+
+#[cfg(target_os = "linux")]
+fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn host_name() -> String {
+    std::env::var("HOSTNAME").unwrap_or_default()
+}

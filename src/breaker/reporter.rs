@@ -1,0 +1,190 @@
+//! The task that brings outcomes to the store.
+//!
+//! Owns the pace: a circuit's outcomes leave at the pace that the last answer asked for, at once
+//! when they are urgent, and together with other circuits' in one pipeline. What is recorded while
+//! a report is under way waits for the next. A circuit without news is parked and costs nothing.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    cell::Cell,
+    registry::{Shared, stopped},
+};
+use crate::{
+    model::{Name, Release, Report},
+    store::StoreError,
+};
+
+/// A wait that never ends in practice.
+const IDLE: Duration = Duration::from_secs(3600);
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let next = round(&shared, false).await;
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            () = sleep_until(next) => {}
+            Some(done) = flushes.recv() => {
+                round(&shared, true).await;
+                let _ = done.send(());
+            }
+            () = stopped(&mut stop) => {
+                round(&shared, true).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Sends what is due, or `everything`; says when the next is due.
+async fn round(shared: &Arc<Shared>, everything: bool) -> Instant {
+    let cells = if everything {
+        shared.cells()
+    } else {
+        shared.active.lock().clone()
+    };
+    let now = Instant::now();
+    let mut next = now + IDLE;
+    let mut batch: Vec<(Arc<Cell>, Report)> = Vec::new();
+    for cell in cells {
+        let asked = cell.urgent.swap(false, Ordering::SeqCst) || cell.stale.load(Ordering::SeqCst);
+        let due = cell.due();
+        if !everything && !asked && due > now {
+            next = next.min(due);
+            continue;
+        }
+        if shared.link.is_away() {
+            let busy = cell.report_locally();
+            cell.stale.store(false, Ordering::SeqCst);
+            cell.outbox.lock().last = Some(now);
+            if busy {
+                next = next.min(cell.due());
+            } else {
+                park(shared, &cell);
+            }
+        } else if let Some(report) = cell.report() {
+            batch.push((cell, report));
+        } else if cell.outbox.lock().releases.is_empty() {
+            park(shared, &cell);
+        }
+    }
+    if !batch.is_empty() {
+        send(shared, &batch).await;
+        let due = batch.iter().map(|(cell, _)| cell.due()).min();
+        next = next.min(due.unwrap_or(next));
+    }
+    if !shared.link.is_away() {
+        release(shared).await;
+    }
+    next
+}
+
+impl Cell {
+    /// When the next report may leave.
+    fn due(&self) -> Instant {
+        let outbox = self.outbox.lock();
+        let pace = match outbox.pace_ms {
+            0 => self.policy.load().rules.report_interval_ms,
+            pace => pace,
+        };
+        outbox
+            .last
+            .map_or_else(Instant::now, |last| last + Duration::from_millis(pace))
+    }
+
+    fn is_quiet(&self) -> bool {
+        let outbox = self.outbox.lock();
+        self.tally.counts().is_empty()
+            && outbox.late.is_empty()
+            && outbox.settled.is_empty()
+            && outbox.settled_locally.is_empty()
+            && !self.urgent.load(Ordering::SeqCst)
+            && !self.stale.load(Ordering::SeqCst)
+    }
+}
+
+/// Stops looking after a circuit, unless something was recorded in the same moment.
+fn park(shared: &Arc<Shared>, cell: &Arc<Cell>) {
+    shared
+        .active
+        .lock()
+        .retain(|other| !Arc::ptr_eq(other, cell));
+    cell.parked.store(true, Ordering::SeqCst);
+    if !cell.is_quiet() && !shared.link.is_away() {
+        shared.activate(cell);
+    }
+}
+
+async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
+    let reports: Vec<(Name, Report)> = batch
+        .iter()
+        .map(|(cell, report)| (cell.name.clone(), report.clone()))
+        .collect();
+    let limit = shared.store_timeout;
+    let answers = timeout(limit, shared.store.report(&reports)).await;
+    let answers = match answers.unwrap_or(Err(StoreError::Timeout(limit))) {
+        Ok(answers) => answers,
+        Err(error) => return shared.store_failed(&error),
+    };
+    let now = Instant::now();
+    let all_failed = answers.iter().all(Result::is_err);
+    for ((cell, _), answer) in batch.iter().zip(answers) {
+        let mut outbox = cell.outbox.lock();
+        outbox.last = Some(now);
+        match answer {
+            Ok(snapshot) => {
+                outbox.pending = None;
+                outbox.refused = false;
+                outbox.pace_ms = snapshot.pace_ms;
+                drop(outbox);
+                cell.take_shared(&snapshot);
+            }
+            Err(error) if all_failed => {
+                drop(outbox);
+                shared.store_failed(&error);
+            }
+            Err(error) => {
+                let again = std::mem::replace(&mut outbox.refused, true);
+                if !again {
+                    tracing::warn!(circuit = %cell.name, %error, "the store refuses this circuit's reports");
+                }
+            }
+        }
+    }
+}
+
+/// Gives back probe permits whose calls said nothing.
+async fn release(shared: &Arc<Shared>) {
+    for cell in shared.cells() {
+        loop {
+            let Some(token) = cell.outbox.lock().releases.pop() else {
+                break;
+            };
+            let request = Release {
+                head: cell.head(),
+                token,
+            };
+            let limit = shared.store_timeout;
+            let answer = timeout(limit, shared.store.release(&cell.name, &request)).await;
+            match answer.unwrap_or(Err(StoreError::Timeout(limit))) {
+                Ok(snapshot) => cell.take_shared(&snapshot),
+                Err(error) => {
+                    cell.outbox.lock().releases.push(request.token);
+                    return shared.store_failed(&error);
+                }
+            }
+        }
+    }
+}

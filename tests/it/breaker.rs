@@ -1,0 +1,125 @@
+//! A circuit breaker as its users hold it, on the embedded store and on Redis.
+
+use std::time::Duration;
+
+use commontrip::{CallError, Commontrip, Outcome, Override, Policy, Reason, State};
+
+use crate::support;
+
+fn quick() -> Policy {
+    Policy::builder()
+        .minimum_number_of_calls(4)
+        .wait_duration_in_open_state(Duration::from_millis(300))
+        .probe_lease(Duration::from_millis(300))
+        .report_interval(Duration::from_millis(20))
+        .build()
+        .unwrap()
+}
+
+async fn fail(breaker: &commontrip::CircuitBreaker) -> Result<(), CallError<&'static str>> {
+    breaker.call(|| async { Err("down") }).await
+}
+
+async fn succeed(breaker: &commontrip::CircuitBreaker) -> Result<u8, CallError<&'static str>> {
+    breaker.call(|| async { Ok(1) }).await
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..500 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 5 s: {what}");
+}
+
+/// Two replicas on one store: one trips, the other rejects, a probe closes for both.
+async fn trips_for_all_and_recovers(one: Commontrip, two: Commontrip, name: &str) {
+    let a = one.circuit(name, quick()).unwrap();
+    let b = two.circuit(name, quick()).unwrap();
+    succeed(&a).await.unwrap();
+    succeed(&b).await.unwrap();
+    for _ in 0..6 {
+        let _ = fail(&a).await;
+    }
+    until("both reject", async || {
+        a.state() == State::Open && b.state() == State::Open
+    })
+    .await;
+    let rejection = *succeed(&b).await.unwrap_err().rejection().unwrap();
+    assert_eq!(
+        (rejection.state, rejection.reason),
+        (State::Open, Reason::FailureRate)
+    );
+    assert!(rejection.retry_after.unwrap() <= Duration::from_millis(310));
+    until("closed for both", async || {
+        let _ = succeed(&b).await;
+        a.state() == State::Closed && b.state() == State::Closed
+    })
+    .await;
+    let seen = b.snapshot().await.unwrap();
+    assert_eq!((seen.generation, seen.reason), (3, Reason::Recovered));
+    one.flush().await;
+    two.flush().await;
+    let seen = b.snapshot().await.unwrap();
+    assert!(seen.not_permitted_total > 0);
+    assert!(seen.failures_total >= 2);
+    one.shutdown().await;
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_fleet_in_one_process_trips_together_and_recovers() {
+    let store = commontrip::MemoryStore::default();
+    let replica = || Commontrip::builder().store(store.clone()).build().unwrap();
+    trips_for_all_and_recovers(replica(), replica(), "payments").await;
+}
+
+#[tokio::test]
+async fn a_fleet_on_redis_trips_together_and_recovers() {
+    let replica = || Commontrip::redis(support::redis_url()).unwrap();
+    trips_for_all_and_recovers(replica(), replica(), &support::unique("trips")).await;
+}
+
+#[tokio::test]
+async fn an_override_reaches_every_replica_and_ends_by_itself() {
+    let name = support::unique("override");
+    let one = Commontrip::redis(support::redis_url()).unwrap();
+    let two = Commontrip::redis(support::redis_url()).unwrap();
+    let a = one.circuit(&name, quick()).unwrap();
+    let b = two.circuit(&name, quick()).unwrap();
+    succeed(&b).await.unwrap();
+    until("push is heard", async || two.health().push).await;
+    let with = Override::because("upgrade")
+        .by("ana")
+        .lasting(Duration::from_millis(400));
+    a.force_open(with).await.unwrap();
+    until("forced open", async || b.state() == State::ForcedOpen).await;
+    let rejection = *succeed(&b).await.unwrap_err().rejection().unwrap();
+    assert_eq!(
+        (rejection.state, rejection.reason),
+        (State::ForcedOpen, Reason::Override)
+    );
+    let seen = b.snapshot().await.unwrap();
+    assert_eq!(
+        (seen.override_author.as_str(), seen.override_reason.as_str()),
+        ("ana", "upgrade")
+    );
+    until("over", async || succeed(&b).await.is_ok()).await;
+    assert_eq!(b.snapshot().await.unwrap().reason, Reason::OverrideExpired);
+}
+
+#[tokio::test]
+async fn a_trip_outcome_opens_at_once_and_heeds_retry_after() {
+    let circuits = Commontrip::redis(support::redis_url()).unwrap();
+    let a = circuits.circuit(&support::unique("trip"), quick()).unwrap();
+    let permit = a.acquire().await.unwrap();
+    permit.record(Outcome::Trip {
+        retry_after: Some(Duration::from_secs(2)),
+    });
+    until("open", async || a.state() == State::Open).await;
+    let rejection = a.acquire().await.unwrap_err();
+    assert_eq!(rejection.reason, Reason::Tripped);
+    assert!(rejection.retry_after.unwrap() > Duration::from_millis(1500));
+}
