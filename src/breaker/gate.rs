@@ -161,12 +161,11 @@ impl Gate {
     /// Takes a snapshot over. `now` is the coarse time of its arrival.
     pub(super) fn set(&self, seen: &Snapshot, policy: &Policy, source: Source, tag: u32, now: u64) {
         let rules = &policy.rules;
-        // One ms more: the store must find the time to be up when it is asked.
         let ends = |at: u64| {
             if at == 0 {
                 0
             } else {
-                now + at.saturating_sub(seen.now_ms) + 1
+                now + at.saturating_sub(seen.now_ms)
             }
         };
         let until = match (source, seen.state) {
@@ -282,16 +281,16 @@ mod tests {
         };
         assert_eq!(rejection.state, State::Open);
         assert_eq!(rejection.reason, Reason::FailureRate);
-        assert_eq!(rejection.retry_after, Some(Duration::from_millis(301)));
-        assert_eq!(gate.decide(601), Decision::AskAlone);
+        assert_eq!(rejection.retry_after, Some(Duration::from_millis(300)));
+        assert_eq!(gate.decide(600), Decision::AskAlone);
     }
 
     #[test]
     fn an_override_that_admits_is_asked_about_when_it_ends() {
         let gate = gate(&seen(State::Disabled, 50), &Policy::default());
-        assert_eq!(gate.fast(150), Some(5));
-        assert_eq!(gate.fast(151), None);
-        assert_eq!(gate.decide(151), Decision::Ask);
+        assert_eq!(gate.fast(149), Some(5));
+        assert_eq!(gate.fast(150), None);
+        assert_eq!(gate.decide(150), Decision::Ask);
         let forced = self::gate(&seen(State::ForcedOpen, 0), &Policy::default());
         assert!(matches!(forced.decide(9_999), Decision::Reject(r) if r.retry_after.is_none()));
     }
