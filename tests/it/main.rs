@@ -1,5 +1,12 @@
 //! The integration tests: one binary, so that they link once and share one Redis.
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods
+)]
+
 mod away;
 mod breaker;
 mod calls;
