@@ -1,4 +1,6 @@
 //! The integration tests: one binary, so that they link once and share one Redis.
 
+mod contract;
 mod provision;
 mod support;
+mod transitions;
