@@ -10,5 +10,8 @@
 mod away;
 mod breaker;
 mod calls;
+mod contract;
+mod properties;
 mod provision;
 mod support;
+mod transitions;

@@ -314,6 +314,10 @@ impl Store for RedisStore {
         batch: &'a [(Name, Report)],
     ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
         Box::pin(async move {
+            if batch.is_empty() {
+                // To the client an empty pipeline is an error.
+                return Ok(Vec::new());
+            }
             let requests = batch.iter().map(|(name, report)| (name, report));
             let answers = self.0.run(&self.0.scripts.report, requests).await?;
             let answers: Vec<Result<Snapshot, _>> = answers
