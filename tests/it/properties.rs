@@ -154,7 +154,7 @@ struct Step {
 impl World {
     fn new(rules: Rules) -> Self {
         Self {
-            circuit: Circuit::new(),
+            circuit: Circuit::default(),
             rules,
             now: BASE,
             seqs: HashMap::new(),
