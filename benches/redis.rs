@@ -1,0 +1,273 @@
+//! What the breaker costs Redis: each script's round trip beside PING's, its server time from
+//! `INFO commandstats`, the commands that calls send, and the memory that a circuit takes.
+//!
+//! `redis/case` are criterion's measurements; a table with the ratios and the server's own
+//! figures follows. The Redis is found as the tests find theirs.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods
+)]
+
+#[path = "../tests/it/support.rs"]
+mod support;
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use commontrip::{
+    Commontrip, Counts, Name, Override, RedisStore, State, Store,
+    model::{Acquire, Head, Release, Report},
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+use tokio::runtime::Runtime;
+
+const CALLS: u64 = 5_000;
+
+/// What the server says of its commands.
+struct Server(redis::Connection);
+
+impl Server {
+    fn connect() -> Self {
+        Self(
+            redis::Client::open(support::redis_url())
+                .unwrap()
+                .get_connection()
+                .unwrap(),
+        )
+    }
+
+    fn reset(&mut self) {
+        redis::cmd("CONFIG")
+            .arg("RESETSTAT")
+            .exec(&mut self.0)
+            .unwrap();
+    }
+
+    /// Calls of a command and microseconds a call since the reset.
+    fn stat(&mut self, command: &str) -> (u64, f64) {
+        let info: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(&mut self.0)
+            .unwrap();
+        let start = format!("cmdstat_{command}:");
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(&start))
+            .unwrap_or("");
+        let field = |name: &str| {
+            let value = line
+                .split(',')
+                .find_map(|f| f.strip_prefix(name)?.strip_prefix('='));
+            value.and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0)
+        };
+        (field("calls") as u64, field("usec_per_call"))
+    }
+
+    fn memory(&mut self, key: &str) -> u64 {
+        let bytes: Option<u64> = redis::cmd("MEMORY")
+            .arg("USAGE")
+            .arg(key)
+            .query(&mut self.0)
+            .unwrap();
+        bytes.unwrap_or(0)
+    }
+}
+
+struct Case {
+    store: RedisStore,
+    circuit: Name,
+    number: Cell<u64>,
+}
+
+impl Case {
+    fn new() -> Self {
+        let timeout = Duration::from_secs(5);
+        let store = RedisStore::builder()
+            .timeout(timeout)
+            .open(support::redis_url())
+            .unwrap();
+        let circuit = Name::new(&support::unique("bench")).unwrap();
+        Self {
+            store,
+            circuit,
+            number: Cell::new(0),
+        }
+    }
+
+    fn head() -> Head {
+        Head {
+            replica: "bench-1".to_owned(),
+            ..Head::default()
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.number.set(self.number.get() + 1);
+        self.number.get()
+    }
+
+    async fn run(&self, operation: &str) {
+        let (store, circuit, head) = (&self.store, &self.circuit, Self::head());
+        match operation {
+            "report" => {
+                let counts = Counts {
+                    successes: 90,
+                    failures: 10,
+                    ..Counts::default()
+                };
+                let report = Report {
+                    head,
+                    seq: self.next(),
+                    counts,
+                    ..Report::default()
+                };
+                let answers = store.report(&[(circuit.clone(), report)]).await.unwrap();
+                assert_eq!(answers[0].as_ref().unwrap().state, State::Closed);
+            }
+            "acquire" => {
+                let token = format!("bench-1:{}", self.next());
+                store
+                    .acquire(circuit, &Acquire { head, token })
+                    .await
+                    .map(drop)
+                    .unwrap();
+            }
+            "release" => {
+                let token = "bench-1:none".to_owned();
+                store
+                    .release(circuit, &Release { head, token })
+                    .await
+                    .map(drop)
+                    .unwrap();
+            }
+            "snapshot" => store.snapshot(circuit, &head).await.map(drop).unwrap(),
+            _ => store.ping().await.unwrap(),
+        }
+    }
+}
+
+/// Median of the round trips of `CALLS` calls, microseconds.
+fn median(runtime: &Runtime, mut call: impl AsyncFnMut()) -> f64 {
+    let mut times: Vec<Duration> = runtime.block_on(async {
+        let mut times = Vec::new();
+        for _ in 0..CALLS {
+            let start = Instant::now();
+            call().await;
+            times.push(start.elapsed());
+        }
+        times
+    });
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
+
+fn scripts(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let case = Case::new();
+    let mut group = criterion.benchmark_group("redis");
+    for name in ["ping", "report", "acquire", "release", "snapshot"] {
+        group.bench_function(name, |b| b.to_async(&runtime).iter(|| case.run(name)));
+    }
+    group.finish();
+
+    let mut server = Server::connect();
+    println!(
+        "\n{:<10} {:>12} {:>8} {:>12}",
+        "script", "median µs", "x PING", "server µs"
+    );
+    let ping = median(&runtime, async || case.run("ping").await);
+    println!("{:<10} {ping:>12.1} {:>8.2} {:>12}", "ping", 1.0, "");
+    for name in ["report", "acquire", "release", "snapshot"] {
+        server.reset();
+        let time = median(&runtime, async || case.run(name).await);
+        let (_, server_us) = server.stat("evalsha");
+        println!(
+            "{name:<10} {time:>12.1} {:>8.2} {server_us:>12.2}",
+            time / ping
+        );
+    }
+
+    let key = format!("commontrip:{{{}}}", case.circuit);
+    println!(
+        "\nmemory of a circuit after {} calls",
+        case.number.get() * 100
+    );
+    let mut all = 0;
+    for part in ["", ":window", ":probes", ":replicas", ":seq"] {
+        let bytes = server.memory(&format!("{key}{part}"));
+        all += bytes;
+        println!(
+            "{:<10} {bytes:>6} B",
+            if part.is_empty() {
+                "circuit"
+            } else {
+                &part[1..]
+            }
+        );
+    }
+    println!("{:<10} {all:>6} B beside its events", "all");
+}
+
+/// Commands that Redis sees while one process calls through one circuit for a second.
+fn commands(_: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let mut server = Server::connect();
+    println!(
+        "\n{:<8} {:>10} {:>22} {:>16}",
+        "state", "calls", "commands a second", "per 1,000 calls"
+    );
+    runtime.block_on(async {
+        let circuits = Commontrip::redis(support::redis_url()).unwrap();
+        let name = support::unique("bench-commands");
+        let breaker = circuits
+            .circuit(&name, commontrip::Policy::default())
+            .unwrap();
+        for state in [State::Closed, State::ForcedOpen] {
+            if state == State::ForcedOpen {
+                breaker
+                    .force_open(Override::because("bench"))
+                    .await
+                    .unwrap();
+            }
+            let _ = breaker.call(async || Ok::<_, ()>(())).await;
+            circuits.flush().await;
+            server.reset();
+            let (start, mut calls) = (Instant::now(), 0_u64);
+            while start.elapsed() < Duration::from_secs(1) {
+                for _ in 0..100 {
+                    let _ = breaker.call(async || Ok::<_, ()>(())).await;
+                    calls += 1;
+                }
+                tokio::task::yield_now().await;
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            let commands: u64 = ["evalsha", "ping", "zadd"]
+                .iter()
+                .map(|command| server.stat(command).0)
+                .sum();
+            println!(
+                "{:<8} {calls:>10} {:>22.1} {:>16.4}",
+                if state == State::Closed {
+                    "closed"
+                } else {
+                    "open"
+                },
+                commands as f64 / seconds,
+                commands as f64 * 1000.0 / calls as f64,
+            );
+        }
+        circuits.shutdown().await;
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = scripts, commands
+}
+criterion_main!(benches);
