@@ -13,5 +13,6 @@ mod calls;
 mod contract;
 mod properties;
 mod provision;
+mod rooms;
 mod support;
 mod transitions;
