@@ -11,6 +11,7 @@ mod away;
 mod breaker;
 mod calls;
 mod contract;
+mod late_replies;
 mod properties;
 mod provision;
 mod rooms;

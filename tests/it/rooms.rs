@@ -24,7 +24,10 @@ fn rooms_named(source: &str) -> Vec<&'static str> {
             .split("use crate::{")
             .skip(1)
             .filter_map(|rest| rest.split(';').next())
-            .any(|list| list.split([',', '{', '\n', ' ']).any(|word| word.split("::").next() == Some(room)));
+            .any(|list| {
+                list.split([',', '{', '\n', ' '])
+                    .any(|word| word.split("::").next() == Some(room))
+            });
         source.contains(&path) || braced
     };
     ROOMS.into_iter().filter(named).collect()
@@ -39,8 +42,15 @@ fn no_room_imports_from_a_room_further_out() {
         assert!(files.len() > 2, "{room} has moved");
         for file in files {
             let named = rooms_named(&fs::read_to_string(&file).unwrap());
-            let outward: Vec<_> = named.iter().filter(|n| ROOMS[i + 1..].contains(n)).collect();
-            assert!(outward.is_empty(), "{} imports from {outward:?}", file.display());
+            let outward: Vec<_> = named
+                .iter()
+                .filter(|n| ROOMS[i + 1..].contains(n))
+                .collect();
+            assert!(
+                outward.is_empty(),
+                "{} imports from {outward:?}",
+                file.display()
+            );
         }
     }
 }
@@ -48,17 +58,27 @@ fn no_room_imports_from_a_room_further_out() {
 #[test]
 fn the_binary_uses_the_public_api_only() {
     let mut files = Vec::new();
-    rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin"), &mut files);
+    rust_files(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin"),
+        &mut files,
+    );
     assert!(!files.is_empty());
     for file in files {
         let source = fs::read_to_string(&file).unwrap();
-        assert!(!source.contains("#[path"), "{} includes a library file", file.display());
+        assert!(
+            !source.contains("#[path"),
+            "{} includes a library file",
+            file.display()
+        );
     }
 }
 
 #[test]
 fn an_import_that_runs_back_is_seen() {
     assert_eq!(rooms_named("use crate::breaker::Permit;"), ["breaker"]);
-    assert_eq!(rooms_named("use crate::{\n    model::{Name},\n    store::Clock,\n};"), ["model", "store"]);
+    assert_eq!(
+        rooms_named("use crate::{\n    model::{Name},\n    store::Clock,\n};"),
+        ["model", "store"]
+    );
     assert_eq!(rooms_named("use super::Rules;"), Vec::<&str>::new());
 }

@@ -1,0 +1,156 @@
+//! Replies that come late, or not at all: the newest generation stays in force, and nothing is
+//! counted twice.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use commontrip::{
+    Commontrip, Event, MemoryStore, Name, Override, Policy, Snapshot, State, Store, StoreError,
+    model::{Acquire, Control, Grant, Head, Release, Report},
+    store::{Answer, Notice},
+};
+use tokio::sync::{Notify, mpsc, watch};
+
+/// A store whose answers to reports can be held back or lost, after the report was filed.
+#[derive(Clone, Debug, Default)]
+struct Slow {
+    inner: MemoryStore,
+    hold: Arc<AtomicBool>,
+    held: Arc<AtomicU64>,
+    go_on: Arc<Notify>,
+    lose: Arc<AtomicU64>,
+}
+
+impl Store for Slow {
+    fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
+        self.inner.acquire(circuit, request)
+    }
+
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, Report)],
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        Box::pin(async move {
+            let answer = self.inner.report(batch).await;
+            if self.hold.load(Ordering::SeqCst) {
+                self.held.fetch_add(1, Ordering::SeqCst);
+                self.go_on.notified().await;
+            }
+            let losing = |left: u64| left.checked_sub(1);
+            if self
+                .lose
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, losing)
+                .is_ok()
+            {
+                return Err(StoreError::Timeout(Duration::ZERO));
+            }
+            answer
+        })
+    }
+
+    fn release<'a>(&'a self, circuit: &'a Name, request: &'a Release) -> Answer<'a, Snapshot> {
+        self.inner.release(circuit, request)
+    }
+
+    fn control<'a>(&'a self, circuit: &'a Name, request: &'a Control) -> Answer<'a, Snapshot> {
+        self.inner.control(circuit, request)
+    }
+
+    fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
+        self.inner.snapshot(circuit, head)
+    }
+
+    fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
+        self.inner.events(circuit, after)
+    }
+
+    fn circuits(&self) -> Answer<'_, Vec<String>> {
+        self.inner.circuits()
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        self.inner.ping()
+    }
+
+    fn listen(
+        &self,
+        followed: watch::Receiver<BTreeSet<Name>>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Answer<'_, ()> {
+        self.inner.listen(followed, notices)
+    }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not within 2.5 s: {what}");
+}
+
+#[tokio::test]
+async fn a_reply_of_an_older_generation_does_not_set_the_decision_back() {
+    let store = Slow::default();
+    let patient = Duration::from_secs(60);
+    let circuits = Commontrip::builder()
+        .store(store.clone())
+        .store_timeout(patient);
+    let circuits = circuits.build().unwrap();
+    let breaker = circuits.circuit("c", Policy::default()).unwrap();
+    breaker.acquire().await.unwrap().success();
+    circuits.flush().await;
+
+    store.hold.store(true, Ordering::SeqCst);
+    breaker.acquire().await.unwrap().success();
+    let report = tokio::spawn({
+        let circuits = circuits.clone();
+        async move { circuits.flush().await }
+    });
+    until("a reply is held back", || {
+        store.held.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    breaker
+        .force_open(Override::because("newer"))
+        .await
+        .unwrap();
+    assert_eq!(breaker.state(), State::ForcedOpen);
+    store.hold.store(false, Ordering::SeqCst);
+    store.go_on.notify_one();
+    report.await.unwrap();
+    assert_eq!(breaker.state(), State::ForcedOpen);
+    assert!(breaker.acquire().await.is_err());
+}
+
+#[tokio::test]
+async fn a_report_whose_reply_was_lost_is_counted_once() {
+    let store = Slow::default();
+    let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
+    let policy = Policy::builder()
+        .report_interval(Duration::ZERO)
+        .build()
+        .unwrap();
+    let breaker = circuits.circuit("c", policy).unwrap();
+    breaker.acquire().await.unwrap().success();
+    circuits.flush().await;
+    for i in 0..40 {
+        store.lose.store(i % 3, Ordering::SeqCst);
+        breaker.acquire().await.unwrap().success();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    store.lose.store(0, Ordering::SeqCst);
+    until("the store is back", || circuits.health().away_for.is_none()).await;
+    circuits.flush().await;
+    circuits.flush().await;
+    assert!(circuits.health().times_away > 0, "no reply was lost");
+    assert_eq!(breaker.snapshot().await.unwrap().successes_total, 41);
+}
