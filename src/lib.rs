@@ -10,3 +10,7 @@ pub use model::{
     Reason, Rules, Snapshot, State,
 };
 pub use store::{Clock, MemoryStore, RedisStore, RedisStoreBuilder, Store, StoreError};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -206,7 +206,20 @@ impl Cell {
                 local,
             })),
         };
-        let tag = self.view.lock().tag;
+        let view = self.view.lock();
+        let newer = if local {
+            view.seen.generation
+        } else {
+            view.shared.generation
+        };
+        if seen.generation < newer {
+            // The circuit has moved on since this was granted.
+            if let (Some(probe), false) = (probe, local) {
+                self.outbox.lock().releases.push(probe.token);
+            }
+            return None;
+        }
+        let tag = view.tag;
         let started_ns = self.shared.clock.precise_ns();
         Some(Ticket {
             tag,

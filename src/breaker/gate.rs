@@ -119,7 +119,7 @@ impl Gate {
                 Decision::Admit(tag)
             };
         }
-        let half_open = word & 7 == State::HalfOpen as u64;
+        let half_open = word & 7 == State::HalfOpen as u64 && reason_of(word) != Reason::StoreAway;
         if over || (half_open && until == 0) {
             return Decision::AskAlone;
         }
@@ -131,10 +131,10 @@ impl Gate {
         let word = self.word.load(Ordering::Relaxed);
         let until = self.until.load(Ordering::Relaxed);
         let state = State::ALL[(word & 7) as usize % State::ALL.len()];
-        let reason = Reason::ALL[(word >> bits::REASON & 31) as usize % Reason::ALL.len()];
+        let reason = reason_of(word);
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now).max(1));
         let (reason, retry_after) = match state {
-            _ if reason == Reason::StoreAway => (reason, Some(left(until))),
+            _ if reason == Reason::StoreAway => (reason, Some(RETRY_AWAY)),
             State::HalfOpen => (Reason::ProbesOut, Some(left(until))),
             State::Closed => {
                 let ramp_left = left(self.ramp_until.load(Ordering::Relaxed));
@@ -169,8 +169,7 @@ impl Gate {
             }
         };
         let until = match (source, seen.state) {
-            (Source::Fixed { admits: true }, _) | (_, State::Closed) => 0,
-            (Source::Fixed { admits: false }, _) => now + RETRY_AWAY_MS,
+            (Source::Fixed { .. }, _) | (_, State::Closed) => 0,
             // Probes are given on demand; when none is left, ask again a little later.
             (_, State::HalfOpen) => {
                 match seen.probes >= rules.permitted_number_of_calls_in_half_open_state {
@@ -225,7 +224,11 @@ impl Gate {
 }
 
 /// How long a rejection of a replica that has no store asks to wait.
-const RETRY_AWAY_MS: u64 = 1000;
+const RETRY_AWAY: Duration = Duration::from_secs(1);
+
+fn reason_of(word: u64) -> Reason {
+    Reason::ALL[(word >> bits::REASON & 31) as usize % Reason::ALL.len()]
+}
 
 /// How soon a replica asks again for a probe permit that was not there.
 fn retry_probe_ms(rules: &Rules) -> u64 {

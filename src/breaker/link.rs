@@ -117,7 +117,7 @@ async fn ask_until_back(shared: Arc<Shared>) {
         let jitter = fastrand::f64().mul_add(0.5, 1.0);
         tokio::time::sleep(wait.mul_f64(jitter)).await;
         wait = (wait * 2).min(LONGEST_WAIT);
-        let answer = ask(&shared, shared.cells().first()).await;
+        let answer = ask(&shared, fastrand::choice(shared.cells()).as_ref()).await;
         match answer {
             Ok(()) => return shared.store_returned(),
             Err(error) => {

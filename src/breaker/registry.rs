@@ -56,6 +56,12 @@ impl Shared {
         self.circuits.lock().values().cloned().collect()
     }
 
+    /// Lets go of the circuits, which hold on to this.
+    pub(super) fn forget(&self) {
+        self.circuits.lock().clear();
+        self.active.lock().clear();
+    }
+
     pub(super) fn cell(&self, name: &Name) -> Option<Arc<Cell>> {
         self.circuits.lock().get(name).cloned()
     }
@@ -232,8 +238,6 @@ impl Commontrip {
             // A task that panicked has nothing left to flush.
             let _ = task.await;
         }
-        self.life.0.circuits.lock().clear();
-        self.life.0.active.lock().clear();
     }
 }
 

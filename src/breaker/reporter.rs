@@ -42,7 +42,7 @@ pub(super) async fn run(
             }
             () = stopped(&mut stop) => {
                 round(&shared, true).await;
-                return;
+                return shared.forget();
             }
         }
     }
@@ -104,14 +104,15 @@ impl Cell {
             .map_or_else(Instant::now, |last| last + Duration::from_millis(pace))
     }
 
-    fn is_quiet(&self) -> bool {
+    fn is_quiet(&self, away: bool) -> bool {
         let outbox = self.outbox.lock();
+        let for_store = !outbox.late.is_empty()
+            || !outbox.settled.is_empty()
+            || self.stale.load(Ordering::SeqCst);
         self.tally.counts().is_empty()
-            && outbox.late.is_empty()
-            && outbox.settled.is_empty()
             && outbox.settled_locally.is_empty()
             && !self.urgent.load(Ordering::SeqCst)
-            && !self.stale.load(Ordering::SeqCst)
+            && (away || !for_store)
     }
 }
 
@@ -122,7 +123,7 @@ fn park(shared: &Arc<Shared>, cell: &Arc<Cell>) {
         .lock()
         .retain(|other| !Arc::ptr_eq(other, cell));
     cell.parked.store(true, Ordering::SeqCst);
-    if !cell.is_quiet() && !shared.link.is_away() {
+    if !cell.is_quiet(shared.link.is_away()) {
         shared.activate(cell);
     }
 }

@@ -210,6 +210,8 @@ async fn reject_and_allow_do_what_they_say() {
         (Reason::StoreAway, true)
     );
     assert!(rejection.retry_after.is_some());
+    tokio::time::sleep(rejection.retry_after.unwrap()).await;
+    assert!(timed(&rejects, true).await.0.is_err(), "still away");
     for _ in 0..50 {
         assert!(matches!(
             timed(&allows, false).await.0,

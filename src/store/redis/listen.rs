@@ -17,6 +17,8 @@ use super::{Notice, StoreError, keys::Prefix, wire};
 use crate::model::{Name, Snapshot};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a heartbeat's answer may take at least: a busy moment is no reason to reconnect.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(
     client: &Client,
@@ -25,6 +27,7 @@ pub(super) async fn run(
     mut followed: watch::Receiver<BTreeSet<Name>>,
     notices: mpsc::UnboundedSender<Notice>,
 ) -> Result<(), StoreError> {
+    let wait = wait.max(PATIENCE);
     let info = client.get_connection_info().clone();
     let resp3 = info
         .redis_settings()

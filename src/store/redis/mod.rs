@@ -180,12 +180,15 @@ impl Inner {
         F: Future<Output = Result<T, StoreError>>,
     {
         let run = async { work(self.connection().await?).await };
-        let answer = match tokio::time::timeout(self.timeout, run).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StoreError::Timeout(self.timeout)),
-        };
-        if let Err(StoreError::Timeout(_) | StoreError::Unreachable(_)) = answer {
-            self.drop_connection();
+        // Also when the caller gives up first: then nobody knows what the connection is worth.
+        let doubt = Doubt(self);
+        let answer = tokio::time::timeout(self.timeout, run).await;
+        let answer = answer.unwrap_or(Err(StoreError::Timeout(self.timeout)));
+        if !matches!(
+            answer,
+            Err(StoreError::Timeout(_) | StoreError::Unreachable(_))
+        ) {
+            std::mem::forget(doubt);
         }
         answer
     }
@@ -294,6 +297,15 @@ impl Inner {
         request: &T,
     ) -> Result<Snapshot, StoreError> {
         wire::decode(&self.one(script, name, request).await?)
+    }
+}
+
+/// Lets the kept connection go on drop.
+struct Doubt<'a>(&'a Inner);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        self.0.drop_connection();
     }
 }
 
