@@ -24,20 +24,8 @@ type Answer = Result<Held<Arc<Cell>>, Rejection>;
 const SPARE_KEEPS: Duration = Duration::from_secs(1);
 
 impl Cell {
-    /// Leave to make one call, or why not; waits only where the cache does not know.
-    pub(super) async fn admit_or_ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
-        match self.admit() {
-            Decision::Admit(tag) => Ok(self.ticket(tag)),
-            Decision::Reject(rejection) => Err(self.reject(rejection)),
-            decision => {
-                let answer = self.ask(decision).await;
-                answer.map_err(|rejection| self.reject(rejection))
-            }
-        }
-    }
-
-    /// The same without waiting: where the cache does not know, the answer is fetched for the
-    /// next caller and this one is rejected.
+    /// Leave to make one call, or why not, without waiting: where the cache does not know, the
+    /// answer is fetched for the next caller and this one is rejected.
     pub(super) fn admit_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let decision = self.admit();
         if let Decision::Admit(tag) = decision {
@@ -68,8 +56,16 @@ impl Cell {
         Err(self.reject(self.busy()))
     }
 
-    #[cold]
-    async fn ask(self: &Arc<Self>, decision: Decision) -> Result<Ticket, Rejection> {
+    /// Leave to make one call where the cache does not know.
+    pub(super) async fn ask(self: &Arc<Self>, decision: Decision) -> Result<Ticket, Rejection> {
+        let answer = self.ask_store_or_mirror(decision).await;
+        answer.map_err(|rejection| self.reject(rejection))
+    }
+
+    async fn ask_store_or_mirror(
+        self: &Arc<Self>,
+        decision: Decision,
+    ) -> Result<Ticket, Rejection> {
         if self.shared.link.is_away() {
             return self.ask_locally().ok_or_else(|| self.rejection());
         }

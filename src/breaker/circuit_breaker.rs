@@ -5,6 +5,7 @@ use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 use super::{
     CallError, ControlError, Events, Permit, Rejection,
     cell::Cell,
+    gate::Decision,
     permit::{Borrowed, Held},
     registry::Life,
 };
@@ -125,7 +126,11 @@ impl CircuitBreaker {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let ticket = self.cell.admit_or_ask().await?;
+        let ticket = match self.cell.admit() {
+            Decision::Admit(tag) => self.cell.ticket(tag),
+            Decision::Reject(rejection) => return Err(self.cell.reject(rejection).into()),
+            decision => self.cell.ask(decision).await?,
+        };
         let held = Held::new(Borrowed(&self.cell), ticket);
         let result = match self.timeout() {
             None => call().await,
@@ -159,8 +164,11 @@ impl CircuitBreaker {
     /// # Errors
     /// [`Rejection`] when the call must not be made.
     pub async fn acquire(&self) -> Result<Permit, Rejection> {
-        let ticket = self.cell.admit_or_ask().await?;
-        Ok(self.permit(ticket))
+        match self.cell.admit() {
+            Decision::Admit(tag) => Ok(self.permit(self.cell.ticket(tag))),
+            Decision::Reject(rejection) => Err(self.cell.reject(rejection)),
+            decision => Ok(self.permit(self.cell.ask(decision).await?)),
+        }
     }
 
     /// Asks for leave to make one call without waiting.
