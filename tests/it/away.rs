@@ -389,6 +389,8 @@ async fn events_are_neither_lost_nor_repeated_across_a_broken_connection() {
                 .exec(&mut redis)
                 .unwrap();
         }
+        // Some are heard as they come, some after the connection is back.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let newest = operator.snapshot().await.unwrap().generation;
     let mut seen = Vec::new();
