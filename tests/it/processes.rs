@@ -59,9 +59,11 @@ fn setup(registries: usize, circuits: Vec<(String, Policy)>) -> Setup {
 
 /// A breaker of the test's own, which makes no calls.
 fn observer(name: &str, policy: &Policy) -> CircuitBreaker {
-    let registry = Commontrip::builder()
-        .redis(support::redis_url())
-        .store_timeout(ms(3000));
+    observer_on(support::redis_url(), name, policy)
+}
+
+fn observer_on(redis: &str, name: &str, policy: &Policy) -> CircuitBreaker {
+    let registry = Commontrip::builder().redis(redis).store_timeout(ms(3000));
     let registry = registry.build().unwrap();
     registry.circuit(name, policy.clone()).unwrap()
 }
@@ -78,8 +80,19 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn redis_connection() -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(support::redis_url()).unwrap();
+    connection_to(support::redis_url()).await
+}
+
+async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(url).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
+}
+
+/// Whether every process was admitted everywhere when it last called.
+async fn admits_all(fleet: &Fleet) -> bool {
+    let answers = fleet.order_all(|| Order::Look).await;
+    let admits = |view: &View| view.state == State::Closed && !view.rejects;
+    answers.iter().all(|a| a.views.iter().all(admits))
 }
 
 fn key(name: &str, part: &str) -> String {
@@ -171,15 +184,13 @@ async fn every_trip_reaches_every_process() {
     let breaker = observer(&name, &policy);
     let fleet = Fleet::start(setup(1, vec![(name.clone(), policy)]), PROCESSES).await;
     fleet.serve(0).await;
-    let admitted_by_all = async || {
-        let answers = fleet.order_all(|| Order::Look).await;
-        let closed = |view: &View| view.state == State::Closed && !view.rejects;
-        answers.iter().all(|a| a.views.iter().all(closed))
-    };
     let mut events = breaker.events_after(0);
     let mut reached = Vec::new();
     for trip in 0..TRIPS {
-        until("all processes are admitted", admitted_by_all).await;
+        until("all processes are admitted", async || {
+            admits_all(&fleet).await
+        })
+        .await;
         let call = Order::Call {
             registry: 0,
             verdict: Verdict::Trip,
@@ -561,13 +572,11 @@ async fn probes_stay_within_the_limit_whoever_dies() {
     let stormed = began.elapsed();
 
     // Nothing is stuck: with the service in good health every process is admitted everywhere ...
-    let everyone_is_admitted = async || {
-        let answers = fleet.order_all(|| Order::Look).await;
-        let healthy = |view: &View| view.state == State::Closed && !view.rejects;
-        answers.iter().all(|a| a.views.iter().all(healthy))
-    };
     fleet.serve(0).await;
-    until("every circuit admits every process", everyone_is_admitted).await;
+    until("every circuit admits every process", async || {
+        admits_all(&fleet).await
+    })
+    .await;
     // ... and the next trip and recovery, in which nobody dies, leaves no lease, not one of the dead.
     let opened = || watched.iter().map(|w| w.count(State::Open));
     let before: Vec<_> = opened().collect();
@@ -577,10 +586,9 @@ async fn probes_stay_within_the_limit_whoever_dies() {
     })
     .await;
     fleet.serve(0).await;
-    until(
-        "every circuit admits every process again",
-        everyone_is_admitted,
-    )
+    until("every circuit admits every process again", async || {
+        admits_all(&fleet).await
+    })
     .await;
     for watched in &watched {
         until("no lease is left", async || watched.unsettled().await == 0).await;
@@ -620,30 +628,42 @@ async fn probes_stay_within_the_limit_whoever_dies() {
 
 // --- Counts -------------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn lifetime_totals_are_what_all_processes_did() {
-    let circuits: Vec<_> = (0..2)
-        .map(|i| (support::unique("totals"), stormy(i)))
-        .collect();
+/// Lets a fleet of 24 replicas call until its circuits have seen so many generations, while `meanwhile` is done over and
+/// over; then compares what Redis has counted with what the processes have.
+async fn totals_agree(redis: &str, generations: u64, mut meanwhile: impl AsyncFnMut()) {
+    let circuit = |i| (support::unique("totals"), stormy(i));
+    let circuits: Vec<_> = (0..2).map(circuit).collect();
     let upstream = Upstream::start(circuits.len(), |_| async { false }).await;
     let fleet = Setup {
+        redis: redis.to_owned(),
         upstream: upstream.port,
         ..setup(3, circuits.clone())
     };
     let fleet = Fleet::start(fleet, PROCESSES).await;
-    let observers: Vec<_> = circuits.iter().map(|(name, p)| observer(name, p)).collect();
+    let observer = |(name, policy): &(String, _)| observer_on(redis, name, policy);
+    let observers: Vec<_> = circuits.iter().map(observer).collect();
+    let generation = async |observer: &CircuitBreaker| {
+        let seen = observer.snapshot().await;
+        seen.map_or(0, |seen| seen.generation)
+    };
     fleet.serve(60).await;
-    until(
-        "every circuit has gone through 10 generations",
-        async || {
-            for observer in &observers {
-                if observer.snapshot().await.unwrap().generation < 10 {
-                    return false;
-                }
+    until("the circuits have seen enough generations", async || {
+        meanwhile().await;
+        for observer in &observers {
+            if generation(observer).await < generations {
+                return false;
             }
-            true
-        },
-    )
+        }
+        true
+    })
+    .await;
+    // A shutdown sends what there is, once: whoever has not noticed yet that his connection broke is to notice before.
+    fleet.serve(0).await;
+    until("every process has Redis again", async || {
+        fleet.order_all(|| Order::Flush).await;
+        let answers = fleet.order_all(|| Order::Look).await;
+        answers.iter().all(|answer| answer.in_touch) && admits_all(&fleet).await
+    })
     .await;
     let answers: Vec<Answer> = fleet.stop().await;
     for (circuit, observer) in observers.iter().enumerate() {
@@ -662,9 +682,31 @@ async fn lifetime_totals_are_what_all_processes_did() {
             not_permitted: seen.not_permitted_total,
         };
         assert_eq!(counted, did, "{}", observer.name());
+        let away: u64 = answers.iter().map(|answer| answer.times_away).sum();
         say(&format!(
-            "counted in {} generations: {counted:?}",
+            "counted in {} generations: {counted:?}; Redis away {away} times",
             seen.generation
         ));
     }
+}
+
+#[tokio::test]
+async fn lifetime_totals_are_what_all_processes_did() {
+    totals_agree(support::redis_url(), 30, async || ()).await;
+}
+
+#[tokio::test]
+async fn lifetime_totals_are_exact_though_connections_break() {
+    let server = support::OwnServer::start();
+    let mut redis = connection_to(&server.url()).await;
+    let mut breaks = 0;
+    totals_agree(&server.url(), 60, async || {
+        // In the middle of whatever they do: some have asked, and never hear the answer.
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal");
+        breaks += kill.query_async::<u64>(&mut redis).await.unwrap();
+        tokio::time::sleep(ms(fastrand::u64(20..200))).await;
+    })
+    .await;
+    say(&format!("{breaks} connections were broken"));
 }

@@ -177,7 +177,11 @@ impl Service {
                     }
                 }
             }
-            Order::Look => answer.views = self.views.lock().iter().flatten().copied().collect(),
+            Order::Look => {
+                answer.views = self.views.lock().iter().flatten().copied().collect();
+                let mut health = self.registries.iter().map(Commontrip::health);
+                answer.in_touch = health.all(|h| h.away_for.is_none() && h.reports_pending == 0);
+            }
             Order::Stop => {
                 self.stopping.store(true, Ordering::Relaxed);
                 for worker in workers.drain(..) {

@@ -60,6 +60,8 @@ pub struct Answer {
     pub views: Vec<View>,
     /// What was done so far, by circuit.
     pub totals: Vec<Totals>,
+    /// Redis answers, and has all reports that were sent.
+    pub in_touch: bool,
     /// How often the store was away.
     pub times_away: u64,
 }
