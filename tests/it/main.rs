@@ -12,6 +12,7 @@ mod breaker;
 mod calls;
 mod contract;
 mod late_replies;
+mod processes;
 mod properties;
 mod provision;
 mod rooms;

@@ -1,0 +1,216 @@
+//! Processes of this very program, each a part of the fleet.
+//!
+//! Owns starting, killing and replacing them, and what they have said. Invariant: none outlives its [`Fleet`].
+
+use std::{
+    env,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
+    time::timeout,
+};
+
+use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, unix_ms};
+
+/// Long beyond what a busy machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process and when it lived.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub process: u32,
+    pub ready_ms: u64,
+    pub killed_ms: Option<u64>,
+    pub seen: Vec<Seen>,
+}
+
+pub struct Fleet {
+    setup: Setup,
+    /// What the processes are, for those that replace others: `None` until they are to serve.
+    serving: Mutex<Option<u8>>,
+    slots: tokio::sync::Mutex<Vec<Arc<tokio::sync::Mutex<Replica>>>>,
+    lives: Arc<Mutex<Vec<Life>>>,
+    kills: AtomicU64,
+}
+
+struct Replica {
+    process: Child,
+    id: u32,
+    orders: ChildStdin,
+    answers: mpsc::UnboundedReceiver<Answer>,
+}
+
+impl Fleet {
+    pub fn new(setup: Setup) -> Fleet {
+        Fleet {
+            setup,
+            serving: Mutex::new(None),
+            slots: tokio::sync::Mutex::default(),
+            lives: Arc::default(),
+            kills: AtomicU64::new(0),
+        }
+    }
+
+    pub async fn start(setup: Setup, processes: usize) -> Fleet {
+        let fleet = Fleet::new(setup);
+        fleet.grow(processes).await;
+        fleet
+    }
+
+    /// Starts more processes, at the same time.
+    pub async fn grow(&self, processes: usize) {
+        let started =
+            futures_util::future::join_all((0..processes).map(|_| self.start_one())).await;
+        let started = started
+            .into_iter()
+            .map(|replica| Arc::new(tokio::sync::Mutex::new(replica)));
+        self.slots.lock().await.extend(started);
+    }
+
+    pub fn lives(&self) -> Vec<Life> {
+        self.lives.lock().clone()
+    }
+
+    pub fn kills(&self) -> u64 {
+        self.kills.load(Ordering::Relaxed)
+    }
+
+    /// Gives one process an order and waits for what it answers.
+    pub async fn order(&self, slot: usize, order: Order) -> Answer {
+        let replica = Arc::clone(&self.slots.lock().await[slot]);
+        replica.lock().await.order(&order).await
+    }
+
+    /// Gives all processes an order at the same time; answers in their order.
+    pub async fn order_all(&self, order: impl Fn() -> Order) -> Vec<Answer> {
+        let slots = self.slots.lock().await.clone();
+        let answers = slots.iter().map(|replica| {
+            let order = order();
+            async move { replica.lock().await.order(&order).await }
+        });
+        futures_util::future::join_all(answers).await
+    }
+
+    /// Has all processes call without end, so many in 100 calls failures; those that come later too.
+    pub async fn serve(&self, failures: u8) {
+        *self.serving.lock() = Some(failures);
+        self.order_all(|| Order::Serve { failures }).await;
+    }
+
+    /// Kills a process (SIGKILL) and puts another in its place; `false` when it is gone already.
+    pub async fn replace(&self, process: u32) -> bool {
+        for slot in self.slots.lock().await.clone() {
+            let mut replica = slot.lock().await;
+            if replica.id == process {
+                // Before the signal: what it did until now, others may rely on.
+                let now = unix_ms();
+                replica.process.kill().await.expect("it runs");
+                for life in self.lives.lock().iter_mut() {
+                    if life.process == process && life.killed_ms.is_none() {
+                        life.killed_ms = Some(now);
+                    }
+                }
+                self.kills.fetch_add(1, Ordering::Relaxed);
+                *replica = self.start_one().await;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Has all processes shut down in good order; what they did, and that they ended well.
+    pub async fn stop(&self) -> Vec<Answer> {
+        let answers = self.order_all(|| Order::Stop).await;
+        for slot in self.slots.lock().await.drain(..) {
+            let mut replica = slot.lock().await;
+            let ended = timeout(PATIENCE, replica.process.wait()).await;
+            let status = ended
+                .expect("a stopped process ends")
+                .expect("it can be waited for");
+            assert!(status.success(), "a process ended with {status}");
+        }
+        answers
+    }
+
+    async fn start_one(&self) -> Replica {
+        // This program again, in the test that lets its process be a replica when it is told to.
+        let program = env::current_exe().expect("a test knows its program");
+        let mut process = Command::new(program)
+            .args([super::CHILDS_TEST, "--exact", "--nocapture"])
+            .env(ROLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("this program starts");
+        let id = process.id().expect("it was not waited for");
+        let life = {
+            let mut lives = self.lives.lock();
+            lives.push(Life {
+                process: id,
+                ready_ms: u64::MAX,
+                killed_ms: None,
+                seen: Vec::new(),
+            });
+            lives.len() - 1
+        };
+        let (sender, answers) = mpsc::unbounded_channel();
+        let said = process.stdout.take().expect("it is piped");
+        tokio::spawn(listen(said, sender, life, Arc::clone(&self.lives)));
+        let mut replica = Replica {
+            orders: process.stdin.take().expect("it is piped"),
+            process,
+            id,
+            answers,
+        };
+        replica.order(&Order::Setup(self.setup.clone())).await;
+        let serving = *self.serving.lock();
+        if let Some(failures) = serving {
+            replica.order(&Order::Serve { failures }).await;
+        }
+        self.lives.lock()[life].ready_ms = unix_ms();
+        replica
+    }
+}
+
+async fn listen(
+    said: ChildStdout,
+    answers: mpsc::UnboundedSender<Answer>,
+    life: usize,
+    lives: Arc<Mutex<Vec<Life>>>,
+) {
+    let mut lines = BufReader::new(said).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        // Everything else is the harness'. A line that a killed process did not finish is no line.
+        match serde_json::from_str(&line) {
+            Ok(Line::Answer(answer)) => {
+                let _ = answers.send(answer);
+            }
+            Ok(Line::Seen(seen)) => lives.lock()[life].seen.push(seen),
+            Err(_) => {}
+        }
+    }
+}
+
+impl Replica {
+    async fn order(&mut self, order: &Order) -> Answer {
+        let line = serde_json::to_string(order).expect("orders can be JSON");
+        let sent = self.orders.write_all(format!("{line}\n").as_bytes()).await;
+        sent.unwrap_or_else(|err| panic!("process {} takes no orders: {err}", self.id));
+        match timeout(PATIENCE, self.answers.recv()).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => panic!("process {} ended instead of answering {order:?}", self.id),
+            Err(_) => panic!("process {} does not answer {order:?}", self.id),
+        }
+    }
+}
