@@ -110,6 +110,74 @@ impl Circuit {
         newer.cloned().collect()
     }
 
+    /// What Redis would hold of the circuit, as text: key's suffix -> field -> value.
+    ///
+    /// Without events, fields at their default and empty keys; a count window is the field `ring`.
+    #[must_use]
+    pub fn held(&self) -> BTreeMap<&'static str, BTreeMap<String, String>> {
+        let mut held = BTreeMap::new();
+        if !self.missing {
+            held.insert("", self.fields());
+        }
+        let texts = |pairs: &mut dyn Iterator<Item = (&String, u64)>| -> BTreeMap<_, _> {
+            pairs.map(|(k, v)| (k.clone(), v.to_string())).collect()
+        };
+        let seen = |(r, (_, seen)): (_, &(u64, u64))| (r, *seen);
+        let seqs = |(r, (seq, _)): (_, &(u64, u64))| (r, *seq);
+        held.insert(":window", self.window.held());
+        held.insert(
+            ":probes",
+            texts(&mut self.probes.iter().map(|(t, d)| (t, *d))),
+        );
+        held.insert(":replicas", texts(&mut self.replicas.iter().map(seen)));
+        held.insert(":seq", texts(&mut self.replicas.iter().map(seqs)));
+        held.retain(|_, fields| !fields.is_empty());
+        held
+    }
+
+    fn fields(&self) -> BTreeMap<String, String> {
+        let [calls, failures, slow] = self.window.sums;
+        let numbers = [
+            ("since_ms", self.since_ms),
+            ("until_ms", self.until_ms),
+            ("consecutive_opens", self.consecutive_opens),
+            ("window_at", self.window.at),
+            ("window_calls", calls),
+            ("window_failures", failures),
+            ("window_slow", slow),
+            ("consecutive_failures", self.consecutive_failures),
+            ("probe_successes", self.probe_successes),
+            ("probe_failures", self.probe_failures),
+            ("ramp_until_ms", self.ramp_until_ms),
+            ("retry_after_until_ms", self.retry_after_until_ms),
+            ("successes_total", self.totals.successes),
+            ("failures_total", self.totals.failures),
+            ("slow_total", self.totals.slow),
+            ("ignored_total", self.totals.ignored),
+            ("not_permitted_total", self.totals.not_permitted),
+            ("last_success_ms", self.totals.last_success_ms),
+            ("last_failure_ms", self.totals.last_failure_ms),
+        ];
+        let texts = [
+            ("window", &self.window.geometry),
+            ("override_author", &self.override_author),
+            ("override_reason", &self.override_reason),
+            ("policy", &self.policy),
+        ];
+        let numbers = numbers.iter().filter(|(_, n)| *n > 0);
+        let texts = texts.iter().filter(|(_, text)| !text.is_empty());
+        let mut fields: BTreeMap<_, _> = numbers
+            .map(|(field, n)| ((*field).to_owned(), n.to_string()))
+            .chain(texts.map(|(field, text)| ((*field).to_owned(), (*text).clone())))
+            .collect();
+        fields.insert("state".to_owned(), self.state.to_string());
+        fields.insert("generation".to_owned(), self.generation.to_string());
+        if self.reason != Reason::Created {
+            fields.insert("reason".to_owned(), self.reason.to_string());
+        }
+        fields
+    }
+
     pub(super) fn turn<'a>(&self, head: &'a Head, now: u64) -> Turn<'a> {
         let mut rules = head.policy;
         rules.apply(&self.policy);

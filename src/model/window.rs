@@ -60,6 +60,22 @@ impl Window {
         *self = Self::default();
     }
 
+    /// The parts as Redis holds them.
+    pub(crate) fn held(&self) -> BTreeMap<String, String> {
+        let mut held: BTreeMap<_, _> = self
+            .buckets
+            .iter()
+            .map(|(start, [calls, failures, slow])| {
+                (start.to_string(), format!("{calls} {failures} {slow}"))
+            })
+            .collect();
+        if !self.ring.is_empty() {
+            let ring = String::from_utf8_lossy(&self.ring).into_owned();
+            held.insert("ring".to_owned(), ring);
+        }
+        held
+    }
+
     /// Buckets that a grid seen from bucket `b` no longer shows.
     fn expired(&self, width: u64, n: u64, b: u64) -> Vec<u64> {
         (self.at / width + 1..=b)

@@ -11,6 +11,7 @@ mod away;
 mod breaker;
 mod calls;
 mod contract;
+mod differential;
 mod late_replies;
 mod processes;
 mod properties;
