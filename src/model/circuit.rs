@@ -116,7 +116,7 @@ impl Circuit {
     #[must_use]
     pub fn held(&self) -> BTreeMap<&'static str, BTreeMap<String, String>> {
         let mut held = BTreeMap::new();
-        if !self.missing {
+        if self.exists {
             held.insert("", self.fields());
         }
         let texts = |pairs: &mut dyn Iterator<Item = (&String, u64)>| -> BTreeMap<_, _> {

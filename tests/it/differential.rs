@@ -377,7 +377,7 @@ impl Pair<'_> {
             Does::DeployPolicy(pairs) => self.rules = pairs.rules(),
             Does::LoseCircuit => {
                 redis::cmd("DEL").arg(self.keys()).exec(self.redis).unwrap();
-                self.model = Circuit::new();
+                self.model = Circuit::default();
             }
         }
         self.compare()
@@ -556,7 +556,7 @@ fn the_scripts_do_what_the_model_does() {
             channel,
             prefix: &prefix,
             name,
-            model: Circuit::new(),
+            model: Circuit::default(),
             now: history.starts_at,
             rules: history.policy.rules(),
             seqs: [0; 3],
