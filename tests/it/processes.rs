@@ -31,7 +31,7 @@ const CHILDS_TEST: &str =
     "processes::a_replica_that_starts_while_the_circuit_is_open_rejects_and_resets_nothing";
 
 const PROCESSES: usize = 8;
-/// A trip reaches everybody within this time. It takes about a millisecond.
+/// A trip reaches everybody within this time. It takes a few milliseconds.
 const REACH: Duration = Duration::from_secs(5);
 
 fn ms(ms: u64) -> Duration {
