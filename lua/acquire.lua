@@ -11,11 +11,11 @@ local token = text(request[6], 'token')
 local c = load()
 
 if c.state == 'open' and now >= c.until_ms then
-  transition(c, 'half_open', 'wait_elapsed', now + policy[HALF_OPEN_MS], replica)
+  transitions().to(c, 'half_open', 'wait_elapsed', now + policy[HALF_OPEN_MS], replica)
 elseif c.state == 'half_open' and now >= c.until_ms then
   -- Probes that are out, or were lost, say that the service hangs; without any it only lacked calls.
   if redis.call('ZCARD', PROBES) > 0 then
-    open(c, 'half_open_timeout')
+    transitions().open(c, 'half_open_timeout')
   else
     set(c, 'until_ms', now + policy[HALF_OPEN_MS])
   end
@@ -23,11 +23,11 @@ end
 
 local permitted = 0
 if c.state == 'half_open' then
-  redis.call('ZREMRANGEBYSCORE', PROBES, '-inf', number(now))
+  redis.call('ZREMRANGEBYSCORE', PROBES, '-inf', now)
   if redis.call('ZSCORE', PROBES, token) then
     permitted = 2
   elseif redis.call('ZCARD', PROBES) < policy[PERMITTED] then
-    redis.call('ZADD', PROBES, number(now + policy[LEASE_MS]), token)
+    redis.call('ZADD', PROBES, now + policy[LEASE_MS], token)
     keep(c, PROBES)
     permitted = 2
   end

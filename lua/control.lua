@@ -22,12 +22,12 @@ end
 local c = load()
 if command == 'policy' then
   set(c, 'policy', stored_policy)
-  publish(c)
+  transitions().publish(c)
 else
   set(c, 'consecutive_opens', 0)
   set(c, 'override_author', author)
   set(c, 'override_reason', reason)
-  transition(c, TARGETS[command] or 'closed', command == 'reset' and 'reset' or 'override',
+  transitions().to(c, TARGETS[command] or 'closed', command == 'reset' and 'reset' or 'override',
     TARGETS[command] and for_ms > 0 and now + for_ms or 0, author, reason)
 end
 return cmsgpack.pack(current(c))

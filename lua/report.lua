@@ -12,20 +12,16 @@
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
-local REPLICA_LIVE_MS = 60000 -- who reported within this time shares the circuit's budget of reports
+local REPLICA_LIVE_MS = 15000 -- who reported within this time, or three paces, shares the budget of reports
+local REPLICA_SEEN_MS = 5000 -- how exactly that is known
 local REPORTS_PER_SECOND = 200 -- that budget
 
 array(request, 13, 'request')
 local seq = whole(request[6], 'seq')
 local generation = whole(request[7], 'generation')
-local counts = array(request[8], 6, 'counts')
-local late = array(request[9], 6, 'late')
-local run = array(request[10], 3, 'run')
-for i = 1, 6 do
-  whole(counts[i], 'counts')
-  whole(late[i], 'late')
-end
-for i = 1, 3 do whole(run[i], 'run') end
+local counts = wholes(request[8], 6, 'counts')
+local late = wholes(request[9], 6, 'late')
+local run = wholes(request[10], 3, 'run')
 local retry_after_ms = whole(request[11], 'retry_after_ms')
 local trips = whole(request[12], 'trips')
 local settled = array(request[13], nil, 'settled')
@@ -40,74 +36,78 @@ if slow_successes > successes or slow_failures > failures then
   refuse('EREQUEST', 'more slow calls than calls')
 end
 
--- Notes this report's number; false when it was seen before.
-local function is_news(c)
-  local last = redis.call('HGET', SEQ, replica)
-  redis.call('ZADD', REPLICAS, number(now), replica)
-  if last and seq <= tonumber(last) then return false end
-  if redis.call('HSET', SEQ, replica, number(seq)) == 1 then
-    local gone = redis.call('ZRANGEBYSCORE', REPLICAS, '-inf', number(now - REPLICA_MEMORY_MS), 'LIMIT', 0, 100)
-    if #gone > 0 then
-      redis.call('ZREM', REPLICAS, unpack(gone))
-      redis.call('HDEL', SEQ, unpack(gone))
-    end
-    keep(c, SEQ)
-    keep(c, REPLICAS)
+-- Notes now and then who is here, and lets go of who has not been for long.
+local function note_replicas(c)
+  redis.call('ZADD', REPLICAS, now, replica)
+  local gone = redis.call('ZRANGEBYSCORE', REPLICAS, '-inf', now - REPLICA_MEMORY_MS, 'LIMIT', 0, 100)
+  if #gone > 0 then
+    redis.call('ZREM', REPLICAS, unpack(gone))
+    redis.call('HDEL', SEQ, unpack(gone))
   end
-  return true
-end
-
-local function count_totals(c)
-  add(c, 'successes_total', counts[1] + late[1])
-  add(c, 'failures_total', counts[2] + late[2])
-  add(c, 'slow_total', counts[3] + counts[4] + late[3] + late[4])
-  add(c, 'ignored_total', counts[5] + late[5])
-  add(c, 'not_permitted_total', counts[6] + late[6])
-  if counts[1] + late[1] > 0 then set(c, 'last_success_ms', now) end
-  if counts[2] + late[2] > 0 then set(c, 'last_failure_ms', now) end
+  local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.live_replicas * 1000 / REPORTS_PER_SECOND))
+  set(c, 'live_replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
 end
 
 -- A token settles once, and only within its lease; only in its own generation does it move anything.
 local function settle(c, token, given_under, kind)
+  local moves = transitions()
   local deadline = redis.call('ZSCORE', PROBES, token)
   if not deadline then return end
   redis.call('ZREM', PROBES, token)
   if tonumber(deadline) <= now or given_under ~= c.generation or c.state ~= 'half_open' then return end
   if kind == 1 then
     add(c, 'probe_successes', 1)
-    if c.probe_successes >= policy[SUCCESS_THRESHOLD] then transition(c, 'closed', 'recovered', 0, replica) end
+    if c.probe_successes >= policy[SUCCESS_THRESHOLD] then moves.to(c, 'closed', 'recovered', 0, replica) end
   elseif kind >= 2 then
     add(c, 'probe_failures', 1)
-    heed(c, retry_after_ms)
-    if kind == 3 or c.probe_failures >= policy[PROBE_FAILURES] then open(c, 'probe_failed') end
+    moves.heed(c, retry_after_ms)
+    if kind == 3 or c.probe_failures >= policy[PROBE_FAILURES] then moves.open(c, 'probe_failed') end
   end
 end
 
--- Joins the batch's runs of failures to the one that the circuit is in; returns the longest.
-local function join_runs(c)
-  local first, longest, last = run[1], run[2], run[3]
-  local joined = c.consecutive_failures
-  if successes == 0 then first, last = failures, joined + failures end
-  set(c, 'consecutive_failures', last)
-  return math.max(first > 0 and joined + first or 0, longest)
-end
-
-local function file(c)
-  local longest = join_runs(c)
-  record(c, successes, failures, slow_successes, slow_failures)
-  heed(c, retry_after_ms)
-  if c.state ~= 'closed' then return end
-  local reason = trips > 0 and 'tripped' or successes + failures > 0 and breach(c, longest)
-  if reason then open(c, reason) end
-end
-
 local c = load()
-if is_news(c) then
-  count_totals(c)
+
+-- Numbers seen before change nothing. What follows runs at each report, so it stands here and
+-- not in functions, which would be made anew each time.
+local last, seen = string.match(redis.call('HGET', SEQ, replica) or '', '^(%d+) (%d+)$')
+if not last or seq > tonumber(last) then
+  seen = tonumber(seen)
+  if not seen or now < seen or now - seen >= REPLICA_SEEN_MS then
+    note_replicas(c)
+    seen = now
+  end
+  if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, seen)) == 1 then
+    keep(c, SEQ)
+    keep(c, REPLICAS)
+  end
+
+  add(c, 'successes_total', successes + late[1])
+  add(c, 'failures_total', failures + late[2])
+  add(c, 'slow_total', slow_successes + slow_failures + late[3] + late[4])
+  add(c, 'ignored_total', counts[5] + late[5])
+  add(c, 'not_permitted_total', counts[6] + late[6])
+  if successes + late[1] > 0 then set(c, 'last_success_ms', now) end
+  if failures + late[2] > 0 then set(c, 'last_failure_ms', now) end
+
   for _, s in ipairs(settled) do settle(c, s[1], s[2], s[3]) end
-  if generation == c.generation and (c.state == 'closed' or c.state == 'metrics_only') then file(c) end
+
+  if generation == c.generation and (c.state == 'closed' or c.state == 'metrics_only') then
+    -- Join the batch's runs of failures to the one that the circuit is in.
+    local first, longest, final = run[1], run[2], run[3]
+    local joined = c.consecutive_failures
+    if successes == 0 then first, final = failures, joined + failures end
+    set(c, 'consecutive_failures', final)
+    longest = math.max(first > 0 and joined + first or 0, longest)
+
+    record(c, successes, failures, slow_successes, slow_failures)
+    if retry_after_ms > 0 then transitions().heed(c, retry_after_ms) end
+    if c.state == 'closed' then
+      local reason = trips > 0 and 'tripped' or successes + failures > 0 and breach(c, longest)
+      if reason then transitions().open(c, reason) end
+    end
+  end
 end
-local live = redis.call('ZCOUNT', REPLICAS, number(now - REPLICA_LIVE_MS), '+inf')
-c.pace_ms = math.max(policy[REPORT_MS], math.floor(live * 1000 / REPORTS_PER_SECOND))
+
+c.pace_ms = math.max(policy[REPORT_MS], math.floor(c.live_replicas * 1000 / REPORTS_PER_SECOND))
 save(c)
 return cmsgpack.pack(current(c))

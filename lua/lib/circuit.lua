@@ -3,12 +3,15 @@
 -- Owns what each transition sets, the circuit's events and its publications.
 -- Invariants: every transition adds one to the generation, appends one event and publishes once;
 -- the generation never goes back while a caller remembers it. Twin: `model::circuit`.
+--
+-- Lua makes every function anew at each call of a script, at a price for each variable that it
+-- captures. So what only a transition needs is made by `transitions`, when there is one.
 
 -- The circuit as others see it. Order: `model::Snapshot`.
 local function picture(c, calls, failures, slow)
   local probes = 0
   if c.state == 'open' or c.state == 'half_open' then
-    probes = redis.call('ZCOUNT', PROBES, '(' .. number(now), '+inf')
+    probes = redis.call('ZCOUNT', PROBES, string.format('(%.0f', now), '+inf')
   end
   return {
     c.state, c.generation, now, c.since_ms, c.until_ms, c.reason, c.consecutive_opens, calls, failures, slow,
@@ -22,113 +25,115 @@ local function current(c)
   return picture(c, c.window_calls, c.window_failures, c.window_slow)
 end
 
-local function publish(c)
-  save(c, true)
-  redis.call('PUBLISH', CIRCUIT, cmsgpack.pack({ 1, current(c) }))
-end
-
-local function announce(c, from, by, note)
-  redis.call('XADD', EVENTS, 'MAXLEN', 256, '*', 'generation', number(c.generation), 'from', from, 'to', c.state,
-    'reason', c.reason, 'at_ms', number(now), 'until_ms', number(c.until_ms), 'consecutive_opens', c.consecutive_opens,
-    'calls', number(c.window_calls), 'failures', number(c.window_failures), 'slow', number(c.window_slow),
-    'by', by, 'note', note or '')
-end
-
-local function transition(c, to, reason, until_ms, by, note)
-  local from = c.state
-  local ramp = reason == 'recovered' and policy[RAMP_MS] or 0
-  set(c, 'state', to)
-  set(c, 'generation', c.generation + 1)
-  set(c, 'since_ms', now)
-  set(c, 'until_ms', until_ms)
-  set(c, 'reason', reason)
-  set(c, 'ramp_until_ms', ramp > 0 and now + ramp or 0)
-  set(c, 'probe_successes', 0)
-  set(c, 'probe_failures', 0)
-  if not OVERRIDES[to] then
-    set(c, 'override_author', '')
-    set(c, 'override_reason', '')
+local function transitions()
+  local function publish(c)
+    save(c, true)
+    redis.call('PUBLISH', CIRCUIT, cmsgpack.pack({ 1, current(c) }))
   end
-  announce(c, from, by, note)
-  if to == 'closed' or to == 'metrics_only' then
-    forget_window(c)
-    set(c, 'consecutive_failures', 0)
-    set(c, 'retry_after_until_ms', 0)
+
+  local function announce(c, from, by, note)
+    redis.call('XADD', EVENTS, 'MAXLEN', 256, '*', 'generation', c.generation, 'from', from, 'to', c.state,
+      'reason', c.reason, 'at_ms', now, 'until_ms', c.until_ms, 'consecutive_opens', c.consecutive_opens,
+      'calls', c.window_calls, 'failures', c.window_failures, 'slow', c.window_slow,
+      'by', by, 'note', note or '')
   end
-  publish(c)
-end
 
-local function longest_wait()
-  local wait = math.max(policy[WAIT_MS], policy[MAX_WAIT_MS])
-  return wait + math.floor(wait * policy[JITTER] / 100)
-end
-
--- The wait of the n-th consecutive open.
-local function open_wait(opens)
-  local wait, top = policy[WAIT_MS], math.max(policy[WAIT_MS], policy[MAX_WAIT_MS])
-  if policy[BACKOFF_PERCENT] > 100 then
-    for _ = 2, math.min(opens, 1000) do
-      wait = math.floor(wait * policy[BACKOFF_PERCENT] / 100)
-      if wait >= top then break end
+  local function transition(c, to, reason, until_ms, by, note)
+    local from = c.state
+    local ramp = reason == 'recovered' and policy[RAMP_MS] or 0
+    set(c, 'state', to)
+    set(c, 'generation', c.generation + 1)
+    set(c, 'since_ms', now)
+    set(c, 'until_ms', until_ms)
+    set(c, 'reason', reason)
+    set(c, 'ramp_until_ms', ramp > 0 and now + ramp or 0)
+    set(c, 'probe_successes', 0)
+    set(c, 'probe_failures', 0)
+    if not is_override(to) then
+      set(c, 'override_author', '')
+      set(c, 'override_reason', '')
     end
-  end
-  wait = math.min(wait, top)
-  return wait + math.floor(wait * policy[JITTER] * (entropy % 1000) / 100000)
-end
-
-local function open(c, reason)
-  local calm = c.state == 'closed' and now >= c.ramp_until_ms and now - c.since_ms >= policy[BACKOFF_RESET_MS]
-  set(c, 'consecutive_opens', calm and 1 or c.consecutive_opens + 1)
-  transition(c, 'open', reason, math.max(now + open_wait(c.consecutive_opens), c.retry_after_until_ms), replica)
-end
-
--- Remembers how long the protected service asked to be left alone.
-local function heed(c, retry_after_ms)
-  if retry_after_ms > 0 then
-    set(c, 'retry_after_until_ms', math.max(c.retry_after_until_ms, now + math.min(retry_after_ms, longest_wait())))
-  end
-end
-
-local function check_memory()
-  local memory = array(request[5], 7, 'memory')
-  if whole(memory[1], 'memory.generation') > MAX_INT / 2 then refuse('EREQUEST', 'memory.generation is too large') end
-  if not STATES[text(memory[2], 'memory.state')] then refuse('EREQUEST', 'memory.state is not a state') end
-  if memory[3] ~= -1 then whole(memory[3], 'memory.left_ms') end
-  whole(memory[4], 'memory.age_ms')
-  whole(memory[5], 'memory.opens')
-  text(memory[6], 'memory.author')
-  text(memory[7], 'memory.reason')
-  return memory
-end
-
--- Takes over what the caller remembers of a circuit that Redis has lost or has an older state of.
-local function adopt(c)
-  local generation, state, left, age, opens, author, note = unpack(check_memory())
-  if generation <= c.generation then return end
-  set(c, 'generation', generation)
-  if (state == 'open' or state == 'half_open') and age <= longest_wait() + policy[LEASE_MS] then
-    set(c, 'consecutive_opens', opens)
-    transition(c, 'open', 'adopted', now + math.max(left, policy[LEASE_MS]), replica)
-  elseif OVERRIDES[state] and left ~= 0 then
-    set(c, 'override_author', author)
-    set(c, 'override_reason', note)
-    transition(c, state, 'adopted', left < 0 and 0 or now + left, replica, note)
-  elseif state ~= 'closed' or not c.missing then
-    set(c, 'generation', generation + 1)
-    set(c, 'reason', 'adopted')
-    announce(c, c.state, replica)
+    announce(c, from, by, note)
+    if to == 'closed' or to == 'metrics_only' then
+      forget_window(c)
+      set(c, 'consecutive_failures', 0)
+      set(c, 'retry_after_until_ms', 0)
+    end
     publish(c)
   end
+
+  local function longest_wait()
+    local wait = math.max(policy[WAIT_MS], policy[MAX_WAIT_MS])
+    return wait + math.floor(wait * policy[JITTER] / 100)
+  end
+
+  -- The wait of the n-th consecutive open.
+  local function open_wait(opens)
+    local wait, top = policy[WAIT_MS], math.max(policy[WAIT_MS], policy[MAX_WAIT_MS])
+    if policy[BACKOFF_PERCENT] > 100 then
+      for _ = 2, math.min(opens, 1000) do
+        wait = math.floor(wait * policy[BACKOFF_PERCENT] / 100)
+        if wait >= top then break end
+      end
+    end
+    wait = math.min(wait, top)
+    return wait + math.floor(wait * policy[JITTER] * (entropy % 1000) / 100000)
+  end
+
+  local function open(c, reason)
+    local calm = c.state == 'closed' and now >= c.ramp_until_ms and now - c.since_ms >= policy[BACKOFF_RESET_MS]
+    set(c, 'consecutive_opens', calm and 1 or c.consecutive_opens + 1)
+    transition(c, 'open', reason, math.max(now + open_wait(c.consecutive_opens), c.retry_after_until_ms), replica)
+  end
+
+  -- Remembers how long the protected service asked to be left alone.
+  local function heed(c, retry_after_ms)
+    if retry_after_ms > 0 then
+      set(c, 'retry_after_until_ms', math.max(c.retry_after_until_ms, now + math.min(retry_after_ms, longest_wait())))
+    end
+  end
+
+  local function is_state(state)
+    return state == 'closed' or state == 'open' or state == 'half_open' or is_override(state)
+  end
+
+  -- Takes over what the caller remembers of a circuit that Redis has lost or has an older state of.
+  local function adopt(c, memory)
+    local generation, state, left, age, opens = memory[1], memory[2], memory[3], memory[4], memory[5]
+    local author, note = text(memory[6], 'memory.author'), text(memory[7], 'memory.reason')
+    if generation > MAX_INT / 2 then refuse('EREQUEST', 'memory.generation is too large') end
+    if not is_state(state) then refuse('EREQUEST', 'memory.state is not a state') end
+    if left ~= -1 then whole(left, 'memory.left_ms') end
+    whole(age, 'memory.age_ms')
+    whole(opens, 'memory.opens')
+    set(c, 'generation', generation)
+    if (state == 'open' or state == 'half_open') and age <= longest_wait() + policy[LEASE_MS] then
+      set(c, 'consecutive_opens', opens)
+      transition(c, 'open', 'adopted', now + math.max(left, policy[LEASE_MS]), replica)
+    elseif is_override(state) and left ~= 0 then
+      set(c, 'override_author', author)
+      set(c, 'override_reason', note)
+      transition(c, state, 'adopted', left < 0 and 0 or now + left, replica, note)
+    elseif state ~= 'closed' or not c.missing then
+      set(c, 'generation', generation + 1)
+      set(c, 'reason', 'adopted')
+      announce(c, c.state, replica)
+      publish(c)
+    end
+  end
+
+  return { to = transition, open = open, heed = heed, adopt = adopt, publish = publish }
 end
 
 -- Reads the circuit for writing: adopts what the caller remembers, ends an override whose time is up.
 local function load()
   local c = read()
   if c.missing then set(c, 'since_ms', now) end
-  adopt(c)
-  if OVERRIDES[c.state] and c.until_ms > 0 and now >= c.until_ms then
+  local memory = array(request[5], 7, 'memory')
+  if whole(memory[1], 'memory.generation') > c.generation then transitions().adopt(c, memory) end
+  if c.until_ms > 0 and now >= c.until_ms and is_override(c.state) then
     set(c, 'consecutive_opens', 0)
-    transition(c, 'closed', 'override_expired', 0, replica)
+    transitions().to(c, 'closed', 'override_expired', 0, replica)
   end
   return c
 end

@@ -7,31 +7,19 @@
 local DAY = 86400000
 local FOREVER = 3650 * DAY -- every key has a TTL, and yet an override without an end must not decay
 
-local FIELDS = {
-  'state', 'generation', 'since_ms', 'until_ms', 'reason', 'consecutive_opens', 'window', 'window_at', 'window_calls',
-  'window_failures', 'window_slow', 'consecutive_failures', 'probe_successes', 'probe_failures', 'ramp_until_ms',
-  'retry_after_until_ms', 'successes_total', 'failures_total', 'slow_total', 'ignored_total', 'not_permitted_total',
-  'last_success_ms', 'last_failure_ms', 'override_author', 'override_reason', 'policy', 'expires_ms',
-}
-local TEXTS = { state = 'closed', reason = 'created', window = '', override_author = '', override_reason = '', policy = '' }
-local STATES = {
-  closed = true, open = true, half_open = true, forced_open = true, disabled = true, metrics_only = true,
-}
-local OVERRIDES = { forced_open = true, disabled = true, metrics_only = true }
-
-local function number(n)
-  return string.format('%.0f', n)
+local function is_override(state)
+  return state == 'forced_open' or state == 'disabled' or state == 'metrics_only'
 end
 
 -- How long the circuit's keys outlive their last use, in ms.
 local function lifetime(c)
-  if OVERRIDES[c.state] and c.until_ms == 0 then return FOREVER end
+  if is_override(c.state) and c.until_ms == 0 then return FOREVER end
   return DAY + policy[WINDOW_MS] + policy[HALF_OPEN_MS] + policy[LEASE_MS] + policy[BACKOFF_RESET_MS]
     + math.max(0, c.until_ms - now)
 end
 
 local function keep(c, key)
-  redis.call('PEXPIRE', key, number(lifetime(c)))
+  redis.call('PEXPIRE', key, lifetime(c))
 end
 
 local function set(c, field, value)
@@ -44,27 +32,43 @@ local function add(c, field, n)
   if n > 0 then set(c, field, c[field] + n) end
 end
 
+local function forget_window(c)
+  redis.call('DEL', WINDOW)
+  set(c, 'window', '')
+  set(c, 'window_at', 0)
+  set(c, 'window_calls', 0)
+  set(c, 'window_failures', 0)
+  set(c, 'window_slow', 0)
+end
+
+-- Lets what is stored with the circuit win over the caller's policy.
+local function apply_stored(pairs_of_text)
+  local at = {}
+  for i, key in ipairs(policy_keys()) do at[key] = i end
+  for key, value in string.gmatch(pairs_of_text, '([%w_]+)=(%d+)') do
+    if at[key] and #value < 16 then policy[at[key]] = tonumber(value) end
+  end
+  check_policy()
+end
+
+-- A field whose default is 0 is a number. Reading all that there is costs less than asking for
+-- each by name: what is at its default is not there.
 local function read()
-  local c = { changed = {} }
-  local values = redis.call('HMGET', CIRCUIT, unpack(FIELDS))
-  for i = 1, #FIELDS do
-    local field = FIELDS[i]
-    local default = TEXTS[field]
-    if default then
-      c[field] = values[i] or default
-    else
-      c[field] = values[i] and tonumber(values[i]) or 0
-    end
+  local c = {
+    state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
+    window = '', window_at = 0, window_calls = 0, window_failures = 0, window_slow = 0, consecutive_failures = 0,
+    probe_successes = 0, probe_failures = 0, ramp_until_ms = 0, retry_after_until_ms = 0, successes_total = 0,
+    failures_total = 0, slow_total = 0, ignored_total = 0, not_permitted_total = 0, last_success_ms = 0,
+    last_failure_ms = 0, override_author = '', override_reason = '', policy = '', live_replicas = 0, expires_ms = 0,
+  }
+  local stored = redis.call('HGETALL', CIRCUIT)
+  for i = 1, #stored, 2 do
+    local field, value = stored[i], stored[i + 1]
+    if c[field] == 0 then value = tonumber(value) or 0 end
+    c[field] = value
   end
-  c.missing = not values[1]
-  if c.policy ~= '' then
-    local at = {}
-    for i, key in ipairs(POLICY_KEYS) do at[key] = i end
-    for key, value in string.gmatch(c.policy, '([%w_]+)=(%d+)') do
-      if at[key] and #value < 16 then policy[at[key]] = tonumber(value) end
-    end
-    check_policy()
-  end
+  c.changed, c.missing = {}, #stored == 0
+  if c.policy ~= '' then apply_stored(c.policy) end
   return c
 end
 
@@ -72,18 +76,10 @@ end
 local function save(c, renew)
   renew = renew or c.missing or c.expires_ms - now < lifetime(c) - DAY / 8
   if renew then set(c, 'expires_ms', now + lifetime(c)) end
-  local args, written = {}, {}
-  if c.missing then
-    args = { 'state', c.state, 'generation', number(c.generation) }
-    written = { state = true, generation = true }
-  end
+  local args = c.missing and { 'state', c.state, 'generation', c.generation } or {}
   for _, field in ipairs(c.changed) do
-    if not written[field] then
-      local value = c[field]
-      written[field] = true
-      args[#args + 1] = field
-      args[#args + 1] = type(value) == 'number' and number(value) or value
-    end
+    args[#args + 1] = field
+    args[#args + 1] = c[field]
   end
   c.changed, c.missing = {}, false
   if #args > 0 then redis.call('HSET', CIRCUIT, unpack(args)) end

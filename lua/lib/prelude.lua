@@ -19,21 +19,24 @@ local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3]
 
 local MAX_INT = 9007199254740991
 
--- Positions in the policy. Twin: `model::policy::wire`.
-local POLICY_KEYS = {
-  'window_ms', 'window_buckets', 'window_calls', 'minimum_number_of_calls', 'failure_rate_threshold',
-  'failure_count_threshold', 'consecutive_failures_threshold', 'slow_call_rate_threshold',
-  'wait_duration_in_open_state_ms', 'backoff_multiplier_percent', 'max_wait_duration_in_open_state_ms', 'jitter',
-  'backoff_reset_after_ms', 'permitted_number_of_calls_in_half_open_state', 'success_threshold',
-  'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
-  'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
-}
+-- Positions in the policy, and its keys in that order. Twin: `model::policy::rules`.
 local WINDOW_MS, WINDOW_BUCKETS, WINDOW_CALLS, MINIMUM_CALLS, FAILURE_RATE = 1, 2, 3, 4, 5
 local FAILURE_COUNT, CONSECUTIVE, SLOW_RATE = 6, 7, 8
 local WAIT_MS, BACKOFF_PERCENT, MAX_WAIT_MS, JITTER = 9, 10, 11, 12
 local BACKOFF_RESET_MS, PERMITTED, SUCCESS_THRESHOLD = 13, 14, 15
 local PROBE_FAILURES, HALF_OPEN_MS, LEASE_MS, RAMP_MS = 16, 17, 18, 19
 local REPORT_MS, SLOW_MS = 20, 21
+local POLICY_SIZE = 24
+local function policy_keys()
+  return {
+    'window_ms', 'window_buckets', 'window_calls', 'minimum_number_of_calls', 'failure_rate_threshold',
+    'failure_count_threshold', 'consecutive_failures_threshold', 'slow_call_rate_threshold',
+    'wait_duration_in_open_state_ms', 'backoff_multiplier_percent', 'max_wait_duration_in_open_state_ms', 'jitter',
+    'backoff_reset_after_ms', 'permitted_number_of_calls_in_half_open_state', 'success_threshold',
+    'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
+    'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
+  }
+end
 
 local function refuse(code, what)
   error({ err = code .. ' ' .. what })
@@ -44,6 +47,23 @@ local function whole(value, what)
     refuse('EREQUEST', what .. ' must be a whole number from 0 to 2^53-1')
   end
   return value
+end
+
+-- Comparing anything but a number is an error of Lua's, which says the same.
+local function all_whole(values, length)
+  for i = 1, length do
+    local n = values[i]
+    if n < 0 or n > MAX_INT or n % 1 ~= 0 then return false end
+  end
+  return #values == length
+end
+
+local function wholes(values, length, what)
+  local compared, fine = pcall(all_whole, values, length)
+  if not compared or not fine then
+    refuse('EREQUEST', what .. ' must be an array of ' .. length .. ' whole numbers from 0 to 2^53-1')
+  end
+  return values
 end
 
 local function text(value, what)
@@ -72,8 +92,7 @@ if now == 0 then
 end
 local entropy = whole(request[2], 'entropy')
 local replica = text(request[3], 'replica')
-local policy = array(request[4], #POLICY_KEYS, 'policy')
-for i = 1, #POLICY_KEYS do whole(policy[i], POLICY_KEYS[i]) end
+local policy = wholes(request[4], POLICY_SIZE, 'policy')
 
 -- Bounds what a script may loop over, whoever wrote the policy.
 local function check_policy()

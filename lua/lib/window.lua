@@ -5,15 +5,6 @@
 -- string with one character an outcome: s success, f failure, S and F the same but slow.
 -- Invariant: the circuit's window_* totals are the sum of the parts. Twin: `model::window`.
 
-local function forget_window(c)
-  redis.call('DEL', WINDOW)
-  set(c, 'window', '')
-  set(c, 'window_at', 0)
-  set(c, 'window_calls', 0)
-  set(c, 'window_failures', 0)
-  set(c, 'window_slow', 0)
-end
-
 local function shift(c, calls, failures, slow)
   if calls ~= 0 then set(c, 'window_calls', c.window_calls + calls) end
   if failures ~= 0 then set(c, 'window_failures', c.window_failures + failures) end
@@ -89,89 +80,93 @@ local function add_time(c, calls, failures, slow)
   shift(c, calls, failures, slow)
 end
 
--- How many of `part` in `total` come before position i, when spread evenly.
-local function before(i, part, total)
-  return math.floor(i * part / total)
-end
+-- The ring, and going from one kind of window to another: made only when there is a call for it.
+local function rings()
+  -- How many of `part` in `total` come before position i, when spread evenly.
+  local function before(i, part, total)
+    return math.floor(i * part / total)
+  end
 
--- Writes a batch into the ring, its outcomes spread evenly: a batch has counts but no order.
-local function add_count(c, calls, failures, slow_failures, slow_successes)
-  local n = policy[WINDOW_CALLS]
-  local successes = calls - failures
-  local chars = {}
-  for i = math.max(0, calls - n), calls - 1 do
-    local f = before(i, failures, calls)
-    if before(i + 1, failures, calls) > f then
-      local slow = before(f + 1, slow_failures, failures) > before(f, slow_failures, failures)
-      chars[#chars + 1] = slow and 'F' or 'f'
-    else
-      local s = i - f
-      local slow = before(s + 1, slow_successes, successes) > before(s, slow_successes, successes)
-      chars[#chars + 1] = slow and 'S' or 's'
+  -- Writes a batch into the ring, its outcomes spread evenly: a batch has counts but no order.
+  local function add_count(c, calls, failures, slow_failures, slow_successes)
+    local n = policy[WINDOW_CALLS]
+    local successes = calls - failures
+    local chars = {}
+    for i = math.max(0, calls - n), calls - 1 do
+      local f = before(i, failures, calls)
+      if before(i + 1, failures, calls) > f then
+        local slow = before(f + 1, slow_failures, failures) > before(f, slow_failures, failures)
+        chars[#chars + 1] = slow and 'F' or 'f'
+      else
+        local s = i - f
+        local slow = before(s + 1, slow_successes, successes) > before(s, slow_successes, successes)
+        chars[#chars + 1] = slow and 'S' or 's'
+      end
     end
+    local written, at = table.concat(chars), c.window_at
+    while #written > 0 do
+      local piece = string.sub(written, 1, n - at)
+      written = string.sub(written, #piece + 1)
+      local old = redis.call('GETRANGE', WINDOW, at, at + #piece - 1)
+      local function gone(pattern) return select(2, string.gsub(old, pattern, '')) end
+      local function came(pattern) return select(2, string.gsub(piece, pattern, '')) end
+      redis.call('SETRANGE', WINDOW, at, piece)
+      shift(c, #piece - #old, came('[fF]') - gone('[fF]'), came('[SF]') - gone('[SF]'))
+      at = (at + #piece) % n
+    end
+    set(c, 'window_at', at)
+    keep(c, WINDOW)
   end
-  local written, at = table.concat(chars), c.window_at
-  while #written > 0 do
-    local piece = string.sub(written, 1, n - at)
-    written = string.sub(written, #piece + 1)
-    local old = redis.call('GETRANGE', WINDOW, at, at + #piece - 1)
-    local function gone(pattern) return select(2, string.gsub(old, pattern, '')) end
-    local function came(pattern) return select(2, string.gsub(piece, pattern, '')) end
-    redis.call('SETRANGE', WINDOW, at, piece)
-    shift(c, #piece - #old, came('[fF]') - gone('[fF]'), came('[SF]') - gone('[SF]'))
-    at = (at + #piece) % n
-  end
-  set(c, 'window_at', at)
-  keep(c, WINDOW)
-end
 
--- Carries the counts over to another window: old buckets go to the bucket that holds their
--- start; where one side is a ring, the totals go over as one batch.
-local function convert(c)
-  local was, is = c.window, geometry()
-  if was == is then return end
-  local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
-  local buckets = string.sub(was, 1, 4) == 'time' and redis.call('HGETALL', WINDOW) or {}
-  local at = c.window_at
-  forget_window(c)
-  set(c, 'window', is)
-  if policy[WINDOW_CALLS] > 0 then
-    local slow_failures = math.min(slow, failures)
-    if calls > 0 then add_count(c, calls, failures, slow_failures, slow - slow_failures) end
-    return
-  end
-  local width, n = grid()
-  if string.sub(was, 1, 4) ~= 'time' then
-    set(c, 'window_at', math.floor(now / width) * width)
-    add_time(c, calls, failures, slow)
-    return
-  end
-  local newest = math.floor(at / width)
-  set(c, 'window_at', newest * width)
-  local merged = {}
-  for i = 1, #buckets, 2 do
-    local b = math.floor(tonumber(buckets[i]) / width)
-    if b > newest - n then
-      local x, y, z = parse(buckets[i + 1])
-      local m = merged[b] or { 0, 0, 0 }
-      merged[b] = { m[1] + x, m[2] + y, m[3] + z }
+  -- Carries the counts over to another window: old buckets go to the bucket that holds their
+  -- start; where one side is a ring, the totals go over as one batch.
+  local function convert(c)
+    local was, is = c.window, geometry()
+    local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
+    local buckets = string.sub(was, 1, 4) == 'time' and redis.call('HGETALL', WINDOW) or {}
+    local at = c.window_at
+    forget_window(c)
+    set(c, 'window', is)
+    if policy[WINDOW_CALLS] > 0 then
+      local slow_failures = math.min(slow, failures)
+      if calls > 0 then add_count(c, calls, failures, slow_failures, slow - slow_failures) end
+      return
     end
+    local width, n = grid()
+    if string.sub(was, 1, 4) ~= 'time' then
+      set(c, 'window_at', math.floor(now / width) * width)
+      add_time(c, calls, failures, slow)
+      return
+    end
+    local newest = math.floor(at / width)
+    set(c, 'window_at', newest * width)
+    local merged = {}
+    for i = 1, #buckets, 2 do
+      local b = math.floor(tonumber(buckets[i]) / width)
+      if b > newest - n then
+        local x, y, z = parse(buckets[i + 1])
+        local m = merged[b] or { 0, 0, 0 }
+        merged[b] = { m[1] + x, m[2] + y, m[3] + z }
+      end
+    end
+    for b, m in pairs(merged) do
+      redis.call('HSET', WINDOW, string.format('%d', b * width), string.format('%d %d %d', m[1], m[2], m[3]))
+      shift(c, m[1], m[2], m[3])
+    end
+    keep(c, WINDOW)
   end
-  for b, m in pairs(merged) do
-    redis.call('HSET', WINDOW, string.format('%d', b * width), string.format('%d %d %d', m[1], m[2], m[3]))
-    shift(c, m[1], m[2], m[3])
-  end
-  keep(c, WINDOW)
+
+  return { add = add_count, convert = convert }
 end
 
 -- Files a batch under now.
 local function record(c, successes, failures, slow_successes, slow_failures)
-  convert(c)
   local calls = successes + failures
+  if c.window ~= geometry() then rings().convert(c) end
   if policy[WINDOW_CALLS] == 0 then
     add_time(c, calls, failures, slow_successes + slow_failures)
   elseif calls > 0 then
-    add_count(c, calls, failures, slow_failures, slow_successes)
+    rings().add(c, calls, failures, slow_failures, slow_successes)
   end
 end
 
@@ -181,11 +176,11 @@ local function breach(c, run)
   local minimum = policy[MINIMUM_CALLS]
   if policy[WINDOW_CALLS] > 0 then minimum = math.min(minimum, policy[WINDOW_CALLS]) end
   local enough = calls > 0 and calls >= minimum
-  local function at_least(value, threshold) return threshold > 0 and value >= threshold end
-  if at_least(run, policy[CONSECUTIVE]) then return 'consecutive_failures' end
-  if at_least(failures, policy[FAILURE_COUNT]) then return 'failure_count' end
-  if enough and at_least(failures * 100, policy[FAILURE_RATE] * calls) then return 'failure_rate' end
-  if enough and policy[SLOW_MS] > 0 and at_least(c.window_slow * 100, policy[SLOW_RATE] * calls) then
-    return 'slow_call_rate'
-  end
+  local most_run, most_failures = policy[CONSECUTIVE], policy[FAILURE_COUNT]
+  if most_run > 0 and run >= most_run then return 'consecutive_failures' end
+  if most_failures > 0 and failures >= most_failures then return 'failure_count' end
+  if not enough then return nil end
+  local rate, slow_rate = policy[FAILURE_RATE], policy[SLOW_RATE]
+  if rate > 0 and failures * 100 >= rate * calls then return 'failure_rate' end
+  if policy[SLOW_MS] > 0 and slow_rate > 0 and c.window_slow * 100 >= slow_rate * calls then return 'slow_call_rate' end
 end

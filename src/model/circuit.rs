@@ -37,9 +37,10 @@ pub struct Circuit {
     pub(super) override_reason: String,
     pub(super) policy: String,
     pub(super) pace_ms: u64,
+    pub(super) live_replicas: u64,
     /// Token -> lease deadline.
     pub(super) probes: BTreeMap<String, u64>,
-    /// Replica -> number of its last report, and when it came.
+    /// Replica -> number of its last report, and when it was noted.
     pub(super) replicas: HashMap<String, (u64, u64)>,
     events: VecDeque<Event>,
     published: Vec<Snapshot>,
@@ -123,14 +124,14 @@ impl Circuit {
             pairs.map(|(k, v)| (k.clone(), v.to_string())).collect()
         };
         let seen = |(r, (_, seen)): (_, &(u64, u64))| (r, *seen);
-        let seqs = |(r, (seq, _)): (_, &(u64, u64))| (r, *seq);
         held.insert(":window", self.window.held());
         held.insert(
             ":probes",
             texts(&mut self.probes.iter().map(|(t, d)| (t, *d))),
         );
         held.insert(":replicas", texts(&mut self.replicas.iter().map(seen)));
-        held.insert(":seq", texts(&mut self.replicas.iter().map(seqs)));
+        let both = |(r, (seq, seen)): (&String, &(u64, u64))| (r.clone(), format!("{seq} {seen}"));
+        held.insert(":seq", self.replicas.iter().map(both).collect());
         held.retain(|_, fields| !fields.is_empty());
         held
     }
@@ -155,6 +156,7 @@ impl Circuit {
             ("slow_total", self.totals.slow),
             ("ignored_total", self.totals.ignored),
             ("not_permitted_total", self.totals.not_permitted),
+            ("live_replicas", self.live_replicas),
             ("last_success_ms", self.totals.last_success_ms),
             ("last_failure_ms", self.totals.last_failure_ms),
         ];

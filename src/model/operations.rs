@@ -9,8 +9,10 @@ use super::{
 
 /// How long an unheard replica's last number is kept.
 const REPLICA_MEMORY_MS: u64 = 3_600_000;
-/// Who reported within this time shares the circuit's budget of reports.
-const REPLICA_LIVE_MS: u64 = 60_000;
+/// Who reported within this time, or three paces, shares the circuit's budget of reports.
+const REPLICA_LIVE_MS: u64 = 15_000;
+/// How exactly that is known.
+const REPLICA_SEEN_MS: u64 = 5_000;
 /// That budget.
 const REPORTS_PER_SECOND: u64 = 200;
 /// How many forgotten replicas one report clears away.
@@ -76,45 +78,48 @@ impl Circuit {
                 self.file(&t, report);
             }
         }
-        let since = now.saturating_sub(REPLICA_LIVE_MS);
-        let live = self
-            .replicas
-            .values()
-            .filter(|(_, seen)| *seen >= since)
-            .count() as u64;
-        self.pace_ms = t
-            .rules
-            .report_interval_ms
-            .max(live * 1000 / REPORTS_PER_SECOND);
+        let pace = self.live_replicas * 1000 / REPORTS_PER_SECOND;
+        self.pace_ms = t.rules.report_interval_ms.max(pace);
         self.current(now)
     }
 
-    /// Notes the report's number; false when it was seen before.
+    /// Notes the report's number, and now and then who is here; false when it was seen before.
     fn is_news(&mut self, report: &Report, now: u64) -> bool {
-        if let Some((last, seen)) = self.replicas.get_mut(&report.head.replica) {
-            *seen = now;
-            let news = report.seq > *last;
-            *last = report.seq.max(*last);
-            return news;
+        let replica = &report.head.replica;
+        let known = self.replicas.get(replica).copied();
+        if known.is_some_and(|(last, _)| report.seq <= last) {
+            return false;
         }
-        let forgotten = now.saturating_sub(REPLICA_MEMORY_MS);
-        let mut gone: Vec<_> = self
-            .replicas
-            .iter()
-            .filter(|(_, (_, seen))| *seen <= forgotten)
-            .collect();
-        gone.sort_by(|a, b| (a.1.1, a.0).cmp(&(b.1.1, b.0)));
-        let gone: Vec<_> = gone
-            .into_iter()
-            .take(CLEARED)
-            .map(|(r, _)| r.clone())
-            .collect();
-        for replica in gone {
-            self.replicas.remove(&replica);
-        }
-        self.replicas
-            .insert(report.head.replica.clone(), (report.seq, now));
+        let seen = match known {
+            Some((_, seen)) if (seen..seen + REPLICA_SEEN_MS).contains(&now) => seen,
+            _ => {
+                self.note_replicas(replica, now);
+                now
+            }
+        };
+        self.replicas.insert(replica.clone(), (report.seq, seen));
         true
+    }
+
+    /// Notes who is here, and lets go of who has not been for long.
+    fn note_replicas(&mut self, replica: &str, now: u64) {
+        let number = self.replicas.get(replica).map_or(0, |(last, _)| *last);
+        self.replicas.insert(replica.to_owned(), (number, now));
+        if let Some(forgotten) = now.checked_sub(REPLICA_MEMORY_MS) {
+            let gone = self
+                .replicas
+                .iter()
+                .filter(|(_, (_, seen))| *seen <= forgotten);
+            let mut gone: Vec<_> = gone.map(|(r, (_, seen))| (*seen, r.clone())).collect();
+            gone.sort();
+            for (_, replica) in gone.into_iter().take(CLEARED) {
+                self.replicas.remove(&replica);
+            }
+        }
+        let live_ms = REPLICA_LIVE_MS.max(3 * self.live_replicas * 1000 / REPORTS_PER_SECOND);
+        let since = now.saturating_sub(live_ms);
+        let live = self.replicas.values().filter(|(_, seen)| *seen >= since);
+        self.live_replicas = live.count() as u64;
     }
 
     fn count_totals(&mut self, report: &Report, now: u64) {
