@@ -11,6 +11,8 @@ mod away;
 mod breaker;
 mod calls;
 mod contract;
+#[cfg(feature = "cli")]
+mod demo;
 mod late_replies;
 mod properties;
 mod provision;

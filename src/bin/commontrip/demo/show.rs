@@ -142,7 +142,7 @@ impl Show {
             "marks",
             "one a replica:  · calls pass   x some fail   # rejects at once".to_owned(),
         );
-        let width = fleet.min(MARKS).max(8);
+        let width = fleet.clamp(8, MARKS);
         let head = format!(
             "{:>7}   {:width$}{:>8}{:>9}{:>10}",
             "time", "replicas", "ok", "failed", "rejected"
@@ -230,7 +230,7 @@ impl Show {
         let mut by_number: Vec<_> = tick.replicas.iter().collect();
         by_number.sort_by_key(|(name, _)| (name.len(), *name));
         let marks = by_number.into_iter().map(|(_, calls)| mark(*calls));
-        let width = tick.replicas.len().min(MARKS).max(8);
+        let width = tick.replicas.len().clamp(8, MARKS);
         let mut shown = String::new();
         if tick.replicas.len() <= MARKS {
             for mark in marks {

@@ -311,6 +311,8 @@ impl Stage<'_> {
         }
         let spread = self.story.spread_of_all(self.clock.unix_ms());
         self.teller.tell(spread)?;
+        self.teller
+            .tell(self.story.away_note(self.clock.unix_ms()))?;
         let rules = *self.breaker.policy().rules();
         let allowed = rules.permitted_number_of_calls_in_half_open_state;
         let (facts, kept) = self.story.ending(allowed);

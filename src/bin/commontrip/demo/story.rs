@@ -28,8 +28,10 @@ pub struct Seen {
     pub knew: BTreeMap<u64, u64>,
     /// Generation -> when it first rejected.
     pub rejects: BTreeMap<u64, u64>,
-    /// State, generation and times away, at its end.
-    pub bye: Option<(State, u64, u64)>,
+    /// Its state and how often it lost the store, at its end.
+    pub bye: Option<(State, u64)>,
+    /// Why it lost the store last.
+    pub last_error: Option<String>,
     pub gone: Option<String>,
 }
 
@@ -150,9 +152,13 @@ impl Story {
             Said::Counts(calls) => replica.calls = calls,
             Said::Bye {
                 state,
-                generation,
                 times_away,
-            } => replica.bye = Some((state, generation, times_away)),
+                last_error,
+                ..
+            } => {
+                replica.bye = Some((state, times_away));
+                replica.last_error = last_error;
+            }
             Said::Gone { how } => {
                 let early = replica.bye.is_none();
                 let text = format!("{} ended early: {how}", replica.name);
@@ -214,6 +220,20 @@ impl Story {
     pub fn knew_after(&self, replica: &Seen, event: &Event) -> Option<u64> {
         let at = replica.knew.range(event.generation..).map(|(_, at)| *at);
         Some(at.min()?.saturating_sub(self.when(event)))
+    }
+
+    /// Which replicas lost the store on the way; the probe limit holds among those that have it.
+    pub fn away_note(&self, now_ms: u64) -> Option<Fact> {
+        let away = |r: &&Seen| r.bye.is_some_and(|(_, times)| times > 0);
+        let away: Vec<_> = self.replicas.iter().filter(away).collect();
+        let why = away.last()?.last_error.as_deref().unwrap_or_default();
+        let text = format!(
+            "{} of {} replicas lost the store for a while and went by themselves: {why}",
+            away.len(),
+            self.replicas.len()
+        );
+        let at_s = self.at_s(now_ms);
+        Some(Fact::Note { at_s, text })
     }
 
     fn name_of(&self, id: &str) -> String {

@@ -93,8 +93,8 @@ fn total(story: &Story, replica: &Seen, probes: u64) -> Total {
         knew_after_ms: trip.and_then(|trip| story.knew_after(replica, trip)),
         first_rejection_after_ms: trip
             .and_then(|trip| Some(rejected?.saturating_sub(story.when(trip)))),
-        state: replica.bye.map(|(state, ..)| state),
-        times_away: replica.bye.map_or(0, |(.., times)| times),
+        state: replica.bye.map(|(state, _)| state),
+        times_away: replica.bye.map_or(0, |(_, times)| times),
     }
 }
 
