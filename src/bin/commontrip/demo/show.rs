@@ -68,6 +68,8 @@ impl Show {
             }
             Fact::Transition(change) => self.change(change),
             Fact::Spread(spread) => self.spread(spread),
+            // Of those a note tells, once.
+            Fact::Probe(Probe { alone: true, .. }) => String::new(),
             Fact::Probe(probe) => self.probe(probe),
             Fact::Tick(tick) => self.tick(tick),
             Fact::Note { at_s, text } => self.line(Some(*at_s), YELLOW, "NOTE", text),

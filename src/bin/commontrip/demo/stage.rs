@@ -294,7 +294,7 @@ impl Stage<'_> {
         match seeing {
             Seeing::Event(event) => Some(self.story.transition(&event)),
             Seeing::Said(index, said) => Some(self.story.said(index, said, self.clock.unix_ms())),
-            Seeing::Served(served) => Some(self.story.served(served).into_iter().collect()),
+            Seeing::Served(served) => Some(self.story.served(served)),
             Seeing::Due => None,
         }
     }
