@@ -286,9 +286,11 @@ impl Stage<'_> {
     /// The facts in the next thing that happens; `None` at the time that is given.
     async fn see(&mut self, until: Instant) -> Option<Vec<Fact>> {
         let seeing = tokio::select! {
+            // Cause before effect: a probe's answer, the transition that it made, who heard of it.
+            biased;
+            Some(served) = self.upstream.served.recv() => Seeing::Served(served),
             Some(event) = self.events.next() => Seeing::Event(event),
             Some((index, said)) = self.fleet.said.recv() => Seeing::Said(index, said),
-            Some(served) = self.upstream.served.recv() => Seeing::Served(served),
             () = sleep_until(until) => Seeing::Due,
         };
         match seeing {

@@ -199,7 +199,7 @@ impl Story {
         }
         let decided = |e: &Event| {
             e.from == State::HalfOpen
-                && (served.arrived_ms..=served.answered_ms).contains(&self.when(e))
+                && (served.arrived_ms..served.answered_ms).contains(&self.when(e))
         };
         facts.push(Fact::Probe(Probe {
             at_s,

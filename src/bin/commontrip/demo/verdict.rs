@@ -126,7 +126,7 @@ fn trip_seen(story: &Story, totals: &[Total], spread_ms: Option<u64>) -> Promise
         format!("the trip was not seen by {unaware}")
     } else {
         format!(
-            "every replica knew of the trip {} later",
+            "every replica knew of the trip {} after it",
             super::show::ms(spread_ms.unwrap_or_default())
         )
     };
