@@ -11,6 +11,8 @@ mod away;
 mod breaker;
 mod calls;
 mod contract;
+#[cfg(feature = "cli")]
+mod demo;
 mod differential;
 mod late_replies;
 mod processes;

@@ -103,6 +103,8 @@ pub struct Probe {
     pub out: usize,
     /// Answered after the others had decided.
     pub late: bool,
+    /// The circuit was open: a replica that had lost the store decided by itself.
+    pub alone: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -6,6 +6,7 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use commontrip::Commontrip;
@@ -18,6 +19,10 @@ use super::{
     fleet::{in_words, line},
     replica::{self, Assignment, Order},
 };
+
+/// Longer than the default: here dozens of processes share the cores of one machine, and one that
+/// gets no time to run is not to take its Redis for gone.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Status: 0 it did what it was told, 2 it could not.
 pub fn run_replica() -> ExitCode {
@@ -54,7 +59,11 @@ async fn live() -> Result<(), String> {
         first.ok_or("expects its assignment on standard input; `commontrip demo` gives it")?;
     let me: Assignment = serde_json::from_str(&first).map_err(|error| in_words(&error))?;
     let redis = me.redis.as_deref().ok_or("expects the URL of a Redis")?;
-    let registry = Commontrip::builder().redis(redis).replica(&me.name).build();
+    let registry = Commontrip::builder()
+        .redis(redis)
+        .replica(&me.name)
+        .store_timeout(ANSWERS_WITHIN)
+        .build();
     let registry = registry.map_err(|error| in_words(&error))?;
 
     let (give, orders) = mpsc::unbounded_channel();

@@ -65,6 +65,7 @@ pub enum Said {
         state: State,
         generation: u64,
         times_away: u64,
+        last_error: Option<String>,
     },
     /// It has ended, how and why; not its own words.
     Gone { how: String },
@@ -183,10 +184,12 @@ pub async fn run(
     registry.flush().await;
     replica.say(Said::Counts(replica.calls()));
     let last = replica.breaker.cached();
+    let health = registry.health();
     replica.say(Said::Bye {
         state: last.state,
         generation: last.generation,
-        times_away: registry.health().times_away,
+        times_away: health.times_away,
+        last_error: health.last_error,
     });
     registry.shutdown().await;
     Ok(())

@@ -68,6 +68,8 @@ impl Show {
             }
             Fact::Transition(change) => self.change(change),
             Fact::Spread(spread) => self.spread(spread),
+            // Of those a note tells, once.
+            Fact::Probe(Probe { alone: true, .. }) => String::new(),
             Fact::Probe(probe) => self.probe(probe),
             Fact::Tick(tick) => self.tick(tick),
             Fact::Note { at_s, text } => self.line(Some(*at_s), YELLOW, "NOTE", text),
@@ -142,7 +144,7 @@ impl Show {
             "marks",
             "one a replica:  · calls pass   x some fail   # rejects at once".to_owned(),
         );
-        let width = fleet.min(MARKS).max(8);
+        let width = fleet.clamp(8, MARKS);
         let head = format!(
             "{:>7}   {:width$}{:>8}{:>9}{:>10}",
             "time", "replicas", "ok", "failed", "rejected"
@@ -230,7 +232,7 @@ impl Show {
         let mut by_number: Vec<_> = tick.replicas.iter().collect();
         by_number.sort_by_key(|(name, _)| (name.len(), *name));
         let marks = by_number.into_iter().map(|(_, calls)| mark(*calls));
-        let width = tick.replicas.len().min(MARKS).max(8);
+        let width = tick.replicas.len().clamp(8, MARKS);
         let mut shown = String::new();
         if tick.replicas.len() <= MARKS {
             for mark in marks {

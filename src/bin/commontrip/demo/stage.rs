@@ -286,15 +286,17 @@ impl Stage<'_> {
     /// The facts in the next thing that happens; `None` at the time that is given.
     async fn see(&mut self, until: Instant) -> Option<Vec<Fact>> {
         let seeing = tokio::select! {
+            // Cause before effect: a probe's answer, the transition that it made, who heard of it.
+            biased;
+            Some(served) = self.upstream.served.recv() => Seeing::Served(served),
             Some(event) = self.events.next() => Seeing::Event(event),
             Some((index, said)) = self.fleet.said.recv() => Seeing::Said(index, said),
-            Some(served) = self.upstream.served.recv() => Seeing::Served(served),
             () = sleep_until(until) => Seeing::Due,
         };
         match seeing {
             Seeing::Event(event) => Some(self.story.transition(&event)),
             Seeing::Said(index, said) => Some(self.story.said(index, said, self.clock.unix_ms())),
-            Seeing::Served(served) => Some(self.story.served(served).into_iter().collect()),
+            Seeing::Served(served) => Some(self.story.served(served)),
             Seeing::Due => None,
         }
     }
@@ -311,6 +313,8 @@ impl Stage<'_> {
         }
         let spread = self.story.spread_of_all(self.clock.unix_ms());
         self.teller.tell(spread)?;
+        self.teller
+            .tell(self.story.away_note(self.clock.unix_ms()))?;
         let rules = *self.breaker.policy().rules();
         let allowed = rules.permitted_number_of_calls_in_half_open_state;
         let (facts, kept) = self.story.ending(allowed);

@@ -14,6 +14,10 @@ use super::{
     upstream::Served,
 };
 
+/// A probe that was permitted before the circuit opened again arrives at most this much later;
+/// what arrives later still was permitted by nobody but its replica.
+const ON_ITS_WAY_MS: u64 = 100;
+
 /// What is known of one replica.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -28,8 +32,10 @@ pub struct Seen {
     pub knew: BTreeMap<u64, u64>,
     /// Generation -> when it first rejected.
     pub rejects: BTreeMap<u64, u64>,
-    /// State, generation and times away, at its end.
-    pub bye: Option<(State, u64, u64)>,
+    /// Its state and how often it lost the store, at its end.
+    pub bye: Option<(State, u64)>,
+    /// Why it lost the store last.
+    pub last_error: Option<String>,
     pub gone: Option<String>,
 }
 
@@ -62,6 +68,7 @@ pub struct Story {
     pub healed_ms: Option<u64>,
     /// Generations of which it is still to be told who knew when.
     spreading: Vec<u64>,
+    told_alone: bool,
 }
 
 impl Story {
@@ -75,6 +82,7 @@ impl Story {
             served: Vec::new(),
             healed_ms: None,
             spreading: Vec::new(),
+            told_alone: false,
         }
     }
 
@@ -150,9 +158,13 @@ impl Story {
             Said::Counts(calls) => replica.calls = calls,
             Said::Bye {
                 state,
-                generation,
                 times_away,
-            } => replica.bye = Some((state, generation, times_away)),
+                last_error,
+                ..
+            } => {
+                replica.bye = Some((state, times_away));
+                replica.last_error = last_error;
+            }
             Said::Gone { how } => {
                 let early = replica.bye.is_none();
                 let text = format!("{} ended early: {how}", replica.name);
@@ -166,21 +178,39 @@ impl Story {
         self.spread_when_known(now_ms)
     }
 
-    pub fn served(&mut self, served: Served) -> Option<Fact> {
+    pub fn served(&mut self, served: Served) -> Vec<Fact> {
         self.served.push(served);
-        (self.role(&served) == Role::Probe).then(|| {
-            Fact::Probe(Probe {
-                at_s: self.at_s(served.answered_ms),
-                replica: self.replicas[served.replica].name.clone(),
-                ok: served.ok,
-                took_ms: served.answered_ms.saturating_sub(served.arrived_ms),
-                out: served.in_flight,
-                late: self
-                    .events
-                    .last()
-                    .is_some_and(|e| e.to != State::HalfOpen && self.when(e) <= served.answered_ms),
-            })
-        })
+        if self.role(&served) != Role::Probe {
+            return Vec::new();
+        }
+        let mut facts = Vec::new();
+        let mut before = self.events.iter().rev();
+        let before = before.find(|e| self.when(e) <= served.arrived_ms);
+        let alone = before.is_some_and(|e| {
+            e.to == State::Open && served.arrived_ms - self.when(e) > ON_ITS_WAY_MS
+        });
+        let at_s = self.at_s(served.answered_ms);
+        let replica = self.replicas[served.replica].name.clone();
+        if alone && !std::mem::replace(&mut self.told_alone, true) {
+            let text = format!(
+                "{replica} makes calls although the circuit is open: it goes by itself, as others may"
+            );
+            facts.push(Fact::Note { at_s, text });
+        }
+        let decided = |e: &Event| {
+            e.from == State::HalfOpen
+                && (served.arrived_ms..served.answered_ms).contains(&self.when(e))
+        };
+        facts.push(Fact::Probe(Probe {
+            at_s,
+            replica,
+            ok: served.ok,
+            took_ms: served.answered_ms.saturating_sub(served.arrived_ms),
+            out: served.in_flight,
+            late: self.events.last().is_some_and(decided),
+            alone,
+        }));
+        facts
     }
 
     pub fn tick(&mut self, now_ms: u64) -> Fact {
@@ -214,6 +244,20 @@ impl Story {
     pub fn knew_after(&self, replica: &Seen, event: &Event) -> Option<u64> {
         let at = replica.knew.range(event.generation..).map(|(_, at)| *at);
         Some(at.min()?.saturating_sub(self.when(event)))
+    }
+
+    /// Which replicas lost the store on the way; the probe limit holds among those that have it.
+    pub fn away_note(&self, now_ms: u64) -> Option<Fact> {
+        let away = |r: &&Seen| r.bye.is_some_and(|(_, times)| times > 0);
+        let away: Vec<_> = self.replicas.iter().filter(away).collect();
+        let why = away.last()?.last_error.as_deref().unwrap_or_default();
+        let text = format!(
+            "{} of {} replicas lost the store for a while and went by themselves: {why}",
+            away.len(),
+            self.replicas.len()
+        );
+        let at_s = self.at_s(now_ms);
+        Some(Fact::Note { at_s, text })
     }
 
     fn name_of(&self, id: &str) -> String {

@@ -93,8 +93,8 @@ fn total(story: &Story, replica: &Seen, probes: u64) -> Total {
         knew_after_ms: trip.and_then(|trip| story.knew_after(replica, trip)),
         first_rejection_after_ms: trip
             .and_then(|trip| Some(rejected?.saturating_sub(story.when(trip)))),
-        state: replica.bye.map(|(state, ..)| state),
-        times_away: replica.bye.map_or(0, |(.., times)| times),
+        state: replica.bye.map(|(state, _)| state),
+        times_away: replica.bye.map_or(0, |(_, times)| times),
     }
 }
 
@@ -126,7 +126,7 @@ fn trip_seen(story: &Story, totals: &[Total], spread_ms: Option<u64>) -> Promise
         format!("the trip was not seen by {unaware}")
     } else {
         format!(
-            "every replica knew of the trip {} later",
+            "every replica knew of the trip {} after it",
             super::show::ms(spread_ms.unwrap_or_default())
         )
     };
