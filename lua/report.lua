@@ -19,12 +19,13 @@ local REPORTS_PER_SECOND = 200 -- that budget
 array(request, 13, 'request')
 local seq = whole(request[6], 'seq')
 local generation = whole(request[7], 'generation')
-local counts = wholes(request[8], 6, 'counts')
-local late = wholes(request[9], 6, 'late')
-local run = wholes(request[10], 3, 'run')
+local counts = wholes(request[8], 6, MAX_INT, 'counts')
+local late = wholes(request[9], 6, MAX_INT, 'late')
+local run = wholes(request[10], 3, MAX_INT, 'run')
 local retry_after_ms = whole(request[11], 'retry_after_ms')
 local trips = whole(request[12], 'trips')
 local settled = array(request[13], nil, 'settled')
+if #settled > 10000 then refuse('EREQUEST', 'settled has at most 10000 entries') end
 for _, s in ipairs(settled) do
   array(s, 3, 'settled')
   text(s[1], 'token')

@@ -41,14 +41,15 @@ local function forget_window(c)
   set(c, 'window_slow', 0)
 end
 
--- Lets what is stored with the circuit win over the caller's policy.
+-- Lets what is stored with the circuit win over the caller's policy; what is not understood, or
+-- larger than a policy may have it, is left out.
 local function apply_stored(pairs_of_text)
   local at = {}
   for i, key in ipairs(policy_keys()) do at[key] = i end
   for key, value in string.gmatch(pairs_of_text, '([%w_]+)=(%d+)') do
-    if at[key] and #value < 16 then policy[at[key]] = tonumber(value) end
+    local i, n = at[key], tonumber(value)
+    if i and n <= most_of(i) then policy[i] = n end
   end
-  check_policy()
 end
 
 -- A field whose default is 0 is a number. Reading all that there is costs less than asking for
@@ -78,8 +79,10 @@ local function save(c, renew)
   if renew then set(c, 'expires_ms', now + lifetime(c)) end
   local args = c.missing and { 'state', c.state, 'generation', c.generation } or {}
   for _, field in ipairs(c.changed) do
+    local value = c[field]
     args[#args + 1] = field
-    args[#args + 1] = c[field]
+    -- Redis would write a number just so, but takes twice as long.
+    args[#args + 1] = type(value) == 'number' and string.format('%d', value) or value
   end
   c.changed, c.missing = {}, false
   if #args > 0 then redis.call('HSET', CIRCUIT, unpack(args)) end

@@ -18,6 +18,7 @@
 local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 local MAX_INT = 9007199254740991
+local YEAR_MS = 31536000000 -- no setting is larger
 
 -- Positions in the policy, and its keys in that order. Twin: `model::policy::rules`.
 local WINDOW_MS, WINDOW_BUCKETS, WINDOW_CALLS, MINIMUM_CALLS, FAILURE_RATE = 1, 2, 3, 4, 5
@@ -50,24 +51,26 @@ local function whole(value, what)
 end
 
 -- Comparing anything but a number is an error of Lua's, which says the same.
-local function all_whole(values, length)
+local function all_whole(values, length, most)
   for i = 1, length do
     local n = values[i]
-    if n < 0 or n > MAX_INT or n % 1 ~= 0 then return false end
+    if n < 0 or n > most or n % 1 ~= 0 then return false end
   end
   return #values == length
 end
 
-local function wholes(values, length, what)
-  local compared, fine = pcall(all_whole, values, length)
+local function wholes(values, length, most, what)
+  local compared, fine = pcall(all_whole, values, length, most)
   if not compared or not fine then
-    refuse('EREQUEST', what .. ' must be an array of ' .. length .. ' whole numbers from 0 to 2^53-1')
+    refuse('EREQUEST', string.format('%s must be an array of %d whole numbers from 0 to %d', what, length, most))
   end
   return values
 end
 
 local function text(value, what)
-  if type(value) ~= 'string' then refuse('EREQUEST', what .. ' must be a string') end
+  if type(value) ~= 'string' or #value > 4096 then
+    refuse('EREQUEST', what .. ' must be a string of at most 4096 bytes')
+  end
   return value
 end
 
@@ -92,12 +95,14 @@ if now == 0 then
 end
 local entropy = whole(request[2], 'entropy')
 local replica = text(request[3], 'replica')
-local policy = wholes(request[4], POLICY_SIZE, 'policy')
+local policy = wholes(request[4], POLICY_SIZE, YEAR_MS, 'policy')
 
--- Bounds what a script may loop over, whoever wrote the policy.
-local function check_policy()
-  if policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 then
-    refuse('EREQUEST', 'a window has at most 1000 buckets or 10000 calls')
-  end
+-- These bound what a script may loop over and how large a number may grow.
+local function most_of(key)
+  if key == WINDOW_BUCKETS then return 1000 end
+  if key == WINDOW_CALLS then return 10000 end
+  return key == JITTER and 100 or YEAR_MS
 end
-check_policy()
+if policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 or policy[JITTER] > 100 then
+  refuse('EREQUEST', 'a policy has at most 1000 buckets, 10000 calls in its window and 100 percent of jitter')
+end

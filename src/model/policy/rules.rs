@@ -89,14 +89,21 @@ rules! {
 }
 
 impl Rules {
-    /// Takes over `key=integer` pairs; what is not understood is left out.
+    /// Takes over `key=integer` pairs; what is not understood, or larger than any policy may have
+    /// it, is left out.
     pub(crate) fn apply(&mut self, pairs: &str) {
         for pair in pairs.split_whitespace() {
             let Some((key, value)) = pair.split_once('=') else {
                 continue;
             };
-            if value.len() < 16
-                && let Ok(number) = value.parse()
+            let most = match key {
+                "window_buckets" => 1000,
+                "window_calls" => 10_000,
+                "jitter" => 100,
+                _ => 365 * 86_400_000,
+            };
+            if let Ok(number) = value.parse()
+                && number <= most
             {
                 self.set(key, number);
             }

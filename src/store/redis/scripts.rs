@@ -2,14 +2,18 @@
 
 use redis::Script;
 
+// All but the prelude stands in one function: Lua then finds what the prelude holds in that
+// function's closure, and need not search its stack for each of the functions that use it.
 macro_rules! script {
     ($file:literal) => {
         concat!(
             include_str!("../../../lua/lib/prelude.lua"),
+            "local function operate()\n",
             include_str!("../../../lua/lib/hash.lua"),
             include_str!("../../../lua/lib/window.lua"),
             include_str!("../../../lua/lib/circuit.lua"),
             include_str!(concat!("../../../lua/", $file, ".lua")),
+            "end\nreturn operate()\n",
         )
     };
 }
