@@ -89,6 +89,12 @@ struct Probe {
     local: bool,
 }
 
+impl Ticket {
+    pub(super) const fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+}
+
 impl Cell {
     pub(super) fn new(name: Name, policy: Policy, shared: Arc<Shared>) -> Self {
         Self {

@@ -100,6 +100,13 @@ impl Shared {
         self.spawn(ask_until_back(Arc::clone(self)));
     }
 
+    /// Asks a store that is away once more, before the registry ends.
+    pub(super) async fn last_try(self: &Arc<Self>) {
+        if self.link.is_away() && ask(self, self.cells().first()).await.is_ok() {
+            self.store_returned();
+        }
+    }
+
     fn store_returned(self: &Arc<Self>) {
         let since = self.link.trouble.lock().since.take();
         let away_for = since.map_or(Duration::ZERO, |since| since.elapsed());

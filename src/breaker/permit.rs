@@ -95,6 +95,12 @@ impl Permit {
         Self { held, _life: life }
     }
 
+    /// Whether the call is a probe of a half-open circuit.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.held.ticket.as_ref().is_some_and(Ticket::is_probe)
+    }
+
     /// The call succeeded.
     pub fn success(self) {
         self.record(Outcome::Success);

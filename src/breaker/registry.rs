@@ -191,7 +191,7 @@ impl Commontrip {
         Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)))
     }
 
-    /// This registry's name among the fleet's.
+    /// This registry's name among the fleet's, with the random part.
     #[must_use]
     pub fn replica(&self) -> &str {
         &self.life.0.replica
@@ -317,7 +317,7 @@ impl CommontripBuilder {
     }
 
     /// Names this registry; unique in the fleet, 1 to 100 printable characters without spaces.
-    /// Default: host name, process id and a random part.
+    /// Default: host name and process id. A random part is added, new at each start.
     pub fn replica(mut self, name: &str) -> Self {
         self.replica = Some(name.to_owned());
         self
@@ -336,11 +336,14 @@ impl CommontripBuilder {
     /// the prefix is not one; [`BuildError::Replica`] when the replica's name is not one.
     pub fn build(self) -> Result<Commontrip, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let replica = self.replica.unwrap_or_else(replica_name);
+        let name = self.replica.unwrap_or_else(replica_name);
         let printable = |c: char| !c.is_control() && !c.is_whitespace();
-        if replica.is_empty() || replica.len() > 100 || !replica.chars().all(printable) {
-            return Err(BuildError::Replica(replica));
+        if name.is_empty() || name.len() > 100 || !name.chars().all(printable) {
+            return Err(BuildError::Replica(name));
         }
+        // Numbers of reports and permits begin anew with each registry: a restarted replica must
+        // not be taken for its former self.
+        let replica = format!("{name}.{:08x}", fastrand::u32(..));
         let redis = self.redis.timeout(self.store_timeout);
         let store: Arc<dyn Store> = match self.place {
             Place::Embedded => Arc::new(MemoryStore::new(self.clock.clone())),
@@ -393,11 +396,7 @@ fn replica_name() -> String {
     } else {
         host
     };
-    format!(
-        "{host}-{}-{:06x}",
-        std::process::id(),
-        fastrand::u32(..1 << 24)
-    )
+    format!("{host}-{}", std::process::id())
 }
 
 #[cfg(target_os = "linux")]

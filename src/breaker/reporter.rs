@@ -41,7 +41,13 @@ pub(super) async fn run(
                 let _ = done.send(());
             }
             () = stopped(&mut stop) => {
+                shared.last_try().await;
                 round(&shared, true).await;
+                let unsent = |cell: &Arc<Cell>| cell.outbox.lock().pending.is_some();
+                let unsent = shared.cells().iter().filter(|cell| unsent(cell)).count();
+                if unsent > 0 || shared.link.is_away() {
+                    tracing::warn!(circuits = unsent, "outcomes are lost: the store is away at shutdown");
+                }
                 return shared.forget();
             }
         }

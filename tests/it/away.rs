@@ -325,6 +325,8 @@ async fn killed_connections_lose_and_repeat_nothing() {
         }
         tokio::time::sleep(Duration::from_micros(300)).await;
     }
+    let away = circuits.health().times_away;
+    assert!(away < 5, "{away} of 30 broken connections held to be Redis");
     until("back", async || circuits.health().away_for.is_none()).await;
     until("counted", async || {
         circuits.flush().await;

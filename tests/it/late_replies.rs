@@ -154,3 +154,33 @@ async fn a_report_whose_reply_was_lost_is_counted_once() {
     assert!(circuits.health().times_away > 0, "no reply was lost");
     assert_eq!(breaker.snapshot().await.unwrap().successes_total, 41);
 }
+
+#[tokio::test]
+async fn a_restarted_replica_of_the_same_name_is_not_taken_for_its_former_self() {
+    let store = MemoryStore::default();
+    let policy = Policy::builder()
+        .minimum_number_of_calls(30)
+        .permitted_number_of_calls_in_half_open_state(1)
+        .build()
+        .unwrap();
+    let life = || {
+        let circuits = Commontrip::builder().store(store.clone()).replica("pod-0");
+        let circuits = circuits.build().unwrap();
+        let breaker = circuits.circuit("c", policy.clone()).unwrap();
+        (circuits, breaker)
+    };
+    let (first, breaker) = life();
+    for _ in 0..20 {
+        breaker.acquire().await.unwrap().success();
+        first.flush().await;
+    }
+    first.shutdown().await;
+    let (second, breaker) = life();
+    assert!(first.replica().starts_with("pod-0.") && first.replica() != second.replica());
+    for _ in 0..5 {
+        breaker.acquire().await.unwrap().failure();
+        second.flush().await;
+    }
+    let seen = breaker.snapshot().await.unwrap();
+    assert_eq!((seen.successes_total, seen.failures_total), (20, 5));
+}

@@ -1,7 +1,7 @@
 //! When a circuit opens, how long it stays open, and how it closes.
 //!
 //! Owns the settings, their defaults and their ranges. Invariant: a [`Policy`] that exists is
-//! valid. Twin: `POLICY_KEYS` in `lua/lib/prelude.lua`.
+//! valid. Twin: `policy_keys` in `lua/lib/prelude.lua`.
 
 mod builder;
 mod rules;

@@ -11,7 +11,6 @@ mod wire;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    future::Future,
     sync::Arc,
     time::Duration,
 };
@@ -19,13 +18,16 @@ use std::{
 use deadpool_redis::{Connection, Pool, PoolConfig, Runtime, Timeouts};
 use parking_lot::Mutex;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisResult, Script,
-    ServerErrorKind, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection, from_redis_value,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, watch};
 
-use self::{keys::Prefix, scripts::Scripts};
+use self::{
+    keys::Prefix,
+    scripts::{Operation, Scripts},
+};
 use super::{Answer, Notice, Store, StoreError};
 use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, Snapshot};
 
@@ -173,81 +175,92 @@ impl Inner {
         }
     }
 
-    /// Runs `work` on a connection within the timeout; a connection that fails it is not kept.
-    async fn bounded<T, W, F>(&self, work: W) -> Result<T, StoreError>
-    where
-        W: FnOnce(MultiplexedConnection) -> F,
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let run = async { work(self.connection().await?).await };
+    /// Sends a pipeline and waits for its answers, within the timeout; a connection that fails is
+    /// not kept.
+    ///
+    /// One that turns out to be broken says nothing of Redis (an idle limit, a proxy, a
+    /// failover): what may be repeated is sent once more on a new one.
+    async fn send(&self, pipeline: &Pipeline, operation: Option<&Operation>) -> Answers {
+        let run = async {
+            match self.attempt(pipeline, operation).await {
+                Err(StoreError::Unreachable(_)) if operation.is_none_or(|o| o.repeatable) => {
+                    self.drop_connection();
+                    self.attempt(pipeline, operation).await
+                }
+                answers => answers,
+            }
+        };
         // Also when the caller gives up first: then nobody knows what the connection is worth.
         let doubt = Doubt(self);
-        let answer = tokio::time::timeout(self.timeout, run).await;
-        let answer = answer.unwrap_or(Err(StoreError::Timeout(self.timeout)));
+        let answers = tokio::time::timeout(self.timeout, run).await;
+        let answers = answers.unwrap_or(Err(StoreError::Timeout(self.timeout)));
         if !matches!(
-            answer,
+            answers,
             Err(StoreError::Timeout(_) | StoreError::Unreachable(_))
         ) {
             std::mem::forget(doubt);
         }
-        answer
+        answers
     }
 
-    /// Runs one script for several circuits in one pipeline; loads it where it is missing.
+    /// Sends a pipeline; loads its script where that is missing.
+    async fn attempt(&self, pipeline: &Pipeline, operation: Option<&Operation>) -> Answers {
+        let mut connection = self.connection().await?;
+        let sent: RedisResult<Vec<_>> = pipeline.query_async(&mut connection).await;
+        let answers = sent.map_err(wire::error)?;
+        let missing = |answer: &RedisResult<Value>| {
+            let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+            answer.as_ref().is_err_and(|e| e.kind() == no_script)
+        };
+        let Some(operation) = operation.filter(|_| answers.iter().any(missing)) else {
+            return Ok(answers);
+        };
+        let loaded = operation.script.load_async(&mut connection).await;
+        loaded.map_err(wire::error)?;
+        // A batch of several may be repeated as it is; a single one was not carried out.
+        let sent = pipeline.query_async(&mut connection).await;
+        sent.map_err(wire::error)
+    }
+
+    /// Runs one script for several circuits in one pipeline.
     async fn run<'a, T: Serialize + 'a>(
         &self,
-        script: &Script,
+        operation: &Operation,
         batch: impl Iterator<Item = (&'a Name, &'a T)>,
-    ) -> Result<Vec<RedisResult<Vec<u8>>>, StoreError> {
+    ) -> Answers {
         let mut pipeline = Pipeline::new();
         pipeline.ignore_errors();
         for (name, request) in batch {
             let keys = self.prefix.all(name);
             pipeline
                 .cmd("EVALSHA")
-                .arg(script.get_hash())
+                .arg(operation.script.get_hash())
                 .arg(keys.len())
                 .arg(&keys);
             pipeline.arg(wire::encode(request)?);
         }
-        self.bounded(async |mut connection| {
-            let missing = |answers: &[RedisResult<Vec<u8>>]| {
-                let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-                answers
-                    .iter()
-                    .any(|a| a.as_ref().is_err_and(|e| e.kind() == no_script))
-            };
-            let answers: Vec<_> = pipeline
-                .query_async(&mut connection)
-                .await
-                .map_err(wire::error)?;
-            if !missing(&answers) {
-                return Ok(answers);
-            }
-            script
-                .load_async(&mut connection)
-                .await
-                .map_err(wire::error)?;
-            // Every request may be repeated as it is, so the whole batch is.
-            pipeline
-                .query_async(&mut connection)
-                .await
-                .map_err(wire::error)
-        })
-        .await
+        self.send(&pipeline, Some(operation)).await
     }
 
-    async fn one<T: Serialize>(
+    async fn one<T: Serialize, R: DeserializeOwned>(
         &self,
-        script: &Script,
+        operation: &Operation,
         name: &Name,
         request: &T,
-    ) -> Result<Vec<u8>, StoreError> {
-        let mut answers = self.run(script, std::iter::once((name, request))).await?;
-        let answer = answers.pop();
-        answer
-            .ok_or_else(|| StoreError::Unreadable("no answer".to_owned()))?
-            .map_err(wire::error)
+    ) -> Result<R, StoreError> {
+        let answers = self
+            .run(operation, std::iter::once((name, request)))
+            .await?;
+        wire::decode_answer(only(answers)?)
+    }
+
+    /// Sends one command that may be repeated.
+    async fn command<R: FromRedisValue>(&self, command: Cmd) -> Result<R, StoreError> {
+        let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors().add_command(command);
+        let answer = only(self.send(&pipeline, None).await?)?;
+        let read = from_redis_value(answer.map_err(wire::error)?);
+        read.map_err(|e| StoreError::Unreadable(e.to_string()))
     }
 
     /// Renews places in the index of circuits. It is another slot, hence outside the scripts.
@@ -269,35 +282,25 @@ impl Inner {
         };
         let key = self.prefix.index();
         let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors();
         for (name, now) in &due {
-            pipeline.zadd(&key, name.as_str(), *now).ignore();
+            pipeline.zadd(&key, name.as_str(), *now);
         }
-        pipeline
-            .zrembyscore(&key, "-inf", newest.saturating_sub(INDEX_KEEPS_MS))
-            .ignore();
-        pipeline.pexpire(&key, INDEX_KEEPS_MS as i64).ignore();
-        let written = self
-            .bounded(async |mut connection| {
-                pipeline
-                    .query_async::<()>(&mut connection)
-                    .await
-                    .map_err(wire::error)
-            })
-            .await;
-        if written.is_ok() {
+        pipeline.zrembyscore(&key, "-inf", newest.saturating_sub(INDEX_KEEPS_MS));
+        pipeline.pexpire(&key, INDEX_KEEPS_MS as i64);
+        if self.send(&pipeline, None).await.is_ok() {
             let renewed = due.into_iter().map(|(name, now)| (name.clone(), now));
             self.indexed.lock().extend(renewed);
         }
     }
+}
 
-    async fn snapshot_of<T: Serialize>(
-        &self,
-        script: &Script,
-        name: &Name,
-        request: &T,
-    ) -> Result<Snapshot, StoreError> {
-        wire::decode(&self.one(script, name, request).await?)
-    }
+/// What a pipeline's commands were answered, each for itself.
+type Answers = Result<Vec<RedisResult<Value>>, StoreError>;
+
+fn only(mut answers: Vec<RedisResult<Value>>) -> Result<RedisResult<Value>, StoreError> {
+    let answer = answers.pop();
+    answer.ok_or_else(|| StoreError::Unreadable("no answer".to_owned()))
 }
 
 /// Lets the kept connection go on drop.
@@ -309,16 +312,12 @@ impl Drop for Doubt<'_> {
     }
 }
 
+/// How many transitions are read at first; mostly one or two are new.
+const FEW_EVENTS: usize = 8;
+
 impl Store for RedisStore {
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
-        Box::pin(async move {
-            wire::decode(
-                &self
-                    .0
-                    .one(&self.0.scripts.acquire, circuit, request)
-                    .await?,
-            )
-        })
+        Box::pin(self.0.one(&self.0.scripts.acquire, circuit, request))
     }
 
     fn report<'a>(
@@ -332,10 +331,8 @@ impl Store for RedisStore {
             }
             let requests = batch.iter().map(|(name, report)| (name, report));
             let answers = self.0.run(&self.0.scripts.report, requests).await?;
-            let answers: Vec<Result<Snapshot, _>> = answers
-                .into_iter()
-                .map(|a| wire::decode(&a.map_err(wire::error)?))
-                .collect();
+            let answers: Vec<Result<Snapshot, _>> =
+                answers.into_iter().map(wire::decode_answer).collect();
             let seen: Vec<_> = batch
                 .iter()
                 .zip(&answers)
@@ -347,63 +344,54 @@ impl Store for RedisStore {
     }
 
     fn release<'a>(&'a self, circuit: &'a Name, request: &'a Release) -> Answer<'a, Snapshot> {
-        Box::pin(
-            self.0
-                .snapshot_of(&self.0.scripts.release, circuit, request),
-        )
+        Box::pin(self.0.one(&self.0.scripts.release, circuit, request))
     }
 
     fn control<'a>(&'a self, circuit: &'a Name, request: &'a Control) -> Answer<'a, Snapshot> {
         Box::pin(async move {
-            let snapshot = self
-                .0
-                .snapshot_of(&self.0.scripts.control, circuit, request)
-                .await?;
+            let control = &self.0.scripts.control;
+            let snapshot: Snapshot = self.0.one(control, circuit, request).await?;
             self.0.index(&[(circuit, snapshot.now_ms)]).await;
             Ok(snapshot)
         })
     }
 
     fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
-        Box::pin(self.0.snapshot_of(&self.0.scripts.snapshot, circuit, head))
+        Box::pin(self.0.one(&self.0.scripts.snapshot, circuit, head))
     }
 
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
-        let mut read = redis::cmd("XREVRANGE");
-        read.arg(self.0.prefix.events(circuit)).arg("+").arg("-");
-        Box::pin(self.0.bounded(async move |mut connection| {
-            let entries: Vec<(String, Value)> = read
-                .query_async(&mut connection)
-                .await
-                .map_err(wire::error)?;
-            let events = entries
-                .iter()
-                .rev()
-                .filter_map(|(_, fields)| wire::event(fields));
+        Box::pin(async move {
+            let newest_first = || {
+                let mut read = redis::cmd("XREVRANGE");
+                read.arg(self.0.prefix.events(circuit)).arg("+").arg("-");
+                read
+            };
+            let mut few = newest_first();
+            few.arg("COUNT").arg(FEW_EVENTS);
+            let mut entries: Vec<(String, Value)> = self.0.command(few).await?;
+            let oldest = entries.last().and_then(|(_, fields)| wire::event(fields));
+            if entries.len() == FEW_EVENTS && oldest.is_none_or(|e| e.generation > after + 1) {
+                entries = self.0.command(newest_first()).await?;
+            }
+            let events = entries.iter().rev();
+            let events = events.filter_map(|(_, fields)| wire::event(fields));
             Ok(events.filter(|e| e.generation > after).collect())
-        }))
+        })
     }
 
     fn circuits(&self) -> Answer<'_, Vec<String>> {
-        Box::pin(self.0.bounded(async |mut connection| {
+        Box::pin(async move {
             let mut read = redis::cmd("ZRANGE");
             read.arg(self.0.prefix.index()).arg(0).arg(-1);
-            let mut names: Vec<String> = read
-                .query_async(&mut connection)
-                .await
-                .map_err(wire::error)?;
+            let mut names: Vec<String> = self.0.command(read).await?;
             names.sort();
             Ok(names)
-        }))
+        })
     }
 
     fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(self.0.bounded(async |mut connection| {
-            redis::cmd("PING")
-                .query_async::<()>(&mut connection)
-                .await
-                .map_err(wire::error)
-        }))
+        Box::pin(self.0.command(redis::cmd("PING")))
     }
 
     fn listen(

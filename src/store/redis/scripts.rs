@@ -18,24 +18,49 @@ macro_rules! script {
     };
 }
 
+/// One operation.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) script: Script,
+    /// Whether doing it twice is doing it once, as the script's header says.
+    pub(super) repeatable: bool,
+}
+
 /// One script an operation.
 #[derive(Debug)]
 pub(super) struct Scripts {
-    pub(super) acquire: Script,
-    pub(super) report: Script,
-    pub(super) release: Script,
-    pub(super) control: Script,
-    pub(super) snapshot: Script,
+    pub(super) acquire: Operation,
+    pub(super) report: Operation,
+    pub(super) release: Operation,
+    pub(super) control: Operation,
+    pub(super) snapshot: Operation,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
+        let operation = |source: &str| Operation {
+            script: Script::new(source),
+            repeatable: source.contains("\n-- Mode: write. Idempotent: yes")
+                || source.contains("\n-- Mode: read."),
+        };
         Self {
-            acquire: Script::new(script!("acquire")),
-            report: Script::new(script!("report")),
-            release: Script::new(script!("release")),
-            control: Script::new(script!("control")),
-            snapshot: Script::new(script!("snapshot")),
+            acquire: operation(script!("acquire")),
+            report: operation(script!("report")),
+            release: operation(script!("release")),
+            control: operation(script!("control")),
+            snapshot: operation(script!("snapshot")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_command_must_not_be_repeated() {
+        let s = Scripts::new();
+        let all = [&s.acquire, &s.report, &s.release, &s.control, &s.snapshot];
+        assert_eq!(all.map(|o| o.repeatable), [true, true, true, false, true]);
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: bytes from Redis never panic, whatever they are. Twin: `picture` in
 //! `lua/lib/circuit.lua`.
 
-use redis::{RedisError, Value};
+use redis::{RedisError, RedisResult, Value};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -28,6 +28,16 @@ pub(super) fn decode<T: DeserializeOwned>(reply: &[u8]) -> Result<T, StoreError>
         )));
     }
     rmp_serde::from_slice(reply).map_err(|e| StoreError::Unreadable(e.to_string()))
+}
+
+/// A script's answer.
+pub(super) fn decode_answer<T: DeserializeOwned>(
+    answer: RedisResult<Value>,
+) -> Result<T, StoreError> {
+    match answer.map_err(error)? {
+        Value::BulkString(bytes) => decode(&bytes),
+        _ => Err(StoreError::Unreadable("it is not MessagePack".to_owned())),
+    }
 }
 
 /// A publication; `None` when another version of the crate made it.
