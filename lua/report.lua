@@ -26,8 +26,8 @@ local retry_after_ms = whole(request[11], 'retry_after_ms')
 local trips = whole(request[12], 'trips')
 local settled = array(request[13], nil, 'settled')
 if #settled > 10000 then refuse('EREQUEST', 'settled has at most 10000 entries') end
-for _, s in ipairs(settled) do
-  array(s, 3, 'settled')
+for i = 1, #settled do
+  local s = array(settled[i], 3, 'settled')
   text(s[1], 'token')
   whole(s[2], 'generation')
   if whole(s[3], 'kind') > 3 then refuse('EREQUEST', 'kind must be from 0 to 3') end
@@ -45,8 +45,8 @@ local function note_replicas(c)
     redis.call('ZREM', REPLICAS, unpack(gone))
     redis.call('HDEL', SEQ, unpack(gone))
   end
-  local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.live_replicas * 1000 / REPORTS_PER_SECOND))
-  set(c, 'live_replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
+  local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.replicas * 1000 / REPORTS_PER_SECOND))
+  set(c, 'replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
 end
 
 -- A token settles once, and only within its lease; only in its own generation does it move anything.
@@ -72,12 +72,9 @@ local c = load()
 -- not in functions, which would be made anew each time.
 local last, seen = string.match(redis.call('HGET', SEQ, replica) or '', '^(%d+) (%d+)$')
 if not last or seq > tonumber(last) then
-  seen = tonumber(seen)
-  if not seen or now < seen or now - seen >= REPLICA_SEEN_MS then
-    note_replicas(c)
-    seen = now
-  end
-  if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, seen)) == 1 then
+  local moment = math.floor(now / REPLICA_SEEN_MS) % 100 -- short: it is kept for every replica
+  if tonumber(seen) ~= moment then note_replicas(c) end
+  if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment)) == 1 then
     keep(c, SEQ)
     keep(c, REPLICAS)
   end
@@ -109,6 +106,6 @@ if not last or seq > tonumber(last) then
   end
 end
 
-c.pace_ms = math.max(policy[REPORT_MS], math.floor(c.live_replicas * 1000 / REPORTS_PER_SECOND))
+c.pace_ms = math.max(policy[REPORT_MS], math.floor(c.replicas * 1000 / REPORTS_PER_SECOND))
 save(c)
 return cmsgpack.pack(current(c))

@@ -17,7 +17,7 @@ local function picture(c, calls, failures, slow)
     c.state, c.generation, now, c.since_ms, c.until_ms, c.reason, c.consecutive_opens, calls, failures, slow,
     c.consecutive_failures, probes, c.probe_successes, c.probe_failures, c.ramp_until_ms, c.override_author,
     c.override_reason, c.policy, c.successes_total, c.failures_total, c.slow_total, c.ignored_total,
-    c.not_permitted_total, c.last_success_ms, c.last_failure_ms, c.pace_ms or 0,
+    c.not_permitted_total, c.last_success_ms, c.last_failure_ms, c.pace_ms,
   }
 end
 
@@ -81,7 +81,7 @@ local function transitions()
   end
 
   local function open(c, reason)
-    local calm = c.state == 'closed' and now >= c.ramp_until_ms and now - c.since_ms >= policy[BACKOFF_RESET_MS]
+    local calm = c.state == 'closed' and now >= c.ramp_until_ms and math.max(0, now - c.since_ms) >= policy[BACKOFF_RESET_MS]
     set(c, 'consecutive_opens', calm and 1 or c.consecutive_opens + 1)
     transition(c, 'open', reason, math.max(now + open_wait(c.consecutive_opens), c.retry_after_until_ms), replica)
   end

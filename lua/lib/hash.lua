@@ -46,8 +46,9 @@ end
 local function apply_stored(pairs_of_text)
   local at = {}
   for i, key in ipairs(policy_keys()) do at[key] = i end
-  for key, value in string.gmatch(pairs_of_text, '([%w_]+)=(%d+)') do
-    local i, n = at[key], tonumber(value)
+  for pair in string.gmatch(pairs_of_text, '%S+') do
+    local key, value = string.match(pair, '^([%w_]+)=(%d+)$')
+    local i, n = key and at[key], tonumber(value)
     if i and n <= most_of(i) then policy[i] = n end
   end
 end
@@ -60,7 +61,7 @@ local function read()
     window = '', window_at = 0, window_calls = 0, window_failures = 0, window_slow = 0, consecutive_failures = 0,
     probe_successes = 0, probe_failures = 0, ramp_until_ms = 0, retry_after_until_ms = 0, successes_total = 0,
     failures_total = 0, slow_total = 0, ignored_total = 0, not_permitted_total = 0, last_success_ms = 0,
-    last_failure_ms = 0, override_author = '', override_reason = '', policy = '', live_replicas = 0, expires_ms = 0,
+    last_failure_ms = 0, override_author = '', override_reason = '', policy = '', replicas = 0, expires_ms = 0,
   }
   local stored = redis.call('HGETALL', CIRCUIT)
   for i = 1, #stored, 2 do
@@ -68,7 +69,7 @@ local function read()
     if c[field] == 0 then value = tonumber(value) or 0 end
     c[field] = value
   end
-  c.changed, c.missing = {}, #stored == 0
+  c.changed, c.missing, c.pace_ms = {}, #stored == 0, 0
   if c.policy ~= '' then apply_stored(c.policy) end
   return c
 end

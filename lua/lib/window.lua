@@ -1,8 +1,8 @@
 -- window: sliding-window counts of one circuit, running totals beside their parts.
 --
 -- Owns bucket rotation, the ring and rate comparison; knows nothing of states.
--- A time window is a hash: bucket start (Unix ms) -> "calls failures slow". A count window is a
--- string with one character an outcome: s success, f failure, S and F the same but slow.
+-- A time window is a hash: bucket start (Unix ms) -> "calls failures slow" ("calls failures" when
+-- none was slow). A count window is a string with one character an outcome: s success, f failure, S and F the same but slow.
 -- Invariant: the circuit's window_* totals are the sum of the parts. Twin: `model::window`.
 
 local function shift(c, calls, failures, slow)
@@ -12,8 +12,12 @@ local function shift(c, calls, failures, slow)
 end
 
 local function parse(bucket)
-  local calls, failures, slow = string.match(bucket or '', '^(%d+) (%d+) (%d+)$')
+  local calls, failures, slow = string.match(bucket or '', '^(%d+) (%d+) ?(%d*)$')
   return tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
+end
+
+local function write(calls, failures, slow)
+  return string.format(slow > 0 and '%d %d %d' or '%d %d', calls, failures, slow)
 end
 
 -- Bucket width in ms and number of buckets.
@@ -23,9 +27,9 @@ local function grid()
 end
 
 local function geometry()
-  if policy[WINDOW_CALLS] > 0 then return 'count ' .. policy[WINDOW_CALLS] end
+  if policy[WINDOW_CALLS] > 0 then return policy[WINDOW_CALLS] .. ' calls' end
   local width, n = grid()
-  return 'time ' .. n .. 'x' .. width
+  return n .. 'x' .. width .. 'ms'
 end
 
 -- Counts of the buckets that start at or before `last` and have left the window, and their names.
@@ -46,7 +50,7 @@ end
 
 -- Totals as they are now, without writing: what has left the window does not count.
 local function totals(c)
-  if string.sub(c.window, 1, 4) == 'time' and c.window == geometry() then
+  if string.sub(c.window, -2) == 'ms' and c.window == geometry() then
     local width, n = grid()
     local b = math.floor(now / width)
     local gap = b - c.window_at / width
@@ -74,7 +78,7 @@ local function add_time(c, calls, failures, slow)
   if calls == 0 then return end
   local start = string.format('%d', c.window_at)
   local x, y, z = parse(redis.call('HGET', WINDOW, start))
-  if redis.call('HSET', WINDOW, start, string.format('%d %d %d', x + calls, y + failures, z + slow)) == 1 then
+  if redis.call('HSET', WINDOW, start, write(x + calls, y + failures, z + slow)) == 1 then
     keep(c, WINDOW)
   end
   shift(c, calls, failures, slow)
@@ -123,7 +127,7 @@ local function rings()
   local function convert(c)
     local was, is = c.window, geometry()
     local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
-    local buckets = string.sub(was, 1, 4) == 'time' and redis.call('HGETALL', WINDOW) or {}
+    local buckets = string.sub(was, -2) == 'ms' and redis.call('HGETALL', WINDOW) or {}
     local at = c.window_at
     forget_window(c)
     set(c, 'window', is)
@@ -133,7 +137,7 @@ local function rings()
       return
     end
     local width, n = grid()
-    if string.sub(was, 1, 4) ~= 'time' then
+    if string.sub(was, -2) ~= 'ms' then
       set(c, 'window_at', math.floor(now / width) * width)
       add_time(c, calls, failures, slow)
       return
@@ -150,7 +154,7 @@ local function rings()
       end
     end
     for b, m in pairs(merged) do
-      redis.call('HSET', WINDOW, string.format('%d', b * width), string.format('%d %d %d', m[1], m[2], m[3]))
+      redis.call('HSET', WINDOW, string.format('%d', b * width), write(m[1], m[2], m[3]))
       shift(c, m[1], m[2], m[3])
     end
     keep(c, WINDOW)

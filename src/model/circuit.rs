@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
     Event, Head, Kind, Memory, Reason, Rules, Snapshot, State,
+    operations::moment,
     window::{Sums, Window},
 };
 
@@ -130,7 +131,9 @@ impl Circuit {
             texts(&mut self.probes.iter().map(|(t, d)| (t, *d))),
         );
         held.insert(":replicas", texts(&mut self.replicas.iter().map(seen)));
-        let both = |(r, (seq, seen)): (&String, &(u64, u64))| (r.clone(), format!("{seq} {seen}"));
+        let both = |(r, (seq, seen)): (&String, &(u64, u64))| {
+            (r.clone(), format!("{seq} {}", moment(*seen)))
+        };
         held.insert(":seq", self.replicas.iter().map(both).collect());
         held.retain(|_, fields| !fields.is_empty());
         held
@@ -156,7 +159,7 @@ impl Circuit {
             ("slow_total", self.totals.slow),
             ("ignored_total", self.totals.ignored),
             ("not_permitted_total", self.totals.not_permitted),
-            ("live_replicas", self.live_replicas),
+            ("replicas", self.live_replicas),
             ("last_success_ms", self.totals.last_success_ms),
             ("last_failure_ms", self.totals.last_failure_ms),
         ];

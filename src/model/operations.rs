@@ -18,6 +18,11 @@ const REPORTS_PER_SECOND: u64 = 200;
 /// How many forgotten replicas one report clears away.
 const CLEARED: usize = 100;
 
+/// The moment of a time, as Redis keeps it for each replica.
+pub(super) const fn moment(ms: u64) -> u64 {
+    ms / REPLICA_SEEN_MS % 100
+}
+
 impl Circuit {
     /// Asks for leave to make one call; makes the transitions whose time has come.
     pub fn acquire(&mut self, request: &Acquire, now: u64) -> Grant {
@@ -91,7 +96,7 @@ impl Circuit {
             return false;
         }
         let seen = match known {
-            Some((_, seen)) if (seen..seen + REPLICA_SEEN_MS).contains(&now) => seen,
+            Some((_, seen)) if moment(seen) == moment(now) => seen,
             _ => {
                 self.note_replicas(replica, now);
                 now

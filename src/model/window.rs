@@ -12,7 +12,7 @@ pub(crate) type Sums = [u64; 3];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Window {
-    /// What the parts below are made for: `time 10x6000`, `count 100`, or empty.
+    /// What the parts below are made for: `10x6000ms`, `100 calls`, or empty.
     pub(crate) geometry: String,
     /// Time: start of the newest bucket, Unix ms. Count: where the ring is written next.
     pub(crate) at: u64,
@@ -31,10 +31,10 @@ fn grid(rules: &Rules) -> (u64, u64) {
 
 fn geometry(rules: &Rules) -> String {
     if rules.window_calls > 0 {
-        return format!("count {}", rules.window_calls);
+        return format!("{} calls", rules.window_calls);
     }
     let (width, n) = grid(rules);
-    format!("time {n}x{width}")
+    format!("{n}x{width}ms")
 }
 
 fn plus(a: Sums, b: Sums) -> Sums {
@@ -66,7 +66,12 @@ impl Window {
             .buckets
             .iter()
             .map(|(start, [calls, failures, slow])| {
-                (start.to_string(), format!("{calls} {failures} {slow}"))
+                let slow = if *slow > 0 {
+                    format!(" {slow}")
+                } else {
+                    String::new()
+                };
+                (start.to_string(), format!("{calls} {failures}{slow}"))
             })
             .collect();
         if !self.ring.is_empty() {
@@ -93,7 +98,7 @@ impl Window {
 
     /// Totals as they are at `now`: what has left the window does not count.
     pub(crate) fn totals(&self, rules: &Rules, now: u64) -> Sums {
-        if !self.geometry.starts_with("time") || self.geometry != geometry(rules) {
+        if !self.geometry.ends_with("ms") || self.geometry != geometry(rules) {
             return self.sums;
         }
         let (width, n) = grid(rules);
@@ -164,7 +169,7 @@ impl Window {
         }
         let was = std::mem::take(self);
         self.geometry = is;
-        if rules.window_calls > 0 || !was.geometry.starts_with("time") {
+        if rules.window_calls > 0 || !was.geometry.ends_with("ms") {
             self.seed(rules, now, was.sums);
             return;
         }

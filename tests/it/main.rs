@@ -15,6 +15,7 @@ mod contract;
 mod demo;
 mod differential;
 mod late_replies;
+mod lua;
 mod processes;
 mod properties;
 mod provision;

@@ -102,7 +102,8 @@ impl Rules {
                 "jitter" => 100,
                 _ => 365 * 86_400_000,
             };
-            if let Ok(number) = value.parse()
+            if value.bytes().all(|b| b.is_ascii_digit())
+                && let Ok(number) = value.parse()
                 && number <= most
             {
                 self.set(key, number);

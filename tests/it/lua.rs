@@ -1,0 +1,535 @@
+//! The scripts themselves: headers against bodies, hostile arguments, expiry, memory, reloading.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use commontrip::model::{Acquire, Command, Control, Head, Release, Report};
+use commontrip::store::{RedisStore, Store};
+use commontrip::{Counts, Name, Policy, State};
+use redis::{Connection, RedisResult, Script};
+
+use crate::support::{OwnServer, redis_url, unique};
+
+const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
+const PARTS: [&str; 6] = ["", ":window", ":probes", ":replicas", ":seq", ":events"];
+
+fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A script as the store sends it.
+fn script(name: &str) -> Script {
+    let lib = |part| read(&format!("lua/lib/{part}.lua"));
+    Script::new(&format!(
+        "{}local function operate()\n{}{}{}{}end\nreturn operate()\n",
+        lib("prelude"),
+        lib("hash"),
+        lib("window"),
+        lib("circuit"),
+        read(&format!("lua/{name}.lua")),
+    ))
+}
+
+fn connect(url: &str) -> Connection {
+    let client = redis::Client::open(url).unwrap();
+    client.get_connection().unwrap()
+}
+
+fn store(url: &str, prefix: &str) -> RedisStore {
+    let builder = RedisStore::builder().prefix(prefix);
+    builder.timeout(Duration::from_secs(10)).open(url).unwrap()
+}
+
+fn keys(prefix: &str, name: &str) -> Vec<String> {
+    let key = |part| format!("{prefix}:{{{name}}}{part}");
+    PARTS.iter().map(key).collect()
+}
+
+fn head(replica: &str, now_ms: u64) -> Head {
+    Head {
+        now_ms,
+        replica: replica.into(),
+        policy: *Policy::default().rules(),
+        ..Head::default()
+    }
+}
+
+// Headers.
+
+fn field<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = header.split_once(name)?;
+    let end = rest.find(['.', '\n']).unwrap_or(rest.len());
+    Some(rest[..end].trim())
+}
+
+#[test]
+fn a_scripts_header_says_what_its_body_does() {
+    let model = read("src/model/operations.rs");
+    let writes = [
+        "HSET",
+        "HDEL",
+        "DEL",
+        "ZADD",
+        "ZREM",
+        "XADD",
+        "SETRANGE",
+        "PEXPIRE",
+        "PUBLISH",
+        "save(",
+        "load()",
+        "transition(",
+        "publish(",
+        " set(",
+        " add(",
+    ];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("lua")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "lua") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let body_at = text.find("\n\n").expect("a header, then an empty line");
+        let (header, body) = text.split_at(body_at);
+        assert!(header.lines().all(|line| line.starts_with("--")), "{name}");
+        assert!(header.starts_with(&format!("-- {name}: ")), "{name}");
+
+        let mode = field(header, "Mode: ").expect("a mode");
+        let written = writes.iter().find(|w| body.contains(**w));
+        match mode {
+            "read" => assert_eq!(written, None, "{name} is to read only"),
+            "write" => assert!(written.is_some(), "{name} writes nothing"),
+            other => panic!("{name}: mode {other}"),
+        }
+        let idempotent = field(header, "Idempotent: ").expect("whether it may be repeated");
+        assert!(idempotent.starts_with("yes") || idempotent.starts_with("no"));
+        let twin = format!("Twin: model::Circuit::{name}.");
+        assert!(header.contains(&twin), "{name}: no {twin}");
+        assert!(
+            model.contains(&format!("pub fn {name}(")),
+            "{name}: no twin"
+        );
+        for part in ["-- KEYS[1..6] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
+            assert!(header.contains(part), "{name}: no {part}");
+        }
+        assert!(header.contains("\"EARITY ...\" \"EREQUEST ...\""), "{name}");
+        let arity = body.trim_start().lines().find(|l| l.contains("'request')"));
+        assert!(
+            arity.is_some_and(|line| line.starts_with("array(request, ")),
+            "{name} does not check how long its request is"
+        );
+        found.push(name);
+    }
+    found.sort();
+    assert_eq!(found, OPERATIONS);
+}
+
+#[test]
+fn every_key_comes_through_keys() {
+    let libs = ["prelude", "hash", "window", "circuit"].map(|lib| format!("lua/lib/{lib}.lua"));
+    let scripts = OPERATIONS.map(|name| format!("lua/{name}.lua"));
+    let known = [
+        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "key",
+    ];
+    for file in libs.iter().chain(&scripts) {
+        for call in read(file).split("redis.call(").skip(1) {
+            let arguments = call.split(')').next().unwrap();
+            let (command, rest) = arguments.split_once(',').unwrap_or((arguments, ""));
+            let key = rest.split([',', ')']).next().unwrap().trim();
+            assert!(
+                command == "'TIME'" || known.contains(&key),
+                "{file}: redis.call({arguments})"
+            );
+        }
+    }
+}
+
+// Hostile arguments.
+
+fn packed<T: serde::Serialize>(value: T) -> Vec<u8> {
+    rmp_serde::to_vec(&value).unwrap()
+}
+
+fn array(items: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![0xdd];
+    bytes.extend((items.len() as u32).to_be_bytes());
+    bytes.extend(items.concat());
+    bytes
+}
+
+/// A value of a request: one that stands alone, or an array of them.
+#[derive(Clone)]
+enum Part {
+    One(Vec<u8>),
+    Many(Vec<Part>),
+}
+
+impl Part {
+    fn of<T: serde::Serialize>(value: T) -> Self {
+        Self::One(packed(value))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::One(bytes) => bytes.clone(),
+            Self::Many(parts) => array(&parts.iter().map(Self::bytes).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Every variant of this with one value, at whatever depth, replaced.
+    fn replaced(&self, by: &[u8]) -> Vec<Self> {
+        let mut variants = vec![Self::One(by.to_vec())];
+        if let Self::Many(parts) = self {
+            for (i, part) in parts.iter().enumerate() {
+                for variant in part.replaced(by) {
+                    let mut parts = parts.clone();
+                    parts[i] = variant;
+                    variants.push(Self::Many(parts));
+                }
+            }
+        }
+        variants
+    }
+}
+
+fn request(operation: &str, now: u64) -> Part {
+    let numbers = |n: &[u64]| Part::Many(n.iter().map(Part::of).collect());
+    let policy = rmp_serde::to_vec(Policy::default().rules()).unwrap();
+    let policy: Vec<u64> = rmp_serde::from_slice(&policy).unwrap();
+    let memory = [
+        Part::of(1),
+        Part::of("closed"),
+        Part::of(-1),
+        Part::of(20),
+        Part::of(0),
+        Part::of("ada"),
+        Part::of("why"),
+    ];
+    let mut parts = vec![
+        Part::of(now),
+        Part::of(7),
+        Part::of("r"),
+        numbers(&policy),
+        Part::Many(memory.to_vec()),
+    ];
+    match operation {
+        "acquire" | "release" => parts.push(Part::of("token")),
+        "control" => parts.extend(
+            [
+                Part::of("force_open"),
+                Part::of(1000),
+                Part::of("ada"),
+                Part::of("why"),
+                Part::of("jitter=5"),
+            ]
+            .to_vec(),
+        ),
+        "report" => parts.extend([
+            Part::of(2),
+            Part::of(0),
+            numbers(&[5, 2, 1, 1, 0, 0]),
+            numbers(&[1, 1, 0, 0, 0, 0]),
+            numbers(&[1, 1, 0]),
+            Part::of(0),
+            Part::of(0),
+            Part::Many(vec![Part::Many(vec![
+                Part::of("token"),
+                Part::of(0),
+                Part::of(1),
+            ])]),
+        ]),
+        _ => {}
+    }
+    Part::Many(parts)
+}
+
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    let deep = [vec![0x91; 100_000], vec![0]].concat();
+    vec![
+        ("nothing at all", vec![]),
+        ("nil", packed(None::<u8>)),
+        ("true", packed(true)),
+        ("-1", packed(-1)),
+        ("-2", packed(-2)),
+        ("1.5", packed(1.5)),
+        ("NaN", packed(f64::NAN)),
+        ("inf", packed(f64::INFINITY)),
+        ("-inf", packed(f64::NEG_INFINITY)),
+        ("0", packed(0)),
+        ("2^53-1", packed((1_u64 << 53) - 1)),
+        ("2^53", packed(1_u64 << 53)),
+        ("2^64-1", packed(u64::MAX)),
+        ("-2^63", packed(i64::MIN)),
+        ("empty text", packed("")),
+        ("a number as text", packed("12")),
+        ("text", packed("no such word")),
+        ("long text", packed("x".repeat(100_000))),
+        ("an empty array", packed([0; 0])),
+        ("a long array", packed(vec![0_u64; 100_000])),
+        ("a map", vec![0x81, 0xa1, b'a', 1]),
+        ("a deep array", deep),
+        ("a reserved byte", vec![0xc1]),
+    ]
+}
+
+/// Invokes a script with any arguments; fails when it takes long or its error has no code.
+fn invoke(
+    redis: &mut Connection,
+    script: &Script,
+    keys: &[String],
+    args: &[Vec<u8>],
+) -> RedisResult<Vec<u8>> {
+    let mut call = redis::cmd("EVALSHA");
+    call.arg(script.get_hash())
+        .arg(keys.len())
+        .arg(keys)
+        .arg(args);
+    let began = Instant::now();
+    let answer = call.query(redis);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    answer
+}
+
+fn dumped(redis: &mut Connection, keys: &[String]) -> Vec<Option<Vec<u8>>> {
+    let mut all = redis::pipe();
+    for key in keys {
+        all.cmd("DUMP").arg(key);
+    }
+    all.query(redis).unwrap()
+}
+
+fn expiries(redis: &mut Connection, keys: &[String]) -> Vec<i64> {
+    let mut all = redis::pipe();
+    for key in keys {
+        all.cmd("PTTL").arg(key);
+    }
+    all.query(redis).unwrap()
+}
+
+#[test]
+fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
+    let (prefix, mut redis) = (unique("hostile"), connect(redis_url()));
+    let now = 1_735_689_600_000;
+    let good = |operation| request(operation, now).bytes();
+    let mut refused = 0;
+    for operation in OPERATIONS {
+        let script = script(operation);
+        script.load(&mut redis).unwrap();
+        let report = self::script("report");
+        report.load(&mut redis).unwrap();
+        let keys = keys(&prefix, operation);
+        for (what, bytes) in hostile() {
+            for wrong in request(operation, now).replaced(&bytes) {
+                // A circuit in use, a third of the way to any trouble.
+                redis::cmd("DEL").arg(&keys).exec(&mut redis).unwrap();
+                let set_up = array(&match request("report", now) {
+                    Part::Many(mut parts) => {
+                        parts[5] = Part::of(1);
+                        parts.iter().map(Part::bytes).collect::<Vec<_>>()
+                    }
+                    Part::One(_) => unreachable!("a request is an array"),
+                });
+                invoke(&mut redis, &report, &keys, &[set_up]).unwrap();
+                let before = dumped(&mut redis, &keys);
+                if let Err(error) = invoke(&mut redis, &script, &keys, &[wrong.bytes()]) {
+                    assert_eq!(
+                        error.code(),
+                        Some("EREQUEST"),
+                        "{operation}, {what}: {error}"
+                    );
+                    assert!(before == dumped(&mut redis, &keys), "{operation}, {what}");
+                    refused += 1;
+                }
+                let expiries = expiries(&mut redis, &keys);
+                assert!(!expiries.contains(&-1), "{operation}, {what}: {expiries:?}");
+                let after = invoke(&mut redis, &script, &keys, &[good(operation)]);
+                assert!(after.is_ok(), "{operation} after {what}: {after:?}");
+            }
+        }
+        for (some, arguments) in [(&keys[..5], 1), (&[], 1), (&keys, 0), (&keys, 2)] {
+            let arguments = vec![good(operation); arguments];
+            let error = invoke(&mut redis, &script, some, &arguments).unwrap_err();
+            assert_eq!(error.code(), Some("EARITY"), "{operation}: {error}");
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn a_key_of_another_type_is_named_as_such() {
+    let (prefix, mut redis) = (unique("types"), connect(redis_url()));
+    let script = script("report");
+    script.load(&mut redis).unwrap();
+    for i in 0..PARTS.len() {
+        let keys = keys(&prefix, &i.to_string());
+        redis::cmd("LPUSH")
+            .arg(&keys[i])
+            .arg("x")
+            .exec(&mut redis)
+            .unwrap();
+        let request = request("report", 1_735_689_600_000).bytes();
+        if let Err(error) = invoke(&mut redis, &script, &keys, &[request]) {
+            assert_eq!(error.code(), Some("WRONGTYPE"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_stored_policy_without_bounds_does_not_break_the_circuit() {
+    let (prefix, mut redis) = (unique("absurd"), connect(redis_url()));
+    let keys = keys(&prefix, "c");
+    let absurd = "window_ms=0 window_buckets=99999999 window_calls=999999999999999 jitter=999 =4 jitter= probe_lease_ms=-1";
+    redis::cmd("HSET")
+        .arg(&keys[0])
+        .arg(&[
+            "state",
+            "closed",
+            "policy",
+            absurd,
+            "generation",
+            "x",
+            "window",
+            "time",
+            "changed",
+            "7",
+        ])
+        .exec(&mut redis)
+        .unwrap();
+    for operation in OPERATIONS {
+        let script = script(operation);
+        script.load(&mut redis).unwrap();
+        let request = request(operation, 1_735_689_600_000).bytes();
+        invoke(&mut redis, &script, &keys, &[request]).unwrap();
+    }
+}
+
+// Expiry, memory, reloading.
+
+#[tokio::test]
+async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
+    let (prefix, mut redis) = (unique("expiry"), connect(redis_url()));
+    let store = store(redis_url(), &prefix);
+    let name = Name::new("c").unwrap();
+    let report = Report {
+        head: head("r", 0),
+        seq: 1,
+        counts: Counts {
+            successes: 1,
+            ..Counts::default()
+        },
+        ..Report::default()
+    };
+    store.report(&[(name.clone(), report)]).await.unwrap();
+    let acquire = Acquire {
+        head: head("r", 0),
+        token: "t".into(),
+    };
+    store.acquire(&name, &acquire).await.unwrap();
+    let release = Release {
+        head: head("r", 0),
+        token: "t".into(),
+    };
+    store.release(&name, &release).await.unwrap();
+    let day = 86_400_000;
+    for (key, expiry) in PARTS.iter().zip(expiries(&mut redis, &keys(&prefix, "c"))) {
+        assert!(
+            expiry == -2 || (day / 2..30 * day).contains(&expiry),
+            "{key} {expiry}"
+        );
+    }
+    let control = Control {
+        head: head("r", 0),
+        command: Command::ForceOpen,
+        ..Control::default()
+    };
+    let snapshot = store.control(&name, &control).await.unwrap();
+    assert_eq!(snapshot.state, State::ForcedOpen);
+    let expiry = expiries(&mut redis, &keys(&prefix, "c"))[0];
+    assert!(expiry > 5 * 365 * day, "{expiry}");
+}
+
+#[tokio::test]
+async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
+    let server = OwnServer::start();
+    let (prefix, mut redis) = ("commontrip", connect(&server.url()));
+    let store = store(&server.url(), prefix);
+    let name = Name::new("payments").unwrap();
+    let (mut calls, mut now, mut after_ten_thousand) = (0, 1_735_689_600_000, 0);
+    let mut used = [0_u64; 6];
+    for seq in 1..=1000 {
+        let counts = Counts {
+            successes: 950,
+            failures: 40,
+            slow_successes: 3,
+            ..Counts::default()
+        };
+        calls += counts.calls();
+        now += 1200;
+        for replica in ["a-1f2e3d4c", "b-1f2e3d4c", "c-1f2e3d4c"] {
+            let report = Report {
+                head: head(replica, now),
+                seq,
+                counts: if replica.starts_with('a') {
+                    counts
+                } else {
+                    Counts::default()
+                },
+                ..Report::default()
+            };
+            store
+                .report(&[(name.clone(), report)])
+                .await
+                .unwrap()
+                .remove(0)
+                .unwrap();
+        }
+        let mut all = redis::pipe();
+        for key in keys(prefix, "payments") {
+            all.cmd("MEMORY").arg("USAGE").arg(key);
+        }
+        let usage: Vec<Option<u64>> = all.query(&mut redis).unwrap();
+        for (most, usage) in used.iter_mut().zip(usage) {
+            *most = usage.unwrap_or(0).max(*most);
+        }
+        if seq == 60 {
+            after_ten_thousand = used[..5].iter().sum();
+        }
+    }
+    assert!(calls > 900_000);
+    let sum: u64 = used[..5].iter().sum();
+    // Straight to stderr: what eprintln! writes is hidden by the test harness.
+    let _ = writeln!(
+        io::stderr(),
+        "memory: {PARTS:?} {used:?} bytes at most, {sum} together"
+    );
+    assert!(sum <= 1024, "{sum} bytes");
+    assert!(
+        sum < after_ten_thousand + 100,
+        "{after_ten_thousand}, then {sum}"
+    );
+}
+
+#[tokio::test]
+async fn scripts_that_were_flushed_are_loaded_again() {
+    let server = OwnServer::start();
+    let store = store(&server.url(), "c");
+    let name = Name::new("c").unwrap();
+    for _ in 0..3 {
+        let acquire = Acquire {
+            head: head("r", 0),
+            token: "t".into(),
+        };
+        store.acquire(&name, &acquire).await.unwrap();
+        store.snapshot(&name, &head("r", 0)).await.unwrap();
+        let mut redis = connect(&server.url());
+        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap();
+    }
+}
