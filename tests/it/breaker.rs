@@ -123,3 +123,59 @@ async fn a_trip_outcome_opens_at_once_and_heeds_retry_after() {
     assert_eq!(rejection.reason, Reason::Tripped);
     assert!(rejection.retry_after.unwrap() > Duration::from_millis(1500));
 }
+
+/// A pool alone cannot push: what another replica did is asked for once `decision_ttl` is over.
+#[tokio::test]
+async fn a_pool_of_the_users_own_carries_a_circuit_with_push_and_without() {
+    let url = support::redis_url();
+    let name = support::unique("pool");
+    let pool = || {
+        let config = deadpool_redis::Config::from_url(url);
+        config
+            .create_pool(Some(deadpool_redis::Runtime::Tokio1))
+            .unwrap()
+    };
+    let client = redis::Client::open(url).unwrap();
+    let pushed = Commontrip::builder()
+        .redis_pool(pool(), Some(client))
+        .build()
+        .unwrap();
+    let asking = Commontrip::builder()
+        .redis_pool(pool(), None)
+        .build()
+        .unwrap();
+    let a = pushed.circuit(&name, quick()).unwrap();
+    let b = asking.circuit(&name, quick()).unwrap();
+    succeed(&a).await.unwrap();
+    succeed(&b).await.unwrap();
+    until("push is heard", async || pushed.health().push).await;
+    assert!(!asking.health().push);
+    a.force_open(Override::because("test")).await.unwrap();
+    until("asked for", async || succeed(&b).await.is_err()).await;
+    b.reset().await.unwrap();
+    until("pushed", async || a.state() == State::Closed).await;
+    assert!(asking.health().away_for.is_none() && pushed.health().away_for.is_none());
+}
+
+#[tokio::test]
+async fn keys_begin_with_the_prefix_that_was_chosen() {
+    let prefix = support::unique("app");
+    let circuits = Commontrip::builder()
+        .redis(support::redis_url())
+        .prefix(&prefix);
+    let circuits = circuits.build().unwrap();
+    let breaker = circuits.circuit("payments", quick()).unwrap();
+    succeed(&breaker).await.unwrap();
+    circuits.flush().await;
+    let mut redis = redis::Client::open(support::redis_url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let state: String = redis::cmd("HGET")
+        .arg(format!("{prefix}:{{payments}}"))
+        .arg("state")
+        .query(&mut redis)
+        .unwrap();
+    assert_eq!(state, "closed");
+    assert_eq!(circuits.circuits().await.unwrap(), ["payments"]);
+}
