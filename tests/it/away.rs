@@ -8,6 +8,7 @@ use commontrip::{
 };
 
 use crate::support::{self, OwnServer};
+use crate::wait::until;
 
 /// Far more than `store_timeout`, far less than a server that hangs for ever: what tells "waited
 /// for Redis" from "the machine is busy".
@@ -33,16 +34,6 @@ async fn timed(breaker: &CircuitBreaker, ok: bool) -> (Result<(), CallError<()>>
         .call(|| async { if ok { Ok(()) } else { Err(()) } })
         .await;
     (answer, start.elapsed())
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..1000 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not within 10 s: {what}");
 }
 
 async fn known(circuits: &Commontrip, breaker: &CircuitBreaker) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use commontrip::{CallError, Commontrip, Outcome, Override, Policy, Reason, State};
 
 use crate::support;
+use crate::wait::until;
 
 fn quick() -> Policy {
     Policy::builder()
@@ -22,16 +23,6 @@ async fn fail(breaker: &commontrip::CircuitBreaker) -> Result<(), CallError<&'st
 
 async fn succeed(breaker: &commontrip::CircuitBreaker) -> Result<u8, CallError<&'static str>> {
     breaker.call(|| async { Ok(1) }).await
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not within 5 s: {what}");
 }
 
 /// Two replicas on one store: one trips, the other rejects, a probe closes for both.

@@ -17,6 +17,8 @@ use commontrip::{
 };
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::wait::until;
+
 /// A store whose answers to reports can be held back or lost, after the report was filed.
 #[derive(Clone, Debug, Default)]
 struct Slow {
@@ -87,16 +89,6 @@ impl Store for Slow {
     }
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..500 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not within 2.5 s: {what}");
-}
-
 #[tokio::test]
 async fn a_reply_of_an_older_generation_does_not_set_the_decision_back() {
     let store = Slow::default();
@@ -115,7 +107,7 @@ async fn a_reply_of_an_older_generation_does_not_set_the_decision_back() {
         let circuits = circuits.clone();
         async move { circuits.flush().await }
     });
-    until("a reply is held back", || {
+    until("a reply is held back", async || {
         store.held.load(Ordering::SeqCst) > 0
     })
     .await;
@@ -148,7 +140,10 @@ async fn a_report_whose_reply_was_lost_is_counted_once() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     store.lose.store(0, Ordering::SeqCst);
-    until("the store is back", || circuits.health().away_for.is_none()).await;
+    until("the store is back", async || {
+        circuits.health().away_for.is_none()
+    })
+    .await;
     circuits.flush().await;
     circuits.flush().await;
     assert!(circuits.health().times_away > 0, "no reply was lost");

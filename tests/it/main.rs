@@ -22,3 +22,4 @@ mod provision;
 mod rooms;
 mod support;
 mod transitions;
+mod wait;

@@ -1,0 +1,238 @@
+//! One circuit in this process: the gate in front, the tally behind, and what is known of the
+//! shared circuit between them.
+//!
+//! Owns the view (the newest snapshot taken over) and the outbox (what the next report will
+//! carry). Invariants: a snapshot of an older generation is never taken over while the store is
+//! there; outcomes are filed under the generation that permitted them.
+//! Locks are taken in the order view, outbox, tally.
+
+mod news;
+mod outcomes;
+mod reports;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    Rejection,
+    gate::{Decision, Gate, Source},
+    outbox::Outbox,
+    registry::Shared,
+    tally::Tally,
+};
+use crate::model::{Acquire, Name, Permission, Policy, Snapshot};
+
+pub(super) struct Cell {
+    pub(super) name: Name,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gate: Gate,
+    pub(super) tally: Tally,
+    /// The policy in force: the code's, with what is stored with the circuit.
+    pub(super) policy: ArcSwap<Policy>,
+    /// The reporter does not look after this circuit until it is woken.
+    pub(super) parked: AtomicBool,
+    /// Something must leave at once.
+    pub(super) urgent: AtomicBool,
+    /// The decision wants renewing.
+    pub(super) stale: AtomicBool,
+    /// One caller asks for a probe permit; the others do not.
+    pub(super) asking: AtomicBool,
+    /// Callers that wait for one answer take turns.
+    pub(super) ask_turn: tokio::sync::Mutex<()>,
+    /// Changes of this circuit are pushed to this process.
+    pub(super) followed: AtomicBool,
+    pub(super) view: Mutex<View>,
+    pub(super) outbox: Mutex<Outbox>,
+    /// The newest generation of the shared circuit, for those who wait for events.
+    pub(super) generation: watch::Sender<u64>,
+    /// A probe permit fetched for a caller that could not wait.
+    pub(super) spare: Mutex<Option<super::permit::Held<Arc<Cell>>>>,
+}
+
+/// What this process knows of the circuit.
+pub(super) struct View {
+    /// The policy in code.
+    pub(super) code: Policy,
+    /// What the gate shows.
+    pub(super) seen: Snapshot,
+    /// The shared circuit as last heard of.
+    pub(super) shared: Snapshot,
+    /// When that was, coarse ms; `None` before the first answer.
+    confirmed: Option<u64>,
+    pub(super) source: Source,
+    tag: u32,
+}
+
+/// Leave to make one call.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    tag: u32,
+    started_ns: u64,
+    probe: Option<Box<Probe>>,
+}
+
+#[derive(Debug)]
+struct Probe {
+    token: String,
+    generation: u64,
+    local: bool,
+}
+
+impl Ticket {
+    pub(super) const fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+}
+
+impl Cell {
+    pub(super) fn new(name: Name, policy: Policy, shared: Arc<Shared>) -> Self {
+        Self {
+            name,
+            shared,
+            gate: Gate::new(),
+            tally: Tally::new(),
+            policy: ArcSwap::from_pointee(policy.clone()),
+            parked: AtomicBool::new(true),
+            urgent: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+            asking: AtomicBool::new(false),
+            ask_turn: tokio::sync::Mutex::default(),
+            followed: AtomicBool::new(false),
+            view: Mutex::new(View {
+                code: policy,
+                seen: Snapshot::default(),
+                shared: Snapshot::default(),
+                confirmed: None,
+                source: Source::Shared,
+                tag: 0,
+            }),
+            outbox: Mutex::default(),
+            generation: watch::channel(0).0,
+            spare: Mutex::default(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.clock.coarse_ms()
+    }
+
+    /// Decides from the cache.
+    #[inline]
+    pub(super) fn admit(self: &Arc<Self>) -> Decision {
+        let now = self.now();
+        match self.gate.fast(now) {
+            Some(tag) => Decision::Admit(tag),
+            None => self.admit_slowly(now),
+        }
+    }
+
+    fn admit_slowly(self: &Arc<Self>, now: u64) -> Decision {
+        let decision = self.gate.decide(now);
+        if self.gate.is_fresh(now) || self.shared.link.is_away() {
+            return decision;
+        }
+        if self.policy.load().rules.decision_ttl_ms == 0 {
+            return Decision::Ask;
+        }
+        if self.followed.load(Ordering::Relaxed) {
+            // A change would have been pushed: go on, and renew in the background.
+            self.renew();
+            return decision;
+        }
+        match decision {
+            Decision::Admit(_) => Decision::Ask,
+            Decision::Reject(_) => Decision::AskAlone,
+            asks => asks,
+        }
+    }
+
+    #[inline]
+    pub(super) fn ticket(&self, tag: u32) -> Ticket {
+        let timed = self.gate.is_timed();
+        let started_ns = if timed {
+            self.shared.clock.precise_ns()
+        } else {
+            0
+        };
+        Ticket {
+            tag,
+            started_ns,
+            probe: None,
+        }
+    }
+
+    /// Counts a rejected call and says why it was rejected.
+    #[inline]
+    pub(super) fn reject(self: &Arc<Self>, rejection: Rejection) -> Rejection {
+        self.tally.reject();
+        self.wake_if_parked();
+        rejection
+    }
+
+    /// What the gate would tell a rejected call now.
+    pub(super) fn rejection(&self) -> Rejection {
+        self.gate.rejection(self.now())
+    }
+
+    /// The request for a permit.
+    pub(super) fn request(&self) -> Acquire {
+        Acquire {
+            head: self.head(),
+            token: self.shared.next_token(),
+        }
+    }
+
+    /// Turns the store's grant into a ticket.
+    pub(super) fn granted(
+        &self,
+        permission: Permission,
+        token: String,
+        seen: &Snapshot,
+        local: bool,
+    ) -> Option<Ticket> {
+        let probe = match permission {
+            Permission::Rejected => return None,
+            Permission::Permitted => None,
+            Permission::Probe => Some(Box::new(Probe {
+                token,
+                generation: seen.generation,
+                local,
+            })),
+        };
+        let view = self.view.lock();
+        let newer = if local {
+            view.seen.generation
+        } else {
+            view.shared.generation
+        };
+        if seen.generation < newer {
+            // The circuit has moved on since this was granted.
+            if let (Some(probe), false) = (probe, local) {
+                self.outbox.lock().releases.push(probe.token);
+            }
+            return None;
+        }
+        let tag = view.tag;
+        let started_ns = self.shared.clock.precise_ns();
+        Some(Ticket {
+            tag,
+            started_ns,
+            probe,
+        })
+    }
+
+    /// Asks this replica's own circuit; no I/O.
+    pub(super) fn ask_locally(&self) -> Option<Ticket> {
+        let request = self.request();
+        let mirror = &self.shared.mirror;
+        let grant = mirror.with(&self.name, 0, |circuit, now| circuit.acquire(&request, now));
+        self.take_local(&grant.snapshot);
+        self.granted(grant.permission, request.token, &grant.snapshot, true)
+    }
+}

@@ -1,0 +1,142 @@
+//! What is heard of the circuit, and how the gate comes to show it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{Cell, View};
+use crate::{
+    breaker::{gate::Source, tally::TAGS},
+    model::{Circuit, OnStoreFailure, Policy, Snapshot},
+};
+
+/// How far beyond the reporter's pace a decision is good, where changes are pushed.
+const GRACE_MS: u64 = 100;
+
+impl Cell {
+    /// Takes over what the store says, unless something newer is known.
+    pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot) {
+        let mut view = self.view.lock();
+        let returns = view.source != Source::Shared;
+        if returns && self.shared.link.is_away() {
+            return;
+        }
+        if !returns && snapshot.generation < view.shared.generation {
+            return;
+        }
+        // Until it made a transition of its own, this replica's circuit was the shared one.
+        let same = view.seen.generation == snapshot.generation
+            && view.shared.generation == snapshot.generation
+            && view.seen.state == snapshot.state;
+        if view.shared.policy != snapshot.policy {
+            self.policy
+                .store(Arc::new(view.code.with_stored(&snapshot.policy)));
+        }
+        if snapshot.generation > view.shared.generation && view.confirmed.is_some() {
+            tracing::info!(
+                circuit = %self.name, generation = snapshot.generation, from = %view.shared.state,
+                to = %snapshot.state, reason = %snapshot.reason, "circuit changed"
+            );
+        }
+        view.shared = snapshot.clone();
+        view.confirmed = Some(self.now());
+        self.show(&mut view, snapshot, Source::Shared, same);
+        drop(view);
+        self.generation.send_if_modified(|seen| {
+            let newer = snapshot.generation > *seen;
+            *seen = snapshot.generation.max(*seen);
+            newer
+        });
+    }
+
+    /// Takes over what this replica's own circuit says.
+    pub(super) fn take_local(&self, snapshot: &Snapshot) {
+        let mut view = self.view.lock();
+        if view.source == Source::Local && snapshot.generation >= view.seen.generation {
+            let same = view.seen.generation == snapshot.generation;
+            if !same {
+                tracing::info!(
+                    circuit = %self.name, from = %view.seen.state, to = %snapshot.state,
+                    reason = %snapshot.reason, "circuit of this replica alone changed"
+                );
+            }
+            self.show(&mut view, snapshot, Source::Local, same);
+        }
+    }
+
+    /// Puts a snapshot behind the gate; unless it is the `same` generation, what was counted
+    /// belongs to the past.
+    pub(super) fn show(&self, view: &mut View, snapshot: &Snapshot, source: Source, same: bool) {
+        let now = self.now();
+        if !same {
+            view.tag = (view.tag + 1) % TAGS;
+            let (counts, _) = self.tally.drain(view.tag);
+            let mut outbox = self.outbox.lock();
+            outbox.late += counts;
+            outbox.trips = 0;
+        }
+        view.seen = snapshot.clone();
+        view.source = source;
+        let policy = self.policy.load();
+        self.gate.set(snapshot, &policy, source, view.tag, now);
+        self.gate.renew(match source {
+            Source::Shared => now + self.good_for(&policy, snapshot.pace_ms),
+            Source::Local | Source::Fixed { .. } => u64::MAX,
+        });
+    }
+
+    /// How long a decision is good. Where changes are pushed it lasts from report to report.
+    fn good_for(&self, policy: &Policy, pace_ms: u64) -> u64 {
+        match policy.rules.decision_ttl_ms {
+            0 => 0,
+            ttl if self.followed.load(Ordering::Relaxed) => ttl.max(pace_ms + GRACE_MS),
+            ttl => ttl,
+        }
+    }
+
+    /// The store is away: goes on as the policy says.
+    pub(in crate::breaker) fn leave_store(&self) {
+        let mut view = self.view.lock();
+        if view.source != Source::Shared {
+            return;
+        }
+        let age = view.confirmed.map_or(0, |at| self.now().saturating_sub(at));
+        let mut seen = view.seen.clone();
+        seen.now_ms += age;
+        let policy = self.policy.load();
+        let source = match policy.on_store_failure {
+            OnStoreFailure::Allow => Source::Fixed { admits: true },
+            OnStoreFailure::Reject => Source::Fixed { admits: false },
+            OnStoreFailure::Local => {
+                let now = self.shared.mirror.clock().unix_ms();
+                self.shared
+                    .mirror
+                    .put(&self.name, Circuit::resume(&seen, &policy.rules, now));
+                Source::Local
+            }
+        };
+        self.show(&mut view, &seen, source, true);
+    }
+
+    /// Whether this process counts the circuit among those whose changes it hears.
+    pub(in crate::breaker) fn follow(self: &Arc<Self>, followed: bool) {
+        let news = !self.followed.swap(followed, Ordering::SeqCst) && followed;
+        if news {
+            // What was pushed before is missed.
+            self.renew();
+        }
+    }
+
+    /// Takes another policy in code.
+    pub(in crate::breaker) fn set_policy(&self, policy: Policy) {
+        let mut view = self.view.lock();
+        if view.code == policy {
+            return;
+        }
+        self.policy
+            .store(Arc::new(policy.with_stored(&view.shared.policy)));
+        view.code = policy;
+        let (seen, source) = (view.seen.clone(), view.source);
+        if view.confirmed.is_some() {
+            self.show(&mut view, &seen, source, true);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What becomes of permitted calls: into the tally, or by token into the outbox.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{Cell, Ticket};
+use crate::{
+    breaker::tally::Count,
+    model::{Counts, Kind, Outcome, Settled, State},
+};
+
+impl Cell {
+    /// Files what became of a permitted call.
+    #[inline]
+    pub(in crate::breaker) fn settle(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
+        let slow = self.gate.is_timed() && self.is_slow(&ticket);
+        if ticket.probe.is_some() {
+            return self.settle_probe(ticket, outcome, slow);
+        }
+        let count = match (outcome, slow) {
+            (Outcome::Success, false) => Count::Success,
+            (Outcome::Success, true) => Count::SlowSuccess,
+            (Outcome::Ignored, _) => Count::Ignored,
+            (_, false) => Count::Failure,
+            (_, true) => Count::SlowFailure,
+        };
+        if let Outcome::Failure {
+            retry_after: Some(wait),
+        } = outcome
+        {
+            self.record_words(&ticket, count, Some(wait), false);
+        } else if let Outcome::Trip { retry_after } = outcome {
+            self.record_words(&ticket, count, retry_after, true);
+        } else if !self.tally.record(ticket.tag, count) {
+            self.outbox.lock().late += one(count);
+        }
+        if count != Count::Success && self.would_trip() || self.gate.reports_at_once() {
+            self.hurry();
+        }
+        self.wake_if_parked();
+    }
+
+    /// Records an outcome that says more than that it happened, in one piece with what it says.
+    fn record_words(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        count: Count,
+        retry_after: Option<Duration>,
+        trip: bool,
+    ) {
+        let _no_transition_between = self.view.lock();
+        let counted = self.tally.record(ticket.tag, count);
+        let mut outbox = self.outbox.lock();
+        if counted {
+            let wait = retry_after.map_or(0, |wait| wait.as_millis() as u64);
+            outbox.retry_after_ms = outbox.retry_after_ms.max(wait);
+            outbox.trips += u64::from(trip);
+            if trip {
+                self.urgent.store(true, Ordering::SeqCst);
+                self.shared.wake.notify_one();
+            }
+        } else {
+            outbox.late += one(count);
+        }
+    }
+
+    fn is_slow(&self, ticket: &Ticket) -> bool {
+        let threshold = self.policy.load().rules.slow_call_duration_threshold_ms;
+        threshold > 0 && self.elapsed_ms(ticket) >= threshold
+    }
+
+    fn elapsed_ms(&self, ticket: &Ticket) -> u64 {
+        let now = self.shared.clock.precise_ns();
+        now.saturating_sub(ticket.started_ns) / 1_000_000
+    }
+
+    /// A probe settles by its token, in the circuit that gave it.
+    fn settle_probe(self: &Arc<Self>, ticket: Ticket, outcome: Outcome, slow: bool) {
+        let Some(probe) = ticket.probe else { return };
+        let (kind, retry_after, count) = match outcome {
+            Outcome::Success if slow => (Kind::Failure, None, Count::SlowSuccess),
+            Outcome::Success => (Kind::Success, None, Count::Success),
+            Outcome::Failure { retry_after } => (Kind::Failure, retry_after, Count::Failure),
+            Outcome::Trip { retry_after } => (Kind::Trip, retry_after, Count::Failure),
+            Outcome::Ignored => (Kind::Ignored, None, Count::Ignored),
+        };
+        let settled = Settled {
+            token: probe.token,
+            generation: probe.generation,
+            kind,
+        };
+        let mut outbox = self.outbox.lock();
+        outbox.late += one(count);
+        match (kind, probe.local) {
+            (Kind::Ignored, false) => outbox.releases.push(settled.token),
+            (_, false) => outbox.settled.push(settled),
+            (_, true) => outbox.settled_locally.push(settled),
+        }
+        let wait = retry_after.map_or(0, |wait| wait.as_millis() as u64);
+        outbox.retry_after_ms = outbox.retry_after_ms.max(wait);
+        drop(outbox);
+        self.hurry();
+    }
+
+    /// Files a call that ended without an outcome: it was dropped, or panicked.
+    pub(in crate::breaker) fn abandon(self: &Arc<Self>, ticket: Ticket) {
+        let rules = self.policy.load().rules;
+        let limits = [rules.call_timeout_ms, rules.slow_call_duration_threshold_ms];
+        let limit = limits.into_iter().filter(|ms| *ms > 0).min();
+        let overdue = limit.is_some_and(|ms| self.elapsed_ms(&ticket) >= ms);
+        let failed = std::thread::panicking() || overdue && ticket.started_ns > 0;
+        self.settle(
+            ticket,
+            if failed {
+                Outcome::failure()
+            } else {
+                Outcome::Ignored
+            },
+        );
+    }
+
+    /// Whether what is known of the window, with what was not reported yet, meets a trip condition.
+    fn would_trip(&self) -> bool {
+        let view = self.view.lock();
+        if view.seen.state != State::Closed {
+            return false;
+        }
+        let seen = &view.seen;
+        let fresh = self.tally.counts();
+        let (run, broken) = self.tally.present_run();
+        let run = if broken {
+            run
+        } else {
+            run + seen.consecutive_failures
+        };
+        let sums = [
+            seen.calls + fresh.calls(),
+            seen.failures + fresh.failures,
+            seen.slow + fresh.slow(),
+        ];
+        self.policy.load().rules.breach(sums, run).is_some()
+    }
+}
+
+fn one(count: Count) -> Counts {
+    let mut counts = Counts::default();
+    match count {
+        Count::Success => counts.successes = 1,
+        Count::Failure => counts.failures = 1,
+        Count::SlowSuccess => (counts.successes, counts.slow_successes) = (1, 1),
+        Count::SlowFailure => (counts.failures, counts.slow_failures) = (1, 1),
+        Count::Ignored => counts.ignored = 1,
+    }
+    counts
+}

@@ -1,0 +1,14 @@
+//! Waiting for something to hold, with a limit that only a fault reaches.
+
+use std::time::Duration;
+
+/// Looks every 10 ms, for 10 s at most.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
