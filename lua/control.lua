@@ -25,8 +25,10 @@ if command == 'policy' then
   transitions().publish(c)
 else
   set(c, 'consecutive_opens', 0)
-  set(c, 'override_author', author)
-  set(c, 'override_reason', reason)
+  if TARGETS[command] then
+    set(c, 'override_author', author)
+    set(c, 'override_reason', reason)
+  end
   transitions().to(c, TARGETS[command] or 'closed', command == 'reset' and 'reset' or 'override',
     TARGETS[command] and for_ms > 0 and now + for_ms or 0, author, reason)
 end

@@ -201,8 +201,10 @@ impl Circuit {
             _ => (Reason::Override, 0),
         };
         self.consecutive_opens = 0;
-        self.override_author.clone_from(&request.author);
-        self.override_reason.clone_from(&request.reason);
+        if to.is_override() {
+            self.override_author.clone_from(&request.author);
+            self.override_reason.clone_from(&request.reason);
+        }
         self.transition(&t, to, reason, until, &request.author, &request.reason);
         self.current(now)
     }

@@ -128,7 +128,7 @@ impl Story {
             wait_ms: event.until_ms.saturating_sub(event.at_ms),
             consecutive_opens: event.consecutive_opens,
         }));
-        if !self.replicas.iter().any(|r| r.id == event.by) {
+        if self.replica(&event.by).is_none() {
             facts.push(Fact::Note {
                 at_s: self.at_s(at),
                 text: format!(
@@ -261,8 +261,14 @@ impl Story {
     }
 
     fn name_of(&self, id: &str) -> String {
-        let own = self.replicas.iter().find(|r| r.id == id);
+        let own = self.replica(id);
         own.map_or_else(|| id.to_owned(), |r| r.name.clone())
+    }
+
+    /// The replica that goes by this id, which ends with a random part of the registry's.
+    fn replica(&self, id: &str) -> Option<&Seen> {
+        let (given, _) = id.rsplit_once('.')?;
+        self.replicas.iter().find(|r| r.id == given)
     }
 
     fn spread_when_known(&mut self, now_ms: u64) -> Vec<Fact> {
