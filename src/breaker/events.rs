@@ -67,23 +67,27 @@ async fn read_on(cell: Arc<Cell>, mut generation: u64, sender: mpsc::Sender<Even
     let mut newest = cell.generation.subscribe();
     let mut stop = cell.shared.stop.subscribe();
     loop {
-        match cell.shared.store.events(&cell.name, generation).await {
-            Ok(events) => {
-                for event in events {
-                    generation = event.generation;
-                    if sender.send(event).await.is_err() {
-                        return;
-                    }
-                }
+        // Whatever is known by now is in the record, or the record was lost.
+        let known = *newest.borrow_and_update();
+        // While the store is away only one task asks it, and this is not it.
+        let events = match cell.shared.link.is_away() {
+            true => None,
+            false => cell.shared.store.events(&cell.name, generation).await.ok(),
+        };
+        let Some(events) = events else {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => continue,
+                () = sender.closed() => return,
+                () = stopped(&mut stop) => return,
             }
-            Err(_) => {
-                tokio::select! {
-                    () = tokio::time::sleep(AGAIN) => continue,
-                    () = sender.closed() => return,
-                    () = stopped(&mut stop) => return,
-                }
+        };
+        for event in events {
+            generation = event.generation;
+            if sender.send(event).await.is_err() {
+                return;
             }
         }
+        generation = generation.max(known);
         tokio::select! {
             _ = newest.wait_for(|newest| *newest > generation) => {}
             () = tokio::time::sleep(LOOK) => {}

@@ -398,3 +398,46 @@ async fn events_are_neither_lost_nor_repeated_across_a_broken_connection() {
     }
     assert_eq!(seen, (first..=newest).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_lost_record_of_events_is_not_asked_for_again_and_again() {
+    let server = OwnServer::start();
+    let (circuits, breaker) = replica(&server, policy());
+    known(&circuits, &breaker).await;
+    let mut events = breaker.events().await.unwrap();
+    breaker.reset().await.unwrap();
+    assert_eq!(events.next().await.unwrap().generation, 1);
+    let mut redis = redis::Client::open(server.url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    // Transitions whose events nobody can read.
+    redis::cmd("CONFIG")
+        .arg("RESETSTAT")
+        .exec(&mut redis)
+        .unwrap();
+    redis::cmd("HSET")
+        .arg("commontrip:{c}")
+        .arg("generation")
+        .arg(5)
+        .exec(&mut redis)
+        .unwrap();
+    until("the generation is heard of", async || {
+        timed(&breaker, true).await.0.unwrap();
+        circuits.flush().await;
+        breaker.cached().generation == 5
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let stats: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(&mut redis)
+        .unwrap();
+    let reads = stats
+        .lines()
+        .find(|line| line.starts_with("cmdstat_xrevrange"));
+    let calls = reads.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u64>().ok());
+    assert!(calls.unwrap_or(0) < 20, "{reads:?}");
+    breaker.reset().await.unwrap();
+    assert_eq!(events.next().await.unwrap().generation, 6);
+}
