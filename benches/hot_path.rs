@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use commontrip::{CircuitBreaker, Commontrip, Override, Policy, PolicyBuilder};
+use commontrip::{CircuitBreaker, Commontrip, Override, Permit, Policy, PolicyBuilder};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// Drives a future that never has to wait.
@@ -29,27 +29,48 @@ fn drive<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The time that `threads` threads need for `calls` calls each, all at once.
-fn elapsed(threads: usize, calls: u64, one_call: impl AsyncFn() + Sync) -> Duration {
-    let many = || {
-        drive(async {
-            for _ in 0..calls {
-                one_call().await;
-            }
-        });
-    };
+/// The time that `threads` threads need to do the same, all at once.
+fn elapsed(threads: usize, work: impl Fn() + Sync) -> Duration {
     let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(many);
+            scope.spawn(&work);
         }
-        many();
+        work();
     });
     start.elapsed()
 }
 
 async fn upstream() -> Result<u64, Infallible> {
     Ok(black_box(1))
+}
+
+/// Makes so many calls.
+type Work<'a> = &'a (dyn Fn(u64) + Sync);
+
+#[inline(never)]
+fn bare(calls: u64) {
+    drive(async {
+        for _ in 0..calls {
+            let _ = black_box(upstream().await);
+        }
+    });
+}
+
+#[inline(never)]
+fn protected(breaker: &CircuitBreaker, calls: u64) {
+    drive(async {
+        for _ in 0..calls {
+            let _ = black_box(breaker.call(upstream).await);
+        }
+    });
+}
+
+#[inline(never)]
+fn permits(breaker: &CircuitBreaker, calls: u64) {
+    for _ in 0..calls {
+        let _ = black_box(breaker.try_acquire().map(Permit::success));
+    }
 }
 
 fn circuit(circuits: &Commontrip, name: &str, policy: PolicyBuilder) -> CircuitBreaker {
@@ -81,42 +102,20 @@ fn hot_path(criterion: &mut Criterion) {
     });
 
     for threads in [1, 2] {
-        let mut group = criterion.benchmark_group("bare");
-        group.bench_function(BenchmarkId::new("call", threads), |b| {
-            b.iter_custom(|n| elapsed(threads, n, async || _ = black_box(upstream().await)));
-        });
-        group.finish();
-
-        let mut group = criterion.benchmark_group("closed");
-        for (case, breaker) in [("call", &closed), ("call_timed", &timed)] {
+        let cases: [(&str, &str, Work); 5] = [
+            ("bare", "call", &bare),
+            ("closed", "call", &|n| protected(&closed, n)),
+            ("closed", "call_timed", &|n| protected(&timed, n)),
+            ("closed", "permit", &|n| permits(&closed, n)),
+            ("open", "call", &|n| protected(&open, n)),
+        ];
+        for (state, case, work) in cases {
+            let mut group = criterion.benchmark_group(state);
             group.bench_function(BenchmarkId::new(case, threads), |b| {
-                b.iter_custom(|n| {
-                    elapsed(threads, n, async || {
-                        drop(black_box(breaker.call(upstream).await))
-                    })
-                });
+                b.iter_custom(|n| elapsed(threads, || work(n)));
             });
+            group.finish();
         }
-        group.bench_function(BenchmarkId::new("permit", threads), |b| {
-            b.iter_custom(|n| {
-                elapsed(threads, n, async || {
-                    if let Ok(permit) = closed.try_acquire() {
-                        permit.success();
-                    }
-                })
-            });
-        });
-        group.finish();
-
-        let mut group = criterion.benchmark_group("open");
-        group.bench_function(BenchmarkId::new("call", threads), |b| {
-            b.iter_custom(|n| {
-                elapsed(threads, n, async || {
-                    drop(black_box(open.call(upstream).await))
-                })
-            });
-        });
-        group.finish();
     }
     runtime.block_on(circuits.shutdown());
 }

@@ -66,15 +66,40 @@ fn stripes() -> usize {
     })
 }
 
+/// A small number that no other living thread has, so that threads share no stripe as long as
+/// there are stripes enough.
+#[inline]
 fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
     NUMBER.with(|number| {
         if number.get() == usize::MAX {
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            number.set(take_number());
         }
         number.get()
     })
+}
+
+/// Numbers of threads that have ended.
+static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// Gives its number back when its thread ends.
+struct Lent(usize);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        FREE.lock().push(self.0);
+    }
+}
+
+#[cold]
+fn take_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static LENT: Cell<Option<Lent>> = const { Cell::new(None) });
+    let free = FREE.lock().pop();
+    let number = free.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    // A thread that is ending already keeps its number: nothing would give it back.
+    let _ = LENT.try_with(|lent| lent.set(Some(Lent(number))));
+    number
 }
 
 fn empty(tag: u32) -> u64 {
@@ -265,6 +290,15 @@ mod tests {
         assert!(!tally.record(0, Count::Failure));
         assert!(tally.record(1, Count::Failure));
         assert_eq!(tally.drain(2).0.calls(), 1);
+    }
+
+    #[test]
+    fn a_number_is_lent_again_when_its_thread_has_ended() {
+        let number = || std::thread::spawn(thread_number).join().unwrap();
+        let mine = thread_number();
+        let seen: std::collections::BTreeSet<_> = (0..100).map(|_| number()).collect();
+        assert!(!seen.contains(&mine));
+        assert!(seen.len() < 50, "{seen:?}");
     }
 
     #[test]

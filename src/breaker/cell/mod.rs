@@ -132,6 +132,7 @@ impl Cell {
         }
     }
 
+    #[inline(never)]
     fn admit_slowly(self: &Arc<Self>, now: u64) -> Decision {
         let decision = self.gate.decide(now);
         if self.gate.is_fresh(now) || self.shared.link.is_away() {

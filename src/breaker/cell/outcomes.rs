@@ -15,6 +15,19 @@ impl Cell {
     /// Files what became of a permitted call.
     #[inline]
     pub(in crate::breaker) fn settle(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
+        let plain = ticket.probe.is_none() && outcome == Outcome::Success && !self.gate.is_timed();
+        if plain && self.tally.record(ticket.tag, Count::Success) {
+            if self.gate.reports_at_once() {
+                self.hurry();
+            }
+            return self.wake_if_parked();
+        }
+        self.settle_with_care(ticket, outcome);
+    }
+
+    /// The same for all but the success of a plain call in the present generation.
+    #[inline(never)]
+    fn settle_with_care(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
         let slow = self.gate.is_timed() && self.is_slow(&ticket);
         if ticket.probe.is_some() {
             return self.settle_probe(ticket, outcome, slow);
@@ -105,6 +118,7 @@ impl Cell {
     }
 
     /// Files a call that ended without an outcome: it was dropped, or panicked.
+    #[cold]
     pub(in crate::breaker) fn abandon(self: &Arc<Self>, ticket: Ticket) {
         let rules = self.policy.load().rules;
         let limits = [rules.call_timeout_ms, rules.slow_call_duration_threshold_ms];
