@@ -23,7 +23,7 @@ pub struct CircuitBreaker {
     life: Arc<Life>,
 }
 
-/// An operator's override: how long, by whom, why.
+/// An operator's override: how long, by whom (at most 200 bytes), why (at most 1000).
 ///
 /// ```
 /// # use std::time::Duration;
@@ -223,7 +223,8 @@ impl CircuitBreaker {
     /// Rejects every call of the fleet, until the override ends or [`reset`](Self::reset).
     ///
     /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm.
+    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
+    /// or the reason is too long.
     pub async fn force_open(&self, with: Override) -> Result<Snapshot, ControlError> {
         self.control(Command::ForceOpen, with, String::new()).await
     }
@@ -231,7 +232,8 @@ impl CircuitBreaker {
     /// Admits every call of the fleet and trips on nothing; only lifetime totals are kept.
     ///
     /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm.
+    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
+    /// or the reason is too long.
     pub async fn disable(&self, with: Override) -> Result<Snapshot, ControlError> {
         self.control(Command::Disable, with, String::new()).await
     }
@@ -239,7 +241,8 @@ impl CircuitBreaker {
     /// Admits every call of the fleet and records it, but trips on nothing: a dry run.
     ///
     /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm.
+    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
+    /// or the reason is too long.
     pub async fn metrics_only(&self, with: Override) -> Result<Snapshot, ControlError> {
         self.control(Command::MetricsOnly, with, String::new())
             .await
@@ -248,7 +251,8 @@ impl CircuitBreaker {
     /// Closes the circuit for the fleet, with an empty window and no backoff; ends overrides.
     ///
     /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm.
+    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
+    /// or the reason is too long.
     pub async fn reset(&self) -> Result<Snapshot, ControlError> {
         self.reset_with(Override::default()).await
     }
@@ -256,7 +260,8 @@ impl CircuitBreaker {
     /// [`reset`](Self::reset), saying who and why; the override's time is not looked at.
     ///
     /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm.
+    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
+    /// or the reason is too long.
     pub async fn reset_with(&self, with: Override) -> Result<Snapshot, ControlError> {
         self.control(Command::Reset, with, String::new()).await
     }
@@ -282,13 +287,20 @@ impl CircuitBreaker {
         policy: String,
     ) -> Result<Snapshot, ControlError> {
         let cell = &self.cell;
+        let author = with.author.unwrap_or_else(|| cell.shared.replica.clone());
+        for (what, text, most) in [("author", &author, 200), ("reason", &with.reason, 1000)] {
+            let bytes = text.len();
+            if bytes > most {
+                return Err(ControlError::Text { what, bytes, most });
+            }
+        }
         let request = Control {
             head: cell.head(),
             command,
             for_ms: with
                 .lasting
                 .map_or(0, |time| (time.as_millis() as u64).max(1)),
-            author: with.author.unwrap_or_else(|| cell.shared.replica.clone()),
+            author,
             reason: with.reason,
             policy,
         };

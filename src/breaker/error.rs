@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::model::{NameError, Reason, State};
+use crate::model::{Reason, State};
 use crate::store::StoreError;
 
 /// A call was not permitted. Not a fault: the circuit did its work.
@@ -99,7 +99,14 @@ pub enum ControlError {
     /// The policy to be stored is wrong.
     #[error("the policy is not valid")]
     Policy(#[from] crate::model::PolicyError),
-    /// There is no circuit of that name.
-    #[error(transparent)]
-    Name(#[from] NameError),
+    /// An author or a reason is too long.
+    #[error("the {what} has {bytes} bytes, but at most {most} are kept")]
+    Text {
+        /// Which of the two.
+        what: &'static str,
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        most: usize,
+    },
 }

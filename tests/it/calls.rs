@@ -402,3 +402,26 @@ async fn bad_settings_are_refused_with_words() {
         .unwrap_err();
     assert!(name.to_string().contains("1 to 200 bytes"));
 }
+
+#[tokio::test]
+async fn an_author_or_a_reason_that_is_too_long_is_refused() {
+    let (_circuits, breaker, _) = embedded(policy()).await;
+    let long = breaker
+        .force_open(Override::because("x".repeat(1001)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        long.to_string(),
+        "the reason has 1001 bytes, but at most 1000 are kept"
+    );
+    let author = Override::because("y").by("x".repeat(201));
+    assert!(
+        breaker
+            .reset_with(author)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("author")
+    );
+    assert_eq!(breaker.snapshot().await.unwrap().generation, 0);
+}
