@@ -1,10 +1,30 @@
-//! One circuit breaker for every replica of a service, shared through Redis.
+//! One circuit breaker for every replica of a service, shared through Redis at the price of a
+//! local one.
+//!
+//! Take a [`Commontrip`] once per process, [`CircuitBreaker`]s from it by name, and make calls
+//! through them. A call decides from a cached word and counts its outcome in memory; states,
+//! rolling counters and probe permits live in Redis and move only in atomic scripts.
+//!
+//! - [`Commontrip::redis`], [`Commontrip::builder`], [`Commontrip::embedded`]: where circuits live
+//! - [`CircuitBreaker::call`], [`acquire`](CircuitBreaker::acquire), [`Protect`]: making calls
+//! - [`Policy`]: when a circuit opens, for how long, how it closes
+//! - [`Outcome`]: what became of a call; [`Rejection`]: why it was not made
+//! - [`CircuitBreaker::events`], [`snapshot`](CircuitBreaker::snapshot): looking at a circuit
+//! - [`CircuitBreaker::force_open`], `disable`, `metrics_only`, `reset`: operating the fleet
+//!
+//! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
+//! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
+//!
+//! Feature `cli`: the `commontrip` program with the demo. Nothing else depends on it.
 
 mod breaker;
 pub mod model;
 pub mod store;
 
-pub use breaker::*;
+pub use breaker::{
+    BuildError, CallError, CircuitBreaker, Commontrip, CommontripBuilder, ControlError, Events,
+    Health, Override, Permit, Protect, Rejection,
+};
 pub use model::{
     Counts, Event, Name, NameError, OnStoreFailure, Outcome, Policy, PolicyBuilder, PolicyError,
     Reason, Rules, Snapshot, State,
