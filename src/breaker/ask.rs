@@ -16,7 +16,6 @@ use super::{
     gate::Decision,
     permit::Held,
 };
-use crate::store::StoreError;
 
 type Answer = Result<Held<Arc<Cell>>, Rejection>;
 
@@ -105,9 +104,8 @@ impl Cell {
 
     async fn ask_store(self: &Arc<Self>) -> Answer {
         let request = self.request();
-        let limit = self.shared.store_timeout;
-        let asked = tokio::time::timeout(limit, self.shared.store.acquire(&self.name, &request));
-        match asked.await.unwrap_or(Err(StoreError::Timeout(limit))) {
+        let asked = self.shared.store.acquire(&self.name, &request);
+        match self.shared.in_time(asked).await {
             Ok(grant) => {
                 self.take_shared(&grant.snapshot);
                 let ticket = self.granted(grant.permission, request.token, &grant.snapshot, false);

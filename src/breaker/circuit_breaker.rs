@@ -3,14 +3,11 @@
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use super::{
-    CallError, ControlError, Events, Permit, Rejection,
-    cell::Cell,
-    gate::Decision,
-    permit::{Borrowed, Held},
+    CallError, ControlError, Events, Permit, Rejection, cell::Cell, gate::Decision, permit::Held,
     registry::Life,
 };
 use crate::{
-    model::{Command, Control, Outcome, Policy, Snapshot, State},
+    model::{Command, Control, Outcome, Policy, Snapshot, State, millis},
     store::StoreError,
 };
 
@@ -131,7 +128,7 @@ impl CircuitBreaker {
             Decision::Reject(rejection) => return Err(self.cell.reject(rejection).into()),
             decision => self.cell.ask(decision).await?,
         };
-        let held = Held::new(Borrowed(&self.cell), ticket);
+        let held = Held::new(&self.cell, ticket);
         let result = match self.timeout() {
             None => call().await,
             Some(limit) => {
@@ -297,9 +294,7 @@ impl CircuitBreaker {
         let request = Control {
             head: cell.head(),
             command,
-            for_ms: with
-                .lasting
-                .map_or(0, |time| (time.as_millis() as u64).max(1)),
+            for_ms: with.lasting.map_or(0, |time| millis(time).max(1)),
             author,
             reason: with.reason,
             policy,

@@ -139,20 +139,13 @@ async fn ask_until_back(shared: Arc<Shared>) {
 /// A write that changes nothing but what was lost: it shows that the store takes reports again,
 /// and brings back what this process remembers.
 async fn ask(shared: &Shared, cell: Option<&Arc<Cell>>) -> Result<(), StoreError> {
-    let ask = async {
-        match cell {
-            None => shared.store.ping().await,
-            Some(cell) => {
-                let request = Release {
-                    head: cell.head(),
-                    token: "-".to_owned(),
-                };
-                shared.store.release(&cell.name, &request).await.map(drop)
-            }
-        }
+    let Some(cell) = cell else {
+        return shared.in_time(shared.store.ping()).await;
     };
-    match tokio::time::timeout(shared.store_timeout, ask).await {
-        Ok(answer) => answer,
-        Err(_) => Err(StoreError::Timeout(shared.store_timeout)),
-    }
+    let request = Release {
+        head: cell.head(),
+        token: "-".to_owned(),
+    };
+    let answer = shared.store.release(&cell.name, &request);
+    shared.in_time(answer).await.map(drop)
 }

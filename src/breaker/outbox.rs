@@ -3,11 +3,11 @@
 //! Owns numbering, the report whose answer is awaited, and the sums that are kept while the store
 //! is away. Invariant: a report's number and content stay together until it is answered.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::model::{Counts, Report, Runs, Settled};
+use crate::model::{Counts, Report, Runs, Settled, millis};
 
 /// Parts of a window that sums are kept in while the store is away.
 const PARTS: u64 = 10;
@@ -39,6 +39,11 @@ impl Outbox {
     pub(super) fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
+    }
+
+    /// Remembers how long the service asked to be left alone.
+    pub(super) fn heed(&mut self, retry_after: Option<Duration>) {
+        self.retry_after_ms = self.retry_after_ms.max(retry_after.map_or(0, millis));
     }
 
     /// Makes the next report of what there is: `counts` belong to `generation`, or to none that

@@ -3,7 +3,7 @@
 //! Invariant: every ticket is settled exactly once; one that is dropped is filed as ignored, or as
 //! a failure when it was overdue or its thread panics.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 use super::{
     cell::{Cell, Ticket},
@@ -11,44 +11,13 @@ use super::{
 };
 use crate::model::Outcome;
 
-/// A ticket with the circuit that it is for; settles on drop.
-pub(super) struct Held<C: Deref<Target = Cell> + AsArc> {
+/// A ticket with the circuit that it is for, owned or borrowed; settles on drop.
+pub(super) struct Held<C: Borrow<Arc<Cell>>> {
     cell: C,
     ticket: Option<Ticket>,
 }
 
-/// A way to the shared pointer, from a borrow of it or from itself.
-pub(super) trait AsArc {
-    fn as_arc(&self) -> &Arc<Cell>;
-}
-
-impl AsArc for Arc<Cell> {
-    #[inline]
-    fn as_arc(&self) -> &Arc<Cell> {
-        self
-    }
-}
-
-/// A borrowed pointer to a cell: no reference is counted.
-pub(super) struct Borrowed<'a>(pub(super) &'a Arc<Cell>);
-
-impl Deref for Borrowed<'_> {
-    type Target = Cell;
-
-    #[inline]
-    fn deref(&self) -> &Cell {
-        self.0
-    }
-}
-
-impl AsArc for Borrowed<'_> {
-    #[inline]
-    fn as_arc(&self) -> &Arc<Cell> {
-        self.0
-    }
-}
-
-impl<C: Deref<Target = Cell> + AsArc> Held<C> {
+impl<C: Borrow<Arc<Cell>>> Held<C> {
     #[inline]
     pub(super) const fn new(cell: C, ticket: Ticket) -> Self {
         Self {
@@ -60,7 +29,7 @@ impl<C: Deref<Target = Cell> + AsArc> Held<C> {
     #[inline]
     pub(super) fn settle(mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
-            self.cell.as_arc().settle(ticket, outcome);
+            self.cell.borrow().settle(ticket, outcome);
         }
     }
 
@@ -70,11 +39,11 @@ impl<C: Deref<Target = Cell> + AsArc> Held<C> {
     }
 }
 
-impl<C: Deref<Target = Cell> + AsArc> Drop for Held<C> {
+impl<C: Borrow<Arc<Cell>>> Drop for Held<C> {
     #[inline]
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            self.cell.as_arc().abandon(ticket);
+            self.cell.borrow().abandon(ticket);
         }
     }
 }

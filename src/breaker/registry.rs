@@ -76,6 +76,15 @@ impl Shared {
         self.runtime.spawn(task)
     }
 
+    /// The store's answer, or that it took longer than `store_timeout`.
+    pub(super) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let answer = tokio::time::timeout(self.store_timeout, answer).await;
+        answer.unwrap_or(Err(StoreError::Timeout(self.store_timeout)))
+    }
+
     /// Has the reporter look after a circuit.
     #[cold]
     pub(super) fn activate(&self, cell: &Arc<Cell>) {

@@ -11,17 +11,14 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     cell::Cell,
     registry::{Shared, stopped},
 };
-use crate::{
-    model::{Name, Release, Report},
-    store::StoreError,
-};
+use crate::model::{Name, Release, Report};
 
 /// A wait that never ends in practice.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -139,9 +136,7 @@ async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
         .iter()
         .map(|(cell, report)| (cell.name.clone(), report.clone()))
         .collect();
-    let limit = shared.store_timeout;
-    let answers = timeout(limit, shared.store.report(&reports)).await;
-    let answers = match answers.unwrap_or(Err(StoreError::Timeout(limit))) {
+    let answers = match shared.in_time(shared.store.report(&reports)).await {
         Ok(answers) => answers,
         Err(error) => return shared.store_failed(&error),
     };
@@ -183,9 +178,8 @@ async fn release(shared: &Arc<Shared>) {
                 head: cell.head(),
                 token,
             };
-            let limit = shared.store_timeout;
-            let answer = timeout(limit, shared.store.release(&cell.name, &request)).await;
-            match answer.unwrap_or(Err(StoreError::Timeout(limit))) {
+            let answer = shared.store.release(&cell.name, &request);
+            match shared.in_time(answer).await {
                 Ok(snapshot) => cell.take_shared(&snapshot),
                 Err(error) => {
                     cell.outbox.lock().releases.push(request.token);

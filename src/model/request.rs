@@ -3,9 +3,20 @@
 //! Owns the shapes of the requests; each is one MessagePack array on the wire, its fields in the
 //! order given here. Twin: the headers of `lua/*.lua`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Counts, Rules, Runs, Snapshot, State};
+
+/// The longest time that goes over the wire, ms: a hundred years.
+const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
+
+/// A duration in whole milliseconds, rounded up; what is longer than a hundred years is cut.
+pub(crate) fn millis(time: Duration) -> u64 {
+    let ms = time.as_nanos().div_ceil(1_000_000);
+    u64::try_from(ms).map_or(LONGEST_MS, |ms| ms.min(LONGEST_MS))
+}
 
 /// What every request begins with.
 #[derive(Clone, Debug, Default, Serialize)]

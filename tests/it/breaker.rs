@@ -170,3 +170,26 @@ async fn keys_begin_with_the_prefix_that_was_chosen() {
     assert_eq!(state, "closed");
     assert_eq!(circuits.circuits().await.unwrap(), ["payments"]);
 }
+
+#[tokio::test]
+async fn absurdly_long_times_are_long_and_nothing_worse() {
+    let circuits = Commontrip::redis(support::redis_url()).unwrap();
+    let a = circuits.circuit(&support::unique("long"), quick()).unwrap();
+    let permit = a.acquire().await.unwrap();
+    permit.record(Outcome::Trip {
+        retry_after: Some(Duration::MAX),
+    });
+    until("open", async || a.state() == State::Open).await;
+    assert!(
+        circuits.health().away_for.is_none(),
+        "{:?}",
+        circuits.health()
+    );
+    let wait = a.acquire().await.unwrap_err().retry_after.unwrap();
+    assert!(wait > Duration::from_secs(500) && !a.acquire().await.unwrap_err().local);
+    let forced = a
+        .force_open(Override::because("for ever").lasting(Duration::MAX))
+        .await
+        .unwrap();
+    assert!(forced.left_ms() > 365 * 86_400_000, "{forced:?}");
+}

@@ -1,9 +1,6 @@
 //! What becomes of permitted calls: into the tally, or by token into the outbox.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{Cell, Ticket};
 use crate::{
@@ -67,12 +64,10 @@ impl Cell {
         let counted = self.tally.record(ticket.tag, count);
         let mut outbox = self.outbox.lock();
         if counted {
-            let wait = retry_after.map_or(0, |wait| wait.as_millis() as u64);
-            outbox.retry_after_ms = outbox.retry_after_ms.max(wait);
+            outbox.heed(retry_after);
             outbox.trips += u64::from(trip);
             if trip {
-                self.urgent.store(true, Ordering::SeqCst);
-                self.shared.wake.notify_one();
+                self.hurry();
             }
         } else {
             outbox.late += one(count);
@@ -111,8 +106,7 @@ impl Cell {
             (_, false) => outbox.settled.push(settled),
             (_, true) => outbox.settled_locally.push(settled),
         }
-        let wait = retry_after.map_or(0, |wait| wait.as_millis() as u64);
-        outbox.retry_after_ms = outbox.retry_after_ms.max(wait);
+        outbox.heed(retry_after);
         drop(outbox);
         self.hurry();
     }

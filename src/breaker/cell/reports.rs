@@ -77,7 +77,7 @@ impl Cell {
             let (counts, runs) = self.tally.drain(view.tag);
             let of_shared = view.seen.generation == view.shared.generation;
             let generation = of_shared.then_some(view.shared.generation);
-            let window_ms = view.code.rules.window_ms;
+            let window_ms = self.policy.load().rules.window_ms;
             outbox.prepare(generation, counts, runs, self.now(), window_ms, stale);
         }
         let mut report = outbox.pending.clone()?;
@@ -110,7 +110,7 @@ impl Cell {
             view.shared.generation,
             counts,
             self.now(),
-            view.code.rules.window_ms,
+            self.policy.load().rules.window_ms,
         );
         let report = Report {
             head: Head {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{OnStoreFailure, Policy, Rules};
+use crate::model::millis;
 
 /// The longest duration that a policy takes: a year.
 const YEAR_MS: u64 = 365 * 86_400_000;
@@ -91,17 +92,13 @@ mod pairs {
     }
 }
 
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
 impl PolicyBuilder {
     /// Counts the calls of the last `length`, in `buckets` parts that leave one by one.
     ///
     /// Length `1 ms..=1 year`, default 60 s; buckets `1..=100`, default 10 and at most one a
     /// millisecond.
     pub fn sliding_window_time(mut self, length: Duration, buckets: u64) -> Self {
-        self.rules.window_ms = ms(length);
+        self.rules.window_ms = millis(length);
         self.rules.window_buckets = buckets;
         self.rules.window_calls = 0;
         self
@@ -162,7 +159,7 @@ impl PolicyBuilder {
     /// Threshold `1 ms..=1 year`; percent `1..=100`. Default off. Every call then reads a precise
     /// clock twice. A slow probe counts as a failed one.
     pub fn slow_calls(mut self, threshold: Duration, percent: u64) -> Self {
-        self.rules.slow_call_duration_threshold_ms = ms(threshold).max(1);
+        self.rules.slow_call_duration_threshold_ms = millis(threshold).max(1);
         self.rules.slow_call_rate_threshold = percent;
         self
     }
@@ -173,7 +170,7 @@ impl PolicyBuilder {
     /// promised: that a store which lost everything keeps the probe limit when the circuit trips
     /// again within an old probe's lease.
     pub fn wait_duration_in_open_state(mut self, wait: Duration) -> Self {
-        self.rules.wait_duration_in_open_state_ms = ms(wait);
+        self.rules.wait_duration_in_open_state_ms = millis(wait);
         self
     }
 
@@ -183,7 +180,7 @@ impl PolicyBuilder {
     /// 10 min; it also limits what a `retry_after` can ask for.
     pub fn backoff(mut self, factor: f64, longest: Duration) -> Self {
         self.rules.backoff_multiplier_percent = (factor * 100.0).round() as u64;
-        self.rules.max_wait_duration_in_open_state_ms = ms(longest);
+        self.rules.max_wait_duration_in_open_state_ms = millis(longest);
         self
     }
 
@@ -199,7 +196,7 @@ impl PolicyBuilder {
     ///
     /// Range `0..=1 year`. Default 60 s. 0 = every open waits the first wait, except in the ramp.
     pub fn backoff_reset_after(mut self, calm: Duration) -> Self {
-        self.rules.backoff_reset_after_ms = ms(calm);
+        self.rules.backoff_reset_after_ms = millis(calm);
         self
     }
 
@@ -225,7 +222,7 @@ impl PolicyBuilder {
     ///
     /// Range `1 ms..=1 year`. Default 60 s. A half-open that only lacked calls waits on.
     pub fn max_wait_duration_in_half_open_state(mut self, wait: Duration) -> Self {
-        self.rules.max_wait_duration_in_half_open_state_ms = ms(wait);
+        self.rules.max_wait_duration_in_half_open_state_ms = millis(wait);
         self
     }
 
@@ -233,7 +230,7 @@ impl PolicyBuilder {
     ///
     /// Range `1 ms..=1 year`. Default 30 s. Choose it above the longest call.
     pub fn probe_lease(mut self, lease: Duration) -> Self {
-        self.rules.probe_lease_ms = ms(lease);
+        self.rules.probe_lease_ms = millis(lease);
         self
     }
 
@@ -241,7 +238,7 @@ impl PolicyBuilder {
     ///
     /// Duration `1 ms..=1 year`, default off; initial `1..=100`, default 10.
     pub fn ramp(mut self, duration: Duration, initial: u64) -> Self {
-        self.rules.ramp_duration_ms = ms(duration).max(1);
+        self.rules.ramp_duration_ms = millis(duration).max(1);
         self.rules.ramp_initial = initial;
         self
     }
@@ -250,7 +247,7 @@ impl PolicyBuilder {
     ///
     /// Range `1 ms..=1 year`. Default off.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.call_timeout_ms = ms(timeout).max(1);
+        self.rules.call_timeout_ms = millis(timeout).max(1);
         self
     }
 
@@ -258,7 +255,7 @@ impl PolicyBuilder {
     ///
     /// Range `0..=1 hour`. Default 250 ms. 0 = strict: ask the store at every call.
     pub fn decision_ttl(mut self, ttl: Duration) -> Self {
-        self.rules.decision_ttl_ms = ms(ttl);
+        self.rules.decision_ttl_ms = millis(ttl);
         self
     }
 
@@ -266,7 +263,7 @@ impl PolicyBuilder {
     ///
     /// Range `0..=1 hour`. Default 100 ms. 0 = at once, coalesced while one is under way.
     pub fn report_interval(mut self, interval: Duration) -> Self {
-        self.rules.report_interval_ms = ms(interval);
+        self.rules.report_interval_ms = millis(interval);
         self
     }
 
