@@ -29,7 +29,7 @@ pub use model::{
     Counts, Event, Name, NameError, OnStoreFailure, Outcome, Policy, PolicyBuilder, PolicyError,
     Reason, Rules, Snapshot, State,
 };
-pub use store::{Clock, MemoryStore, RedisStore, RedisStoreBuilder, Store, StoreError};
+pub use store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -36,7 +36,7 @@ impl Cell {
         if let Decision::Reject(rejection) = decision {
             return Err(self.reject(rejection));
         }
-        if self.shared.link.is_away() {
+        if self.decides_alone() {
             return self
                 .ask_locally()
                 .ok_or_else(|| self.reject(self.rejection()));
@@ -65,7 +65,7 @@ impl Cell {
         self: &Arc<Self>,
         decision: Decision,
     ) -> Result<Ticket, Rejection> {
-        if self.shared.link.is_away() {
+        if self.decides_alone() {
             return self.ask_locally().ok_or_else(|| self.rejection());
         }
         let strict = self.policy.load().rules.decision_ttl_ms == 0;
@@ -117,7 +117,7 @@ impl Cell {
             Err(error) => {
                 // The grant may have been made and its answer lost.
                 self.outbox.lock().releases.push(request.token);
-                self.shared.store_failed(&error);
+                self.shared.store_failed(self, &error);
                 match self.admit() {
                     Decision::Admit(tag) => Ok(Held::new(Arc::clone(self), self.ticket(tag))),
                     Decision::Reject(rejection) => Err(rejection),

@@ -70,7 +70,7 @@ async fn read_on(cell: Arc<Cell>, mut generation: u64, sender: mpsc::Sender<Even
         // Whatever is known by now is in the record, or the record was lost.
         let known = *newest.borrow_and_update();
         // While the store is away only one task asks it, and this is not it.
-        let events = match cell.shared.link.is_away() {
+        let events = match cell.is_away() {
             true => None,
             false => cell.shared.store.events(&cell.name, generation).await.ok(),
         };

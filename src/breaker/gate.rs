@@ -43,7 +43,7 @@ mod bits {
 pub(super) enum Source {
     /// The store's answer.
     Shared,
-    /// This replica's own circuit, while the store is away.
+    /// This replica's own circuit: the store is away.
     Local,
     /// The policy's answer to a store that is away.
     Fixed { admits: bool },

@@ -1,9 +1,11 @@
 //! Whether the store answers.
 //!
-//! Owns the one bit that calls look at, and the task that asks until the store is back: nobody
-//! else asks a store that is away.
+//! Owns which circuits are away from it, and the one task that asks until they are back: nobody
+//! else asks a store that is away. Circuits of one shard go and come together; one that the store
+//! refuses goes alone.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,11 +13,21 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
-use super::{cell::Cell, registry::Shared};
-use crate::{model::Release, store::StoreError};
+use super::{
+    cell::{Away, Cell},
+    registry::Shared,
+};
+use crate::{
+    model::{Name, Release},
+    store::StoreError,
+};
 
 /// Waits between two questions to a store that is away; each is lengthened at random by up to a
 /// half, so that a fleet does not ask in step.
@@ -24,7 +36,10 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    away: AtomicBool,
+    /// Somebody asks until all are back.
+    asking: AtomicBool,
+    /// More circuits went away.
+    more: Notify,
     trouble: Mutex<Trouble>,
 }
 
@@ -39,8 +54,11 @@ struct Trouble {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
-    /// How long the store has been away; `None` while it answers.
+    /// How long the store has been away from one circuit or more; `None` while it answers.
     pub away_for: Option<Duration>,
+    /// Circuits that decide without the store: all of them where one server keeps them, those of
+    /// a shard in a Cluster, one where the store refuses its requests.
+    pub circuits_away: usize,
     /// How often it went away.
     pub times_away: u64,
     /// The last error, in words.
@@ -51,20 +69,159 @@ pub struct Health {
     pub reports_pending: usize,
 }
 
-impl Link {
-    #[inline]
-    pub(super) fn is_away(&self) -> bool {
-        self.away.load(Ordering::Relaxed)
-    }
+/// Circuits that come back together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Group {
+    Shard(u16),
+    Refused(Name),
+}
 
-    pub(super) fn health(&self, push: bool, reports_pending: usize) -> Health {
-        let trouble = self.trouble.lock();
+type Groups = BTreeMap<Group, Vec<Arc<Cell>>>;
+
+impl Shared {
+    pub(super) fn health(&self) -> Health {
+        let cells = self.cells();
+        let count = |holds: fn(&Cell) -> bool| cells.iter().filter(|cell| holds(cell)).count();
+        let trouble = self.link.trouble.lock();
         Health {
             away_for: trouble.since.map(|since| since.elapsed()),
+            circuits_away: count(Cell::is_away),
             times_away: trouble.times,
             last_error: trouble.last_error.clone(),
-            push,
-            reports_pending,
+            push: count(|cell| cell.followed.load(Ordering::Relaxed)) == cells.len(),
+            reports_pending: count(|cell| cell.outbox.lock().is_pending()),
+        }
+    }
+
+    /// The store failed a circuit: from now on nobody asks it for that one, and for those that
+    /// share its fate, but one task.
+    pub(super) fn store_failed(self: &Arc<Self>, cell: &Arc<Cell>, error: &StoreError) {
+        let (fate, away) = if error.is_away() {
+            let shard = self.store.shard(&cell.name);
+            let mut fate = self.cells();
+            fate.retain(|other| self.store.shard(&other.name) == shard);
+            (fate, Away::Store)
+        } else {
+            (vec![Arc::clone(cell)], Away::Refused)
+        };
+        let words = in_words(error);
+        let left = fate.iter().filter(|cell| cell.leave_store(away)).count();
+        let mut trouble = self.link.trouble.lock();
+        trouble.last_error = Some(words.clone());
+        if left == 0 {
+            return;
+        }
+        trouble.since.get_or_insert_with(Instant::now);
+        trouble.times += 1;
+        drop(trouble);
+        match away {
+            Away::Refused => {
+                tracing::warn!(error = %words, circuit = %cell.name, replica = %self.replica, "the store refuses a circuit");
+            }
+            _ => {
+                tracing::warn!(error = %words, circuits = left, replica = %self.replica, "the store is away");
+            }
+        }
+        if !self.link.asking.swap(true, Ordering::SeqCst) {
+            self.spawn(ask_until_back(Arc::clone(self)));
+        }
+        self.link.more.notify_one();
+    }
+
+    /// Whether a new circuit begins without the store.
+    pub(super) fn begins_away(&self, name: &Name) -> bool {
+        let shard = self.store.shard(name);
+        let same = |cell: &Arc<Cell>| self.store.shard(&cell.name) == shard;
+        let away = |cell: &Arc<Cell>| cell.away() == Away::Store;
+        self.cells().iter().any(|cell| away(cell) && same(cell))
+    }
+
+    fn groups_away(&self) -> Groups {
+        let mut groups = Groups::new();
+        for cell in self.cells() {
+            let group = match cell.away() {
+                Away::No => continue,
+                Away::Store => Group::Shard(self.store.shard(&cell.name)),
+                Away::Refused => Group::Refused(cell.name.clone()),
+            };
+            groups.entry(group).or_default().push(cell);
+        }
+        groups
+    }
+
+    /// Asks a store that is away once more, before the registry ends.
+    pub(super) async fn last_try(self: &Arc<Self>) {
+        let groups = self.groups_away();
+        join_all(groups.values().map(|cells| self.try_group(cells))).await;
+    }
+
+    /// Asks the store for one circuit of a group; whether the group is back.
+    async fn try_group(self: &Arc<Self>, cells: &[Arc<Cell>]) -> bool {
+        let Some(cell) = fastrand::choice(cells) else {
+            return true;
+        };
+        let answer = match cell.away() {
+            Away::Refused => self.ask_again(cell).await,
+            _ => self.ask(cell).await,
+        };
+        let error = match answer {
+            Ok(()) => {
+                self.returned(cells);
+                return true;
+            }
+            Err(error) => error,
+        };
+        let words = in_words(&error);
+        tracing::debug!(error = %words, circuit = %cell.name, "the store is still away");
+        self.link.trouble.lock().last_error = Some(words);
+        if error.is_away() || cell.away() == Away::Refused {
+            return false;
+        }
+        // It answers, though not to this.
+        cell.leave_store(Away::Refused);
+        let others = cells.iter().filter(|other| !Arc::ptr_eq(other, cell));
+        self.returned(&others.cloned().collect::<Vec<_>>());
+        true
+    }
+
+    /// A write that changes nothing but what was lost: it shows that the store takes reports
+    /// again, and brings back what this process remembers.
+    async fn ask(&self, cell: &Cell) -> Result<(), StoreError> {
+        let request = Release {
+            head: cell.head(),
+            token: "-".to_owned(),
+        };
+        let answer = self.store.release(&cell.name, &request);
+        self.in_time(answer).await.map(drop)
+    }
+
+    /// The report that was refused, if it was a report.
+    async fn ask_again(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<(), StoreError> {
+        let Some(report) = cell.pending_report() else {
+            return self.ask(cell).await;
+        };
+        let batch = [(cell.name.clone(), report)];
+        let answers = self.in_time(self.store.report(&batch)).await?;
+        for answer in answers {
+            cell.delivered(answer?.pace_ms);
+        }
+        Ok(())
+    }
+
+    fn returned(&self, cells: &[Arc<Cell>]) {
+        for cell in cells {
+            cell.return_to_store();
+        }
+        let away_for = {
+            let mut trouble = self.link.trouble.lock();
+            let since = trouble.since;
+            if !self.cells().iter().any(|cell| cell.is_away()) {
+                trouble.since = None;
+            }
+            since.map_or(Duration::ZERO, |since| since.elapsed())
+        };
+        if !cells.is_empty() {
+            tracing::info!(?away_for, circuits = cells.len(), replica = %self.replica, "the store is back");
         }
     }
 }
@@ -80,72 +237,43 @@ fn in_words(error: &dyn std::error::Error) -> String {
     words
 }
 
-impl Shared {
-    /// The store failed: from now on nobody asks it but one task.
-    pub(super) fn store_failed(self: &Arc<Self>, error: &StoreError) {
-        let words = in_words(error);
-        let mut trouble = self.link.trouble.lock();
-        trouble.last_error = Some(words);
-        if self.link.away.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        trouble.since = Some(Instant::now());
-        trouble.times += 1;
-        let words = trouble.last_error.clone().unwrap_or_default();
-        drop(trouble);
-        tracing::warn!(error = %words, replica = %self.replica, "the store is away");
-        for cell in self.cells() {
-            cell.leave_store();
-        }
-        self.spawn(ask_until_back(Arc::clone(self)));
-    }
-
-    /// Asks a store that is away once more, before the registry ends.
-    pub(super) async fn last_try(self: &Arc<Self>) {
-        if self.link.is_away() && ask(self, self.cells().first()).await.is_ok() {
-            self.store_returned();
-        }
-    }
-
-    fn store_returned(self: &Arc<Self>) {
-        let since = self.link.trouble.lock().since.take();
-        let away_for = since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.link.away.store(false, Ordering::SeqCst);
-        tracing::info!(?away_for, replica = %self.replica, "the store is back");
-        for cell in self.cells() {
-            cell.renew();
-        }
-    }
-}
+/// When a group is asked for next, and how long the wait before that is.
+type Due = (Instant, Duration);
 
 async fn ask_until_back(shared: Arc<Shared>) {
-    let mut wait = FIRST_WAIT;
+    let jitter = |wait: Duration| wait.mul_f64(fastrand::f64().mul_add(0.5, 1.0));
+    let mut due: HashMap<Group, Due> = HashMap::new();
+    let mut stop = shared.stop.subscribe();
     loop {
-        let jitter = fastrand::f64().mul_add(0.5, 1.0);
-        tokio::time::sleep(wait.mul_f64(jitter)).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
-        let answer = ask(&shared, fastrand::choice(shared.cells()).as_ref()).await;
-        match answer {
-            Ok(()) => return shared.store_returned(),
-            Err(error) => {
-                let words = in_words(&error);
-                tracing::debug!(error = %words, "the store is still away");
-                shared.link.trouble.lock().last_error = Some(words);
+        let groups = shared.groups_away();
+        due.retain(|group, _| groups.contains_key(group));
+        let first = (Instant::now() + jitter(FIRST_WAIT), FIRST_WAIT);
+        for group in groups.keys() {
+            due.entry(group.clone()).or_insert(first);
+        }
+        let Some(next) = due.values().map(|(at, _)| *at).min() else {
+            shared.link.asking.store(false, Ordering::SeqCst);
+            // Whoever left between the look and the word relies on this.
+            let none = shared.groups_away().is_empty();
+            if none || shared.link.asking.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            continue;
+        };
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = shared.link.more.notified() => continue,
+            () = super::registry::stopped(&mut stop) => return,
+        }
+        let now = Instant::now();
+        let asked = groups.iter().filter(|(group, _)| due[*group].0 <= now);
+        let asked: Vec<_> = asked.collect();
+        let back = join_all(asked.iter().map(|(_, cells)| shared.try_group(cells))).await;
+        for ((group, _), back) in asked.into_iter().zip(back) {
+            if !back && let Some((at, wait)) = due.get_mut(group) {
+                *wait = (*wait * 2).min(LONGEST_WAIT);
+                *at = Instant::now() + jitter(*wait);
             }
         }
     }
-}
-
-/// A write that changes nothing but what was lost: it shows that the store takes reports again,
-/// and brings back what this process remembers.
-async fn ask(shared: &Shared, cell: Option<&Arc<Cell>>) -> Result<(), StoreError> {
-    let Some(cell) = cell else {
-        return shared.in_time(shared.store.ping()).await;
-    };
-    let request = Release {
-        head: cell.head(),
-        token: "-".to_owned(),
-    };
-    let answer = shared.store.release(&cell.name, &request);
-    shared.in_time(answer).await.map(drop)
 }

@@ -30,8 +30,6 @@ pub(super) struct Outbox {
     away_generation: u64,
     /// When the last report was answered or failed.
     pub(super) last: Option<Instant>,
-    /// The store has refused the pending report, and that was logged.
-    pub(super) refused: bool,
     pub(super) pace_ms: u64,
 }
 
@@ -39,6 +37,12 @@ impl Outbox {
     pub(super) fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
+    }
+
+    /// Whether there is something that the store was not told, or has not confirmed.
+    pub(super) fn is_pending(&self) -> bool {
+        let untold = !self.away.is_empty() || !self.late.is_empty() || !self.settled.is_empty();
+        self.pending.is_some() || untold || !self.releases.is_empty()
     }
 
     /// Remembers how long the service asked to be left alone.

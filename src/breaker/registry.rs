@@ -22,20 +22,18 @@ use tokio::{
 
 use super::{
     BuildError, CircuitBreaker,
-    cell::Cell,
+    cell::{Away, Cell},
     link::{Health, Link},
     listener, reporter,
 };
 use crate::{
     model::{Name, NameError, Policy},
-    store::{Clock, MemoryStore, RedisStore, RedisStoreBuilder, Store, StoreError},
+    store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError},
 };
 
 /// What every part of a registry can reach.
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
-    /// Circuits of this replica alone, while the store is away.
-    pub(super) mirror: MemoryStore,
     pub(super) clock: Clock,
     pub(super) replica: String,
     pub(super) store_timeout: Duration,
@@ -192,8 +190,8 @@ impl Commontrip {
         shared.followed.send_modify(|names| {
             names.insert(name);
         });
-        if shared.link.is_away() {
-            cell.leave_store();
+        if shared.begins_away(&cell.name) {
+            cell.leave_store(Away::Store);
         } else {
             cell.renew();
         }
@@ -217,15 +215,7 @@ impl Commontrip {
     /// How this registry and its store get on.
     #[must_use]
     pub fn health(&self) -> Health {
-        let cells = self.life.0.cells();
-        let push = cells
-            .iter()
-            .all(|cell| cell.followed.load(Ordering::Relaxed));
-        let pending = cells
-            .iter()
-            .filter(|cell| cell.outbox.lock().pending.is_some())
-            .count();
-        self.life.0.link.health(push, pending)
+        self.life.0.health()
     }
 
     /// Sends what was recorded so far and waits for the answer.
@@ -274,7 +264,7 @@ pub struct CommontripBuilder {
 enum Place {
     Embedded,
     Url(String),
-    Pool(deadpool_redis::Pool, Option<redis::Client>),
+    Pool(RedisPool, Option<String>),
     Other(Arc<dyn Store>),
 }
 
@@ -291,18 +281,24 @@ impl fmt::Debug for Place {
 }
 
 impl CommontripBuilder {
-    /// Keeps circuits in the Redis of a URL: `redis://[user][:password@]host[:port][/database]`.
+    /// Keeps circuits in the Redis of a URL: `redis://`, `redis-sentinel://`, `redis-cluster://`,
+    /// or with TLS `rediss…://`; their forms are those of
+    /// [`RedisStoreBuilder::open`](crate::RedisStoreBuilder::open).
+    ///
+    /// What a URL cannot say (certificates, a password's file) a
+    /// [`RedisStore`](crate::RedisStore::builder) can, given to [`store`](Self::store).
     pub fn redis(mut self, url: &str) -> Self {
         self.place = Place::Url(url.to_owned());
         self
     }
 
-    /// Keeps circuits in the Redis of a pool of yours.
+    /// Keeps circuits in the Redis of a deadpool-redis pool of yours: one server, Sentinel or
+    /// Cluster.
     ///
-    /// `push` opens the one connection on which changes are heard, which a pool cannot. Without
-    /// it a change made by another replica is noticed within `decision_ttl`, for which calls ask.
-    pub fn redis_pool(mut self, pool: deadpool_redis::Pool, push: Option<redis::Client>) -> Self {
-        self.place = Place::Pool(pool, push);
+    /// `push` is the URL on which changes are heard, which a pool cannot. Without it a change made
+    /// by another replica is noticed within `decision_ttl`, for which calls ask.
+    pub fn redis_pool(mut self, pool: impl Into<RedisPool>, push: Option<&str>) -> Self {
+        self.place = Place::Pool(pool.into(), push.map(str::to_owned));
         self
     }
 
@@ -357,7 +353,7 @@ impl CommontripBuilder {
         let store: Arc<dyn Store> = match self.place {
             Place::Embedded => Arc::new(MemoryStore::new(self.clock.clone())),
             Place::Url(url) => Arc::new(redis.open(&url)?),
-            Place::Pool(pool, push) => Arc::new(redis.from_pool(pool, push)?),
+            Place::Pool(pool, push) => Arc::new(redis.from_pool(pool, push.as_deref())?),
             Place::Other(store) => store,
         };
         let (flushes, flush_requests) = mpsc::unbounded_channel();
@@ -365,7 +361,6 @@ impl CommontripBuilder {
         let (followed, follows) = watch::channel(BTreeSet::new());
         let shared = Arc::new(Shared {
             store,
-            mirror: MemoryStore::new(self.clock.clone()),
             clock: self.clock,
             replica,
             store_timeout: self.store_timeout,

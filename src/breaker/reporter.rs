@@ -18,7 +18,10 @@ use super::{
     cell::Cell,
     registry::{Shared, stopped},
 };
-use crate::model::{Name, Release, Report};
+use crate::{
+    model::{Name, Release, Report},
+    store::StoreError,
+};
 
 /// A wait that never ends in practice.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -40,9 +43,9 @@ pub(super) async fn run(
             () = stopped(&mut stop) => {
                 shared.last_try().await;
                 round(&shared, true).await;
-                let unsent = |cell: &Arc<Cell>| cell.outbox.lock().pending.is_some();
-                let unsent = shared.cells().iter().filter(|cell| unsent(cell)).count();
-                if unsent > 0 || shared.link.is_away() {
+                let unsent = |cell: &&Arc<Cell>| cell.is_away() || cell.outbox.lock().pending.is_some();
+                let unsent = shared.cells().iter().filter(unsent).count();
+                if unsent > 0 {
                     tracing::warn!(circuits = unsent, "outcomes are lost: the store is away at shutdown");
                 }
                 return shared.forget();
@@ -68,7 +71,7 @@ async fn round(shared: &Arc<Shared>, everything: bool) -> Instant {
             next = next.min(due);
             continue;
         }
-        if shared.link.is_away() {
+        if cell.is_away() {
             let busy = cell.report_locally();
             cell.stale.store(false, Ordering::SeqCst);
             cell.outbox.lock().last = Some(now);
@@ -88,9 +91,7 @@ async fn round(shared: &Arc<Shared>, everything: bool) -> Instant {
         let due = batch.iter().map(|(cell, _)| cell.due()).min();
         next = next.min(due.unwrap_or(next));
     }
-    if !shared.link.is_away() {
-        release(shared).await;
-    }
+    release(shared).await;
     next
 }
 
@@ -107,7 +108,7 @@ impl Cell {
             .map_or_else(Instant::now, |last| last + Duration::from_millis(pace))
     }
 
-    fn is_quiet(&self, away: bool) -> bool {
+    fn is_quiet(&self) -> bool {
         let outbox = self.outbox.lock();
         let for_store = !outbox.late.is_empty()
             || !outbox.settled.is_empty()
@@ -115,7 +116,7 @@ impl Cell {
         self.tally.counts().is_empty()
             && outbox.settled_locally.is_empty()
             && !self.urgent.load(Ordering::SeqCst)
-            && (away || !for_store)
+            && (self.is_away() || !for_store)
     }
 }
 
@@ -126,7 +127,7 @@ fn park(shared: &Arc<Shared>, cell: &Arc<Cell>) {
         .lock()
         .retain(|other| !Arc::ptr_eq(other, cell));
     cell.parked.store(true, Ordering::SeqCst);
-    if !cell.is_quiet(shared.link.is_away()) {
+    if !cell.is_quiet() {
         shared.activate(cell);
     }
 }
@@ -138,31 +139,22 @@ async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
         .collect();
     let answers = match shared.in_time(shared.store.report(&reports)).await {
         Ok(answers) => answers,
-        Err(error) => return shared.store_failed(&error),
+        Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
     };
     let now = Instant::now();
-    let all_failed = answers.iter().all(Result::is_err);
-    for ((cell, _), answer) in batch.iter().zip(answers) {
-        let mut outbox = cell.outbox.lock();
-        outbox.last = Some(now);
+    for ((cell, report), answer) in batch.iter().zip(answers) {
+        cell.outbox.lock().last = Some(now);
         match answer {
             Ok(snapshot) => {
-                outbox.pending = None;
-                outbox.refused = false;
-                outbox.pace_ms = snapshot.pace_ms;
-                drop(outbox);
+                cell.delivered(snapshot.pace_ms);
                 cell.take_shared(&snapshot);
             }
-            Err(error) if all_failed => {
-                drop(outbox);
-                shared.store_failed(&error);
+            Err(StoreError::Invalid(why)) => {
+                // It would never be taken, and would keep all later ones from being sent.
+                tracing::error!(circuit = %cell.name, %why, ?report, "a report is lost: the store does not take it");
+                cell.delivered(0);
             }
-            Err(error) => {
-                let again = std::mem::replace(&mut outbox.refused, true);
-                if !again {
-                    tracing::warn!(circuit = %cell.name, %error, "the store refuses this circuit's reports");
-                }
-            }
+            Err(error) => shared.store_failed(cell, &error),
         }
     }
 }
@@ -170,7 +162,7 @@ async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
 /// Gives back probe permits whose calls said nothing.
 async fn release(shared: &Arc<Shared>) {
     for cell in shared.cells() {
-        loop {
+        while !cell.is_away() {
             let Some(token) = cell.outbox.lock().releases.pop() else {
                 break;
             };
@@ -183,7 +175,7 @@ async fn release(shared: &Arc<Shared>) {
                 Ok(snapshot) => cell.take_shared(&snapshot),
                 Err(error) => {
                     cell.outbox.lock().releases.push(request.token);
-                    return shared.store_failed(&error);
+                    shared.store_failed(&cell, &error);
                 }
             }
         }

@@ -49,11 +49,6 @@ impl MemoryStore {
         &self.clock
     }
 
-    /// Puts a circuit in the place of the one of that name.
-    pub(crate) fn put(&self, name: &Name, circuit: Circuit) {
-        self.circuits.lock().insert(name.clone(), circuit);
-    }
-
     /// Forgets every circuit, as `FLUSHALL` does.
     pub fn clear(&self) {
         self.circuits.lock().clear();

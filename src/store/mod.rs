@@ -6,14 +6,14 @@ mod clock;
 mod memory;
 mod redis;
 
-use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, time::Duration};
+use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
 pub use self::{
     clock::Clock,
     memory::MemoryStore,
-    redis::{RedisStore, RedisStoreBuilder},
+    redis::{RedisPool, RedisStore, RedisStoreBuilder},
 };
 use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, Snapshot};
 
@@ -21,7 +21,7 @@ use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, 
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Why a store did not answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// It took longer than the store's timeout.
@@ -29,13 +29,36 @@ pub enum StoreError {
     Timeout(Duration),
     /// It cannot be reached, or the connection broke.
     #[error("the store cannot be reached")]
-    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It answered with an error.
+    Unreachable(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// It answered that it can serve nobody now: it loads its data, is a replica, is out of memory,
+    /// is busy with a script, lacks its Cluster, or gives this user no leave.
+    #[error("the store cannot serve: {0}")]
+    Unable(String),
+    /// It answered this request, or those of this circuit, with an error.
     #[error("the store refused: {0}")]
     Refused(String),
+    /// It would refuse this request each time.
+    #[error("the request is not valid: {0}")]
+    Invalid(String),
     /// It answered something that is not an answer.
     #[error("the store's answer cannot be read: {0}")]
     Unreadable(String),
+}
+
+impl StoreError {
+    /// [`Unreachable`](Self::Unreachable), for this reason.
+    pub fn unreachable(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unreachable(Arc::from(why.into()))
+    }
+
+    /// Whether other requests would fare no better: the store is away, not this one request wrong.
+    #[must_use]
+    pub const fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Self::Timeout(_) | Self::Unreachable(_) | Self::Unable(_)
+        )
+    }
 }
 
 /// News of the circuits that a listener follows.
@@ -83,6 +106,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Names of the circuits that were used lately, sorted.
     fn circuits(&self) -> Answer<'_, Vec<String>>;
+
+    /// Which part of the store keeps a circuit: circuits with the same number fail together.
+    ///
+    /// Default 0 for all. May change, and may be called at any time; no I/O.
+    fn shard(&self, circuit: &Name) -> u16 {
+        let _ = circuit;
+        0
+    }
 
     /// Asks whether the store is there.
     fn ping(&self) -> Answer<'_, ()>;

@@ -40,7 +40,8 @@ async fn known(circuits: &Commontrip, breaker: &CircuitBreaker) {
     timed(breaker, true).await.0.unwrap();
     until("push is heard", async || circuits.health().push).await;
     circuits.flush().await;
-    assert!(circuits.health().away_for.is_none());
+    // A busy machine may have lost it for a moment.
+    until("it answers", async || circuits.health().away_for.is_none()).await;
 }
 
 #[tokio::test]

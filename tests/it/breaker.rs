@@ -126,9 +126,8 @@ async fn a_pool_of_the_users_own_carries_a_circuit_with_push_and_without() {
             .create_pool(Some(deadpool_redis::Runtime::Tokio1))
             .unwrap()
     };
-    let client = redis::Client::open(url).unwrap();
     let pushed = Commontrip::builder()
-        .redis_pool(pool(), Some(client))
+        .redis_pool(pool(), Some(url))
         .build()
         .unwrap();
     let asking = Commontrip::builder()

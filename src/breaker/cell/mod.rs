@@ -4,7 +4,7 @@
 //! Owns the view (the newest snapshot taken over) and the outbox (what the next report will
 //! carry). Invariants: a snapshot of an older generation is never taken over while the store is
 //! there; outcomes are filed under the generation that permitted them.
-//! Locks are taken in the order view, outbox, tally.
+//! Locks are taken in the order view, outbox, tally, own.
 
 mod news;
 mod outcomes;
@@ -12,7 +12,7 @@ mod reports;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -26,7 +26,18 @@ use super::{
     registry::Shared,
     tally::Tally,
 };
-use crate::model::{Acquire, Name, Permission, Policy, Snapshot};
+use crate::model::{Acquire, Circuit, Name, Permission, Policy, Snapshot};
+
+/// Whether, and why, a circuit goes on without the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Away {
+    No,
+    /// The store serves nobody, or nobody of the circuit's shard.
+    Store,
+    /// The store refuses this circuit's requests.
+    Refused,
+}
 
 pub(super) struct Cell {
     pub(super) name: Name,
@@ -41,6 +52,12 @@ pub(super) struct Cell {
     pub(super) urgent: AtomicBool,
     /// The decision wants renewing.
     pub(super) stale: AtomicBool,
+    /// An [`Away`]. While it is not `No` only the link's task asks the store for this circuit.
+    away: AtomicU8,
+    /// Decisions come from this replica's own circuit or from the policy, not from the store.
+    alone: AtomicBool,
+    /// This replica's own circuit.
+    own: Mutex<Circuit>,
     /// One caller asks for a probe permit; the others do not.
     pub(super) asking: AtomicBool,
     /// Callers that wait for one answer take turns.
@@ -101,6 +118,9 @@ impl Cell {
             parked: AtomicBool::new(true),
             urgent: AtomicBool::new(false),
             stale: AtomicBool::new(false),
+            away: AtomicU8::new(Away::No as u8),
+            alone: AtomicBool::new(false),
+            own: Mutex::default(),
             asking: AtomicBool::new(false),
             ask_turn: tokio::sync::Mutex::default(),
             followed: AtomicBool::new(false),
@@ -135,7 +155,7 @@ impl Cell {
     #[inline(never)]
     fn admit_slowly(self: &Arc<Self>, now: u64) -> Decision {
         let decision = self.gate.decide(now);
-        if self.gate.is_fresh(now) || self.shared.link.is_away() {
+        if self.gate.is_fresh(now) || self.is_away() || self.decides_alone() {
             return decision;
         }
         if self.policy.load().rules.decision_ttl_ms == 0 {
@@ -228,11 +248,36 @@ impl Cell {
         })
     }
 
-    /// Asks this replica's own circuit; no I/O.
-    pub(super) fn ask_locally(&self) -> Option<Ticket> {
+    pub(super) fn away(&self) -> Away {
+        match self.away.load(Ordering::SeqCst) {
+            away if away == Away::Store as u8 => Away::Store,
+            away if away == Away::Refused as u8 => Away::Refused,
+            _ => Away::No,
+        }
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.away() != Away::No
+    }
+
+    /// Whether decisions are this replica's own.
+    pub(super) fn decides_alone(&self) -> bool {
+        self.alone.load(Ordering::SeqCst)
+    }
+
+    /// One operation on this replica's own circuit; no I/O.
+    fn own<T>(&self, operation: impl FnOnce(&mut Circuit, u64) -> T) -> T {
+        let mut own = self.own.lock();
+        let answer = operation(&mut own, self.shared.clock.unix_ms());
+        // Nobody listens to it.
+        own.take_published();
+        answer
+    }
+
+    /// Asks this replica's own circuit.
+    pub(super) fn ask_locally(self: &Arc<Self>) -> Option<Ticket> {
         let request = self.request();
-        let mirror = &self.shared.mirror;
-        let grant = mirror.with(&self.name, 0, |circuit, now| circuit.acquire(&request, now));
+        let grant = self.own(|circuit, now| circuit.acquire(&request, now));
         self.take_local(&grant.snapshot);
         self.granted(grant.permission, request.token, &grant.snapshot, true)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Cell, View};
+use super::{Away, Cell, View};
 use crate::{
     breaker::{gate::Source, tally::TAGS},
     model::{Circuit, OnStoreFailure, Policy, Snapshot},
@@ -16,7 +16,7 @@ impl Cell {
     pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot) {
         let mut view = self.view.lock();
         let returns = view.source != Source::Shared;
-        if returns && self.shared.link.is_away() {
+        if self.is_away() {
             return;
         }
         if !returns && snapshot.generation < view.shared.generation {
@@ -75,6 +75,7 @@ impl Cell {
         }
         view.seen = snapshot.clone();
         view.source = source;
+        self.alone.store(source != Source::Shared, Ordering::SeqCst);
         let policy = self.policy.load();
         self.gate.set(snapshot, &policy, source, view.tag, now);
         self.gate.renew(match source {
@@ -92,11 +93,12 @@ impl Cell {
         }
     }
 
-    /// The store is away: goes on as the policy says.
-    pub(in crate::breaker) fn leave_store(&self) {
+    /// The store is away: goes on as the policy says. False when it did so already.
+    pub(in crate::breaker) fn leave_store(&self, away: Away) -> bool {
         let mut view = self.view.lock();
+        let was = self.away.swap(away as u8, Ordering::SeqCst);
         if view.source != Source::Shared {
-            return;
+            return was == Away::No as u8;
         }
         let age = view.confirmed.map_or(0, |at| self.now().saturating_sub(at));
         let mut seen = view.seen.clone();
@@ -106,14 +108,19 @@ impl Cell {
             OnStoreFailure::Allow => Source::Fixed { admits: true },
             OnStoreFailure::Reject => Source::Fixed { admits: false },
             OnStoreFailure::Local => {
-                let now = self.shared.mirror.clock().unix_ms();
-                self.shared
-                    .mirror
-                    .put(&self.name, Circuit::resume(&seen, &policy.rules, now));
+                let now = self.shared.clock.unix_ms();
+                *self.own.lock() = Circuit::resume(&seen, &policy.rules, now);
                 Source::Local
             }
         };
         self.show(&mut view, &seen, source, true);
+        was == Away::No as u8
+    }
+
+    /// The store answers again: asks for news, and goes on as before until they are there.
+    pub(in crate::breaker) fn return_to_store(self: &Arc<Self>) {
+        self.away.store(Away::No as u8, Ordering::SeqCst);
+        self.renew();
     }
 
     /// Whether this process counts the circuit among those whose changes it hears.

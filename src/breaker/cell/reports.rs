@@ -86,7 +86,7 @@ impl Cell {
     }
 
     /// While the store is away: feeds this replica's own circuit, and keeps the sums for later.
-    pub(in crate::breaker) fn report_locally(&self) -> bool {
+    pub(in crate::breaker) fn report_locally(self: &Arc<Self>) -> bool {
         let view = self.view.lock();
         let mut outbox = self.outbox.lock();
         let (counts, runs) = self.tally.drain(view.tag);
@@ -100,9 +100,7 @@ impl Cell {
                     head: self.head_of(&view),
                     token: s.token.clone(),
                 };
-                self.shared
-                    .mirror
-                    .with(&self.name, 0, |circuit, now| circuit.release(&request, now));
+                self.own(|circuit, now| circuit.release(&request, now));
                 false
             }
         });
@@ -129,10 +127,24 @@ impl Cell {
         let local = view.source == Source::Local;
         drop((view, outbox));
         if local {
-            let mirror = &self.shared.mirror;
-            let seen = mirror.with(&self.name, 0, |circuit, now| circuit.report(&report, now));
+            let seen = self.own(|circuit, now| circuit.report(&report, now));
             self.take_local(&seen);
         }
         true
+    }
+
+    /// The report whose answer is awaited.
+    pub(in crate::breaker) fn pending_report(&self) -> Option<Report> {
+        let view = self.view.lock();
+        let mut report = self.outbox.lock().pending.clone()?;
+        report.head = self.head_of(&view);
+        Some(report)
+    }
+
+    /// The store has filed the report, and asks for this pace.
+    pub(in crate::breaker) fn delivered(&self, pace_ms: u64) {
+        let mut outbox = self.outbox.lock();
+        outbox.pending = None;
+        outbox.pace_ms = pace_ms;
     }
 }

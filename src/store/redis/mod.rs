@@ -1,11 +1,16 @@
-//! Circuits in Redis: the scripts, sent through deadpool-redis.
+//! Circuits in Redis: the scripts, sent over one kept connection.
 //!
-//! Owns connections and key names; decides nothing about circuits. One multiplexed connection is
-//! borrowed from the pool and kept for as long as it answers.
+//! Owns what is sent and how answers are read; decides nothing about circuits.
 
+mod access;
+mod address;
+mod builder;
+mod endpoint;
 mod keys;
+mod line;
 mod listen;
 mod scripts;
+mod slots;
 mod wire;
 
 use std::{
@@ -15,17 +20,21 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::{Connection, Pool, PoolConfig, Runtime, Timeouts};
 use parking_lot::Mutex;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection, from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, Value, from_redis_value,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
 
+pub use self::{builder::RedisStoreBuilder, endpoint::RedisPool};
 use self::{
+    endpoint::Endpoint,
     keys::Prefix,
+    line::{Lines, Up},
     scripts::{Operation, Scripts},
 };
 use super::{Answer, Notice, Store, StoreError};
@@ -36,104 +45,22 @@ const INDEX_EVERY_MS: u64 = 60_000;
 /// How long the index remembers a circuit that nobody uses.
 const INDEX_KEEPS_MS: u64 = 30 * 86_400_000;
 
-/// Builds a [`RedisStore`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct RedisStoreBuilder {
-    prefix: String,
-    timeout: Duration,
-}
-
-impl RedisStoreBuilder {
-    /// Sets how keys begin: 1 to 100 bytes, no control characters, no braces. Default `commontrip`.
-    pub fn prefix(mut self, prefix: &str) -> Self {
-        prefix.clone_into(&mut self.prefix);
-        self
-    }
-
-    /// Sets how long one operation may take, connecting included. Default 50 ms.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// A store on the server of a URL: `redis://[user][:password@]host[:port][/database]`.
-    ///
-    /// Connects when first asked, not now.
-    ///
-    /// # Errors
-    /// [`StoreError::Refused`] when the URL or the prefix is not one.
-    pub fn open(self, url: &str) -> Result<RedisStore, StoreError> {
-        let refused = |e: redis::RedisError| StoreError::Refused(format!("not a Redis URL: {e}"));
-        let info = url.into_connection_info().map_err(refused)?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
-        let manager =
-            deadpool_redis::Manager::new_with_config(info.clone(), config).map_err(refused)?;
-        let pool = Pool::builder(manager)
-            .config(PoolConfig {
-                max_size: 4,
-                timeouts: Timeouts {
-                    wait: Some(self.timeout),
-                    create: Some(self.timeout),
-                    recycle: Some(self.timeout),
-                },
-                ..PoolConfig::default()
-            })
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|e| StoreError::Refused(e.to_string()))?;
-        let client = Client::open(info).map_err(refused)?;
-        self.from_pool(pool, Some(client))
-    }
-
-    /// A store on a pool of yours.
-    ///
-    /// `push` opens the connection on which changes are heard; a pool cannot. Without it a
-    /// change made by another replica is noticed within `decision_ttl`.
-    ///
-    /// # Errors
-    /// [`StoreError::Refused`] when the prefix is not one.
-    pub fn from_pool(self, pool: Pool, push: Option<Client>) -> Result<RedisStore, StoreError> {
-        let prefix = Prefix::new(&self.prefix).ok_or_else(|| {
-            let given = &self.prefix;
-            StoreError::Refused(format!(
-                "the prefix {given:?} must have 1 to 100 bytes, no control characters and no braces"
-            ))
-        })?;
-        Ok(RedisStore(Arc::new(Inner {
-            pool,
-            push,
-            prefix,
-            timeout: self.timeout,
-            scripts: Scripts::new(),
-            kept: Mutex::new(None),
-            connecting: tokio::sync::Mutex::new(()),
-            indexed: Mutex::default(),
-        })))
-    }
-}
-
 /// A store in Redis. Clones share the connection.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    pool: Pool,
-    push: Option<Client>,
+    lines: Arc<Lines>,
+    push: Option<Endpoint>,
     prefix: Prefix,
     timeout: Duration,
     scripts: Scripts,
-    kept: Mutex<Option<Connection>>,
-    connecting: tokio::sync::Mutex<()>,
     /// Circuit -> when its place in the index was last renewed, Redis' clock.
     indexed: Mutex<HashMap<Name, u64>>,
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The pool's Debug would show the password.
         f.debug_struct("RedisStore")
             .field("prefix", &self.0.prefix)
             .finish_non_exhaustive()
@@ -143,103 +70,86 @@ impl fmt::Debug for RedisStore {
 impl RedisStore {
     /// Starts from the defaults.
     pub fn builder() -> RedisStoreBuilder {
-        RedisStoreBuilder {
-            prefix: Prefix::DEFAULT.to_owned(),
-            timeout: Duration::from_millis(50),
-        }
+        RedisStoreBuilder::new()
+    }
+
+    fn new(prefix: Prefix, timeout: Duration, from: Endpoint, push: Option<Endpoint>) -> Self {
+        Self(Arc::new(Inner {
+            lines: Lines::new(from, timeout),
+            push,
+            prefix,
+            timeout,
+            scripts: Scripts::new(),
+            indexed: Mutex::default(),
+        }))
     }
 }
 
 impl Inner {
-    /// The kept connection, or a new one from the pool.
-    async fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
-        let kept = || self.kept.lock().as_deref().cloned();
-        if let Some(connection) = kept() {
-            return Ok(connection);
-        }
-        let _one_at_a_time = self.connecting.lock().await;
-        if let Some(connection) = kept() {
-            return Ok(connection);
-        }
-        let borrowed = self.pool.get().await;
-        let borrowed = borrowed.map_err(|e| StoreError::Unreachable(Box::new(e)))?;
-        let connection = (*borrowed).clone();
-        *self.kept.lock() = Some(borrowed);
-        Ok(connection)
-    }
-
-    /// Lets the kept connection go, for good: it hung or broke.
-    fn drop_connection(&self) {
-        if let Some(broken) = self.kept.lock().take() {
-            drop(Connection::take(broken));
-        }
-    }
-
-    /// Sends a pipeline and waits for its answers, within the timeout; a connection that fails is
+    /// Sends commands and waits for their answers until the deadline; a connection that fails is
     /// not kept.
     ///
     /// One that turns out to be broken says nothing of Redis (an idle limit, a proxy, a
     /// failover): what may be repeated is sent once more on a new one.
-    async fn send(&self, pipeline: &Pipeline, operation: Option<&Operation>) -> Answers {
+    async fn send(&self, commands: &[Cmd], repeatable: bool, deadline: Instant) -> Answers {
         let run = async {
-            match self.attempt(pipeline, operation).await {
-                Err(StoreError::Unreachable(_)) if operation.is_none_or(|o| o.repeatable) => {
-                    self.drop_connection();
-                    self.attempt(pipeline, operation).await
+            match self.attempt(commands, deadline).await {
+                Err(StoreError::Unreachable(_)) if repeatable => {
+                    self.attempt(commands, deadline).await
                 }
                 answers => answers,
             }
         };
+        let answers = timeout_at(deadline, run).await;
+        answers.unwrap_or(Err(StoreError::Timeout(self.timeout)))
+    }
+
+    async fn attempt(&self, commands: &[Cmd], deadline: Instant) -> Answers {
+        let mut up = self.lines.get().await?;
         // Also when the caller gives up first: then nobody knows what the connection is worth.
-        let doubt = Doubt(self);
-        let answers = tokio::time::timeout(self.timeout, run).await;
-        let answers = answers.unwrap_or(Err(StoreError::Timeout(self.timeout)));
-        if !matches!(
-            answers,
-            Err(StoreError::Timeout(_) | StoreError::Unreachable(_))
-        ) {
+        let doubt = Doubt(&self.lines, up.clone());
+        let answers = up
+            .line
+            .send(commands, deadline)
+            .await
+            .map_err(wire::error)?;
+        if !answers.iter().any(wire::is_of_the_connection) {
             std::mem::forget(doubt);
         }
-        answers
+        Ok(answers)
     }
 
-    /// Sends a pipeline; loads its script where that is missing.
-    async fn attempt(&self, pipeline: &Pipeline, operation: Option<&Operation>) -> Answers {
-        let mut connection = self.connection().await?;
-        let sent: RedisResult<Vec<_>> = pipeline.query_async(&mut connection).await;
-        let answers = sent.map_err(wire::error)?;
-        let missing = |answer: &RedisResult<Value>| {
-            let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-            answer.as_ref().is_err_and(|e| e.kind() == no_script)
-        };
-        let Some(operation) = operation.filter(|_| answers.iter().any(missing)) else {
-            return Ok(answers);
-        };
-        let loaded = operation.script.load_async(&mut connection).await;
-        loaded.map_err(wire::error)?;
-        // A batch of several may be repeated as it is; a single one was not carried out.
-        let sent = pipeline.query_async(&mut connection).await;
-        sent.map_err(wire::error)
-    }
-
-    /// Runs one script for several circuits in one pipeline.
+    /// Runs one script for several circuits at once.
     async fn run<'a, T: Serialize + 'a>(
         &self,
         operation: &Operation,
         batch: impl Iterator<Item = (&'a Name, &'a T)>,
     ) -> Answers {
-        let mut pipeline = Pipeline::new();
-        pipeline.ignore_errors();
-        for (name, request) in batch {
-            let keys = self.prefix.all(name);
-            pipeline
-                .cmd("EVALSHA")
-                .arg(operation.script.get_hash())
-                .arg(keys.len())
-                .arg(&keys);
-            pipeline.arg(wire::encode(request)?);
+        let deadline = Instant::now() + self.timeout;
+        let requests: Result<Vec<_>, _> = batch
+            .map(|(name, request)| Ok((self.prefix.all(name), wire::encode(request)?)))
+            .collect();
+        let requests = requests?;
+        let commands: Vec<_> = requests.iter().map(|r| operation.by_hash(r)).collect();
+        let mut answers = self.send(&commands, operation.repeatable, deadline).await?;
+        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+        let missing =
+            |answer: &RedisResult<Value>| answer.as_ref().is_err_and(|e| e.kind() == no_script);
+        if answers.iter().any(missing) {
+            // Redis has lost its scripts, or this node never had them: send the text along.
+            let lacking: Vec<_> = (0..answers.len())
+                .filter(|i| missing(&answers[*i]))
+                .collect();
+            let commands: Vec<_> = lacking
+                .iter()
+                .map(|i| operation.in_full(&requests[*i]))
+                .collect();
+            let again = self.send(&commands, operation.repeatable, deadline).await?;
+            for (i, answer) in lacking.into_iter().zip(again) {
+                answers[i] = answer;
+            }
         }
-        self.send(&pipeline, Some(operation)).await
+        Ok(answers)
     }
 
     async fn one<T: Serialize, R: DeserializeOwned>(
@@ -256,9 +166,8 @@ impl Inner {
 
     /// Sends one command that may be repeated.
     async fn command<R: FromRedisValue>(&self, command: Cmd) -> Result<R, StoreError> {
-        let mut pipeline = Pipeline::new();
-        pipeline.ignore_errors().add_command(command);
-        let answer = only(self.send(&pipeline, None).await?)?;
+        let deadline = Instant::now() + self.timeout;
+        let answer = only(self.send(&[command], true, deadline).await?)?;
         let read = from_redis_value(answer.map_err(wire::error)?);
         read.map_err(|e| StoreError::Unreadable(e.to_string()))
     }
@@ -281,21 +190,31 @@ impl Inner {
             return;
         };
         let key = self.prefix.index();
-        let mut pipeline = Pipeline::new();
-        pipeline.ignore_errors();
+        let mut add = redis::cmd("ZADD");
+        add.arg(&key);
         for (name, now) in &due {
-            pipeline.zadd(&key, name.as_str(), *now);
+            add.arg(*now).arg(name.as_str());
         }
-        pipeline.zrembyscore(&key, "-inf", newest.saturating_sub(INDEX_KEEPS_MS));
-        pipeline.pexpire(&key, INDEX_KEEPS_MS as i64);
-        if self.send(&pipeline, None).await.is_ok() {
+        let mut forget = redis::cmd("ZREMRANGEBYSCORE");
+        forget
+            .arg(&key)
+            .arg("-inf")
+            .arg(newest.saturating_sub(INDEX_KEEPS_MS));
+        let mut keep = redis::cmd("PEXPIRE");
+        keep.arg(&key).arg(INDEX_KEEPS_MS);
+        let deadline = Instant::now() + self.timeout;
+        if self
+            .send(&[add, forget, keep], true, deadline)
+            .await
+            .is_ok()
+        {
             let renewed = due.into_iter().map(|(name, now)| (name.clone(), now));
             self.indexed.lock().extend(renewed);
         }
     }
 }
 
-/// What a pipeline's commands were answered, each for itself.
+/// What commands were answered, each for itself.
 type Answers = Result<Vec<RedisResult<Value>>, StoreError>;
 
 fn only(mut answers: Vec<RedisResult<Value>>) -> Result<RedisResult<Value>, StoreError> {
@@ -303,12 +222,12 @@ fn only(mut answers: Vec<RedisResult<Value>>) -> Result<RedisResult<Value>, Stor
     answer.ok_or_else(|| StoreError::Unreadable("no answer".to_owned()))
 }
 
-/// Lets the kept connection go on drop.
-struct Doubt<'a>(&'a Inner);
+/// Holds a connection to be doubtful on drop.
+struct Doubt<'a>(&'a Arc<Lines>, Up);
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        self.0.drop_connection();
+        self.0.doubt(&self.1);
     }
 }
 
@@ -390,6 +309,10 @@ impl Store for RedisStore {
         })
     }
 
+    fn shard(&self, circuit: &Name) -> u16 {
+        self.0.lines.shard(slots::slot(circuit))
+    }
+
     fn ping(&self) -> Answer<'_, ()> {
         Box::pin(self.0.command(redis::cmd("PING")))
     }
@@ -400,12 +323,12 @@ impl Store for RedisStore {
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Answer<'_, ()> {
         Box::pin(async move {
-            let Some(client) = &self.0.push else {
+            let Some(endpoint) = &self.0.push else {
                 return Err(StoreError::Refused(
-                    "a pool without a client cannot push".to_owned(),
+                    "a pool without a URL beside it cannot push".to_owned(),
                 ));
             };
-            listen::run(client, &self.0.prefix, self.0.timeout, followed, notices).await
+            listen::run(endpoint, &self.0.prefix, self.0.timeout, followed, notices).await
         })
     }
 }

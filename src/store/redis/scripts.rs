@@ -1,6 +1,6 @@
 //! The scripts, joined with what they share at compile time.
 
-use redis::Script;
+use redis::{Cmd, Script};
 
 // All but the prelude stands in one function: Lua then finds what the prelude holds in that
 // function's closure, and need not search its stack for each of the functions that use it.
@@ -21,9 +21,35 @@ macro_rules! script {
 /// One operation.
 #[derive(Debug)]
 pub(super) struct Operation {
-    pub(super) script: Script,
+    script: Script,
+    source: &'static str,
     /// Whether doing it twice is doing it once, as the script's header says.
     pub(super) repeatable: bool,
+}
+
+/// Keys and request of one run.
+type Run = ([String; 6], Vec<u8>);
+
+impl Operation {
+    /// Runs the script that Redis has.
+    pub(super) fn by_hash(&self, run: &Run) -> Cmd {
+        command("EVALSHA", self.script.get_hash(), run)
+    }
+
+    /// Runs the script, and has Redis keep it.
+    pub(super) fn in_full(&self, run: &Run) -> Cmd {
+        command("EVAL", self.source, run)
+    }
+}
+
+fn command(name: &str, script: &str, (keys, request): &Run) -> Cmd {
+    let mut command = redis::cmd(name);
+    command
+        .arg(script)
+        .arg(keys.len())
+        .arg(keys)
+        .arg(&request[..]);
+    command
 }
 
 /// One script an operation.
@@ -38,8 +64,9 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub(super) fn new() -> Self {
-        let operation = |source: &str| Operation {
+        let operation = |source: &'static str| Operation {
             script: Script::new(source),
+            source,
             repeatable: source.contains("\n-- Mode: write. Idempotent: yes")
                 || source.contains("\n-- Mode: read."),
         };

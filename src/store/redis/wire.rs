@@ -3,7 +3,7 @@
 //! Invariant: bytes from Redis never panic, whatever they are. Twin: `picture` in
 //! `lua/lib/circuit.lua`.
 
-use redis::{RedisError, RedisResult, Value};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -81,15 +81,61 @@ pub(super) fn event(fields: &Value) -> Option<Event> {
     })
 }
 
+/// Whether an error is one that a connection, not Redis, has made, or a server that has become a
+/// replica: another connection may fare better.
+pub(super) fn is_of_the_connection(answer: &RedisResult<Value>) -> bool {
+    answer.as_ref().is_err_and(|error| {
+        error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) || broke(error)
+    })
+}
+
+fn broke(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound
+    ) || error.is_connection_dropped()
+}
+
+/// Codes with which a server says that it can serve nobody now, beside those that the client knows.
+const UNABLE: [&str; 7] = [
+    "OOM",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPROTO",
+];
+/// Codes of our scripts for what is wrong in itself.
+const INVALID: [&str; 2] = ["EREQUEST", "EARITY"];
+/// How a script is told that its user lacks a right.
+const UNABLE_IN_SCRIPT: &str = "The user executing the script can't";
+
 pub(super) fn error(error: RedisError) -> StoreError {
-    if error.is_timeout()
-        || error.is_io_error()
-        || error.is_connection_dropped()
-        || error.is_connection_refusal()
-    {
-        return StoreError::Unreachable(Box::new(error));
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, Moved, NoPerm, ReadOnly};
+    if broke(&error) {
+        return StoreError::unreachable(error);
     }
-    StoreError::Refused(error.to_string())
+    let words = error.to_string();
+    match error.kind() {
+        ErrorKind::Server(Moved) => StoreError::Unable(format!(
+            "it is part of a Cluster, which needs a redis-cluster:// URL: {words}"
+        )),
+        ErrorKind::Server(NoPerm) => StoreError::Unable(format!(
+            "the ACL user lacks a right, which `commontrip doctor` names: {words}"
+        )),
+        ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly)
+        | ErrorKind::AuthenticationFailed
+        | ErrorKind::MasterNameNotFoundBySentinel
+        | ErrorKind::NoValidReplicasFoundBySentinel
+        | ErrorKind::RESP3NotSupported => StoreError::Unable(words),
+        _ if error.code().is_some_and(|code| UNABLE.contains(&code)) => StoreError::Unable(words),
+        _ if error.code().is_some_and(|code| INVALID.contains(&code)) => StoreError::Invalid(words),
+        _ if words.contains(UNABLE_IN_SCRIPT) => StoreError::Unable(format!(
+            "the ACL user lacks a right, which `commontrip doctor` names: {words}"
+        )),
+        _ => StoreError::Refused(words),
+    }
 }
 
 #[cfg(test)]

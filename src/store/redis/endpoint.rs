@@ -1,0 +1,214 @@
+//! Opening connections: to one server, to a Sentinel's master, to a Cluster, or out of a pool.
+//!
+//! Owns no connection. Every wait is bounded by whoever calls.
+
+use std::{fmt, time::Duration};
+
+use deadpool_redis::{cluster, sentinel};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, ProtocolVersion, RedisError,
+    aio::{MultiplexedConnection, PubSub},
+    cluster::ClusterClientBuilder,
+    sentinel::{SentinelClientBuilder, SentinelServerType},
+};
+
+use super::{
+    StoreError,
+    access::Access,
+    address::{Address, Sentinel},
+    line::Line,
+    wire,
+};
+
+/// How often a Cluster's client tries a command, its redirections beside, and how long it waits
+/// between two tries: they must fit into the default `store_timeout`.
+const CLUSTER_TRIES: u32 = 2;
+const CLUSTER_WAIT_MS: (u64, u64) = (5, 10);
+
+/// A pool of yours, for the connections of a [`RedisStore`](crate::RedisStore).
+///
+/// Made by `into()` from deadpool-redis' pool of any kind. The store takes one connection out of
+/// it for good, and another when that one fails.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum RedisPool {
+    /// Of one server.
+    Server(deadpool_redis::Pool),
+    /// Of the master that a Sentinel knows.
+    Sentinel(sentinel::Pool),
+    /// Of a Cluster.
+    Cluster(cluster::Pool),
+}
+
+impl fmt::Debug for RedisPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A pool's own Debug shows the password.
+        f.write_str(match self {
+            Self::Server(_) => "RedisPool::Server",
+            Self::Sentinel(_) => "RedisPool::Sentinel",
+            Self::Cluster(_) => "RedisPool::Cluster",
+        })
+    }
+}
+
+impl From<deadpool_redis::Pool> for RedisPool {
+    fn from(pool: deadpool_redis::Pool) -> Self {
+        Self::Server(pool)
+    }
+}
+
+impl From<sentinel::Pool> for RedisPool {
+    fn from(pool: sentinel::Pool) -> Self {
+        Self::Sentinel(pool)
+    }
+}
+
+impl From<cluster::Pool> for RedisPool {
+    fn from(pool: cluster::Pool) -> Self {
+        Self::Cluster(pool)
+    }
+}
+
+/// Where connections come from.
+pub(super) enum Endpoint {
+    At(Box<Address>, Access),
+    From(RedisPool),
+}
+
+impl Endpoint {
+    /// A connection for commands.
+    pub(super) async fn connect(&self, patience: Duration) -> Result<Line, StoreError> {
+        match self {
+            Self::At(address, access) => match &**address {
+                Address::Cluster(nodes) => {
+                    let client = cluster_client(nodes, access, patience)?;
+                    let connection = client.get_async_connection().await;
+                    connection.map(Line::Cluster).map_err(wire::error)
+                }
+                one => open(&one_server(one, access).await?)
+                    .await
+                    .map(Line::Server),
+            },
+            Self::From(RedisPool::Server(pool)) => {
+                let borrowed = pool.get().await.map_err(StoreError::unreachable)?;
+                Ok(Line::Server(deadpool_redis::Connection::take(borrowed)))
+            }
+            Self::From(RedisPool::Sentinel(pool)) => {
+                let borrowed = pool.get().await.map_err(StoreError::unreachable)?;
+                Ok(Line::Server(sentinel::Connection::take(borrowed)))
+            }
+            Self::From(RedisPool::Cluster(pool)) => {
+                let borrowed = pool.get().await.map_err(StoreError::unreachable)?;
+                Ok(Line::Cluster(cluster::Connection::take(borrowed)))
+            }
+        }
+    }
+
+    /// A connection for subscriptions. A Cluster passes publications on to all of its nodes, so
+    /// any will do.
+    pub(super) async fn subscriber(&self) -> Result<PubSub, StoreError> {
+        let Self::At(address, access) = self else {
+            return Err(StoreError::Refused("a pool cannot push".to_owned()));
+        };
+        let client = one_server(address, access).await?;
+        // RESP2 is what every server and every proxy speaks.
+        let info = client.get_connection_info();
+        let settings = info.redis_settings().clone();
+        let settings = settings.set_protocol(ProtocolVersion::RESP2);
+        let client = Client::open(info.clone().set_redis_settings(settings));
+        let pubsub = client.map_err(wire::error)?.get_async_pubsub().await;
+        pubsub.map_err(wire::error)
+    }
+}
+
+/// A client of the server, of the Sentinel's master, or of some node of the Cluster.
+async fn one_server(address: &Address, access: &Access) -> Result<Client, StoreError> {
+    match address {
+        Address::Server(info) => access.client(access.admit(info)?),
+        Address::Cluster(nodes) => {
+            let node = fastrand::choice(nodes);
+            let node = node.ok_or_else(|| StoreError::unreachable("a cluster without nodes"))?;
+            access.client(access.admit(node)?)
+        }
+        Address::Sentinel(sentinel) => master(sentinel, access).await,
+    }
+}
+
+async fn open(client: &Client) -> Result<MultiplexedConnection, StoreError> {
+    // Whoever waits has a limit of their own.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    connection.await.map_err(wire::error)
+}
+
+/// Asks the sentinels, in another order each time: one that hangs must not be in the way for ever.
+async fn master(sentinel: &Sentinel, access: &Access) -> Result<Client, StoreError> {
+    let mut nodes = sentinel.nodes.clone();
+    fastrand::shuffle(&mut nodes);
+    let info = access.admit(&sentinel.master)?;
+    let client = sentinel_client(nodes, sentinel, &info, access)?;
+    let mut client = client.map_err(wire::error)?;
+    client.async_get_client().await.map_err(wire::error)
+}
+
+fn sentinel_client(
+    nodes: Vec<redis::ConnectionAddr>,
+    sentinel: &Sentinel,
+    master: &ConnectionInfo,
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables))] access: &Access,
+) -> Result<Result<redis::sentinel::SentinelClient, RedisError>, StoreError> {
+    let settings = master.redis_settings();
+    let builder = SentinelClientBuilder::new(nodes, &sentinel.service, SentinelServerType::Master);
+    let mut builder = builder.map_err(wire::error)?;
+    builder = builder
+        .set_client_to_redis_db(settings.db())
+        .set_client_to_redis_protocol(settings.protocol());
+    if let Some(username) = settings.username() {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = settings.password() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(username) = &sentinel.username {
+        builder = builder.set_client_to_sentinel_username(username);
+    }
+    if let Some(password) = &sentinel.password {
+        builder = builder.set_client_to_sentinel_password(password);
+    }
+    #[cfg(feature = "tls")]
+    if let redis::ConnectionAddr::TcpTls { insecure, .. } = master.addr() {
+        let mode = match insecure {
+            true => redis::TlsMode::Insecure,
+            false => redis::TlsMode::Secure,
+        };
+        builder = builder.set_client_to_redis_tls_mode(mode);
+        if let Some(certificates) = access.certificates()? {
+            builder = builder
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
+        }
+    }
+    Ok(builder.build())
+}
+
+fn cluster_client(
+    nodes: &[ConnectionInfo],
+    access: &Access,
+    patience: Duration,
+) -> Result<redis::cluster::ClusterClient, StoreError> {
+    let nodes: Result<Vec<_>, _> = nodes.iter().map(|node| access.admit(node)).collect();
+    #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
+    let mut builder = ClusterClientBuilder::new(nodes?)
+        .connection_timeout(patience / 2)
+        .overall_response_timeout(None)
+        .retries(CLUSTER_TRIES)
+        .min_retry_wait(CLUSTER_WAIT_MS.0)
+        .max_retry_wait(CLUSTER_WAIT_MS.1);
+    #[cfg(feature = "tls")]
+    if let Some(certificates) = access.certificates()? {
+        builder = builder.certs(certificates);
+    }
+    builder.build().map_err(wire::error)
+}

@@ -1,0 +1,235 @@
+//! The one connection in use: made in the background, shared by all, replaced when it fails.
+//!
+//! Owns that connection and, in a Cluster, who serves which slot. Invariant: at most one is being
+//! made at a time, and whoever waits for it may stop waiting without ending it: connecting may take
+//! longer than any call would wait.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use redis::{
+    Cmd, Pipeline, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster_async::ClusterConnection,
+};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{StoreError, endpoint::Endpoint, slots::Slots, wire};
+
+/// How long connecting may take at least; it goes on when nobody waits any more.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The shortest time between two attempts to replace a Cluster's connection that is in use.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A connection for commands.
+#[derive(Clone)]
+pub(super) enum Line {
+    Server(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Line {
+    /// Sends commands at once; one answer each, in their order.
+    ///
+    /// # Errors
+    /// When the connection as a whole failed. In a Cluster each command fails for itself, and what
+    /// is not answered by the deadline too.
+    pub(super) async fn send(
+        &mut self,
+        commands: &[Cmd],
+        deadline: Instant,
+    ) -> RedisResult<Vec<RedisResult<Value>>> {
+        match self {
+            Self::Server(connection) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                pipeline.ignore_errors();
+                for command in commands {
+                    pipeline.add_command(command.clone());
+                }
+                pipeline.query_async(connection).await
+            }
+            Self::Cluster(connection) => {
+                let send = |command| {
+                    let mut connection = connection.clone();
+                    async move {
+                        let answer = connection.req_packed_command(command);
+                        let answer = timeout_at(deadline, answer).await;
+                        answer.unwrap_or_else(|_| Err(std::io::Error::from(TIMED_OUT).into()))
+                    }
+                };
+                Ok(join_all(commands.iter().map(send)).await)
+            }
+        }
+    }
+}
+
+const TIMED_OUT: std::io::ErrorKind = std::io::ErrorKind::TimedOut;
+
+/// The connection in use.
+#[derive(Clone)]
+pub(super) struct Up {
+    number: u64,
+    pub(super) line: Line,
+    slots: Option<Arc<Slots>>,
+}
+
+#[derive(Clone)]
+enum State {
+    None,
+    Dialling,
+    Up(Up),
+    Failed(StoreError),
+}
+
+pub(super) struct Lines {
+    endpoint: Endpoint,
+    patience: Duration,
+    state: watch::Sender<State>,
+    replacing: AtomicBool,
+}
+
+impl Lines {
+    pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            patience: timeout.max(PATIENCE),
+            state: watch::channel(State::None).0,
+            replacing: AtomicBool::new(false),
+        })
+    }
+
+    /// The connection in use, or the next one.
+    pub(super) async fn get(self: &Arc<Self>) -> Result<Up, StoreError> {
+        let mut state = self.state.subscribe();
+        let idle = self.state.send_if_modified(|state| {
+            let idle = matches!(state, State::None | State::Failed(_));
+            if idle {
+                *state = State::Dialling;
+            }
+            idle
+        });
+        if idle {
+            let lines = Arc::clone(self);
+            tokio::spawn(async move { Dialling(lines).run().await });
+        }
+        let settled = state.wait_for(|state| matches!(state, State::Up(_) | State::Failed(_)));
+        match settled.await.as_deref() {
+            Ok(State::Up(up)) => Ok(up.clone()),
+            Ok(State::Failed(error)) => Err(error.clone()),
+            _ => Err(StoreError::unreachable("the store is gone")),
+        }
+    }
+
+    /// Something that was sent on this connection failed: nobody knows what it is worth.
+    ///
+    /// A server's is let go. A Cluster's may still reach the other nodes: it stays in use until
+    /// there is a new one.
+    pub(super) fn doubt(self: &Arc<Self>, up: &Up) {
+        match up.line {
+            Line::Server(_) => {
+                self.state.send_if_modified(|state| {
+                    let same = matches!(state, State::Up(other) if other.number == up.number);
+                    if same {
+                        *state = State::None;
+                    }
+                    same
+                });
+            }
+            Line::Cluster(_) => {
+                // Without a runtime there is nobody left to use it.
+                let Ok(runtime) = Handle::try_current() else {
+                    return;
+                };
+                if !self.replacing.swap(true, Ordering::SeqCst) {
+                    let lines = Arc::clone(self);
+                    runtime.spawn(async move { Replacing(lines).run().await });
+                }
+            }
+        }
+    }
+
+    /// Which part of a Cluster serves a slot; 0 where nobody knows.
+    pub(super) fn shard(&self, slot: u16) -> u16 {
+        match &*self.state.borrow() {
+            State::Up(Up {
+                slots: Some(slots), ..
+            }) => slots.shard(slot),
+            _ => 0,
+        }
+    }
+
+    async fn dial(&self) -> Result<Up, StoreError> {
+        let dial = async {
+            let mut line = self.endpoint.connect(self.patience).await?;
+            let slots = match &mut line {
+                Line::Server(_) => None,
+                Line::Cluster(connection) => {
+                    let slots = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
+                    let answer = connection.req_packed_command(&slots).await;
+                    Some(Arc::new(Slots::read(&answer.map_err(wire::error)?)))
+                }
+            };
+            Ok(Up {
+                number: fastrand::u64(..),
+                line,
+                slots,
+            })
+        };
+        let dialled = timeout(self.patience, dial).await;
+        dialled.unwrap_or(Err(StoreError::Timeout(self.patience)))
+    }
+}
+
+/// The making of the first connection, or of one after a failure; whatever becomes of it, those
+/// who wait are told.
+struct Dialling(Arc<Lines>);
+
+impl Dialling {
+    async fn run(self) {
+        let dialled = self.0.dial().await;
+        self.0.state.send_replace(match dialled {
+            Ok(up) => State::Up(up),
+            Err(error) => State::Failed(error),
+        });
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.0.state.send_if_modified(|state| {
+            let cut_off = matches!(state, State::Dialling);
+            if cut_off {
+                *state = State::None;
+            }
+            cut_off
+        });
+    }
+}
+
+/// The making of a connection while another is in use.
+struct Replacing(Arc<Lines>);
+
+impl Replacing {
+    async fn run(self) {
+        if let Ok(up) = self.0.dial().await {
+            self.0.state.send_replace(State::Up(up));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        self.0.replacing.store(false, Ordering::SeqCst);
+    }
+}
