@@ -50,11 +50,12 @@ impl Outbox {
         self.retry_after_ms = self.retry_after_ms.max(retry_after.map_or(0, millis));
     }
 
-    /// Makes the next report of what there is: `counts` belong to `generation`, or to none that
-    /// the store knows.
+    /// Makes the next report of what there is; `generation` is the newest that the store is known
+    /// to have. What was counted while it was away counts there too, unless it has moved on: so a
+    /// replica that opened for itself gives the fleet its evidence, and not its verdict.
     pub(super) fn prepare(
         &mut self,
-        generation: Option<u64>,
+        generation: u64,
         mut counts: Counts,
         runs: Runs,
         now: u64,
@@ -66,13 +67,9 @@ impl Outbox {
         for (_, sums) in self.away.drain(..) {
             kept += sums;
         }
-        match generation {
-            Some(generation) if generation == self.away_generation => counts += kept,
-            Some(_) => self.late += kept,
-            None => {
-                self.late += kept;
-                self.late += std::mem::take(&mut counts);
-            }
+        match generation == self.away_generation {
+            true => counts += kept,
+            false => self.late += kept,
         }
         let silent = counts.is_empty() && self.late.is_empty() && self.settled.is_empty();
         if silent && self.trips == 0 && !even_if_empty {
@@ -80,7 +77,7 @@ impl Outbox {
         }
         self.pending = Some(Report {
             seq: self.next_number(),
-            generation: generation.unwrap_or_default(),
+            generation,
             counts,
             late: std::mem::take(&mut self.late),
             runs,

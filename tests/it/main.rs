@@ -21,5 +21,6 @@ mod properties;
 mod provision;
 mod rooms;
 mod support;
+mod topology;
 mod transitions;
 mod wait;

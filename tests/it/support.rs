@@ -65,6 +65,11 @@ pub fn unique(name: &str) -> String {
     format!("{name}-{}-{count}-{:08x}", process::id(), fastrand::u32(..))
 }
 
+/// Says something past the harness, which shows what a test prints only when it failed.
+pub fn say(words: &str) {
+    let _ = writeln!(io::stderr(), "{words}");
+}
+
 /// A server of one test's own, to break as it likes. Dropping it kills it.
 ///
 /// Always a `redis-server` process, whatever the shared server is: only a process can be stopped and killed at once.
@@ -89,7 +94,17 @@ impl OwnServer {
     /// As [`start`](OwnServer::start) does.
     #[track_caller]
     pub fn start_with(args: &[&str]) -> OwnServer {
-        let server = program().and_then(|program| OwnServer::launch(program, args));
+        let server = program().and_then(|program| OwnServer::launch(program, None, args));
+        server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
+    }
+
+    /// Starts a server as a configuration file says, which it may write to; a sentinel, say.
+    ///
+    /// # Panics
+    /// As [`start`](OwnServer::start) does.
+    #[track_caller]
+    pub fn start_as(config: &str, args: &[&str]) -> OwnServer {
+        let server = program().and_then(|program| OwnServer::launch(program, Some(config), args));
         server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
     }
 
@@ -127,16 +142,22 @@ impl OwnServer {
         self.order("CONT");
     }
 
-    fn launch(program: &Path, args: &[&str]) -> Result<OwnServer, String> {
+    fn launch(program: &Path, config: Option<&str>, args: &[&str]) -> Result<OwnServer, String> {
         let mut taken = String::new();
         for _ in 0..10 {
             let port = free_port()?;
             let folder = env::temp_dir().join(unique("commontrip-redis"));
+            let file = folder.join("config");
+            if let Some(config) = config {
+                let written = fs::create_dir(&folder).and_then(|()| fs::write(&file, config));
+                written.map_err(|err| format!("{}: {err}", file.display()))?;
+            }
             let watchdog = Watchdog::new(
                 Command::new("sh")
                     .args(["-c", SERVER_WATCHDOG, "sh"])
                     .arg(&folder)
                     .arg(program)
+                    .args(config.map(|_| &file))
                     .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
                     .args(NO_PERSISTENCE)
                     .args(args),
@@ -171,7 +192,8 @@ impl OwnServer {
         let mut log = String::new();
         for _ in 0..POLLS {
             log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            if log.contains("Ready to accept connections") && answers(self.port) {
+            let ready = ["Ready to accept connections", "Sentinel ID is"];
+            if ready.iter().any(|word| log.contains(word)) && answers(self.port) {
                 return Ok(());
             }
             if log.contains("Address already in use") {
@@ -312,7 +334,7 @@ fn given(url: &str) -> Result<Found, String> {
 
 fn server() -> Result<Found, String> {
     let program = program()?;
-    let server = OwnServer::launch(program, &[])?;
+    let server = OwnServer::launch(program, None, &[])?;
     let url = server.url();
     // It is to live as long as this process does; then its watchdog ends it.
     std::mem::forget(server);
@@ -450,7 +472,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 
 /// A port nobody listens on, below those the kernel gives to outgoing connections: a client that keeps dialling a dead
 /// server's port there would sooner or later be given that very port, and talk to itself.
-fn free_port() -> Result<u16, String> {
+pub fn free_port() -> Result<u16, String> {
     (0..100)
         .map(|_| fastrand::u16(20_000..32_000))
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())

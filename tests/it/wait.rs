@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Looks every 10 ms, for 10 s at most.
+/// Looks every 10 ms, for 30 s at most.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..3000 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("not within 10 s: {what}");
+    panic!("not within 30 s: {what}");
 }

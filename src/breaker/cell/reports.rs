@@ -75,8 +75,7 @@ impl Cell {
         let mut outbox = self.outbox.lock();
         if outbox.pending.is_none() {
             let (counts, runs) = self.tally.drain(view.tag);
-            let of_shared = view.seen.generation == view.shared.generation;
-            let generation = of_shared.then_some(view.shared.generation);
+            let generation = view.shared.generation;
             let window_ms = self.policy.load().rules.window_ms;
             outbox.prepare(generation, counts, runs, self.now(), window_ms, stale);
         }

@@ -64,7 +64,8 @@ impl Line {
                     async move {
                         let answer = connection.req_packed_command(command);
                         let answer = timeout_at(deadline, answer).await;
-                        answer.unwrap_or_else(|_| Err(std::io::Error::from(TIMED_OUT).into()))
+                        let late = |_| Err(std::io::Error::from(TIMED_OUT).into());
+                        answer.unwrap_or_else(late).and_then(Value::extract_error)
                     }
                 };
                 Ok(join_all(commands.iter().map(send)).await)

@@ -1,0 +1,241 @@
+//! Getting in: TLS, passwords, users, protocols, databases.
+
+use std::{env, fs, path::PathBuf};
+
+use commontrip::{Commontrip, RedisStore, RedisStoreBuilder, State, Store};
+
+use super::{call, ms, policy, tell, trip};
+use crate::{
+    support::{self, OwnServer, free_port},
+    wait::until,
+};
+
+/// A folder with a CA, a server's certificate and a client's.
+struct Certificates(PathBuf);
+
+impl Certificates {
+    fn new() -> Certificates {
+        let folder = env::temp_dir().join(support::unique("commontrip-tls"));
+        fs::create_dir(&folder).unwrap();
+        let made = Certificates(folder);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::CommonName, "the tests' authority");
+        params.distinguished_name = name;
+        let ca = params.self_signed(&key).unwrap();
+        fs::write(made.path("ca.pem"), ca.pem()).unwrap();
+        let issuer = rcgen::Issuer::new(params, key);
+        for name in ["server", "client"] {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+            let params = rcgen::CertificateParams::new(names).unwrap();
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            fs::write(made.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+            fs::write(made.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        made
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
+    /// A server that speaks TLS on the port that is returned, and asks clients for a certificate or not.
+    fn serve(&self, clients: bool) -> (OwnServer, u16) {
+        let port = free_port().unwrap();
+        let path = |file| self.path(file).display().to_string();
+        let server = OwnServer::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &path("server.pem"),
+            "--tls-key-file",
+            &path("server.key"),
+            "--tls-ca-cert-file",
+            &path("ca.pem"),
+            "--tls-auth-clients",
+            if clients { "yes" } else { "no" },
+        ]);
+        (server, port)
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn builder() -> RedisStoreBuilder {
+    RedisStore::builder().timeout(ms(2000))
+}
+
+/// Two replicas on one store each share a circuit, by commands and by push.
+async fn is_shared(store: impl Fn() -> RedisStore) {
+    let replicas = [0, 1].map(|_| {
+        let builder = Commontrip::builder().store(store());
+        builder.store_timeout(ms(2000)).build().unwrap()
+    });
+    let name = support::unique("access");
+    let [a, b] = replicas
+        .each_ref()
+        .map(|r| r.circuit(&name, policy()).unwrap());
+    call(&a, true).await.unwrap();
+    call(&b, true).await.unwrap();
+    for registry in &replicas {
+        assert_eq!(registry.health().times_away, 0, "{:?}", registry.health());
+        until("push is heard", async || registry.health().push).await;
+    }
+    trip(&a).await;
+    until("the other hears of it", async || b.state() == State::Open).await;
+    for registry in replicas {
+        assert_eq!(registry.health().times_away, 0, "{:?}", registry.health());
+        registry.shutdown().await;
+    }
+}
+
+/// Why a store does not answer, with the causes.
+async fn error_of(store: RedisStore) -> String {
+    let mut error: Box<dyn std::error::Error> = Box::new(store.ping().await.unwrap_err());
+    let mut words = error.to_string();
+    while let Some(cause) = error.source() {
+        words = format!("{words}: {cause}");
+        error = cause.to_string().into();
+    }
+    words
+}
+
+#[tokio::test]
+async fn tls_with_a_ca_of_ones_own_carries_commands_and_pushes() {
+    let certificates = Certificates::new();
+    let (_server, port) = certificates.serve(false);
+    let url = format!("rediss://localhost:{port}/");
+    is_shared(|| {
+        let builder = builder().tls_ca_file(certificates.path("ca.pem"));
+        builder.open(&url).unwrap()
+    })
+    .await;
+    let said = error_of(builder().open(&url).unwrap()).await;
+    assert!(said.contains("certificate"), "{said}");
+    let missing = builder().tls_ca_file(certificates.path("no.pem"));
+    let said = error_of(missing.open(&url).unwrap()).await;
+    assert!(
+        said.contains("the CA certificate cannot be read from") && said.contains("no.pem"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
+    let certificates = Certificates::new();
+    let (_server, port) = certificates.serve(true);
+    let url = format!("rediss://127.0.0.1:{port}/");
+    let trusting = || builder().tls_ca_file(certificates.path("ca.pem"));
+    is_shared(|| {
+        let known = trusting().tls_client_files(
+            certificates.path("client.pem"),
+            certificates.path("client.key"),
+        );
+        known.open(&url).unwrap()
+    })
+    .await;
+    error_of(trusting().open(&url).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_password_comes_from_the_url_the_builder_or_a_file_that_may_change() {
+    let server = OwnServer::start();
+    let user = "ACL SETUSER ana on >first ~* &* +@all";
+    let () = tell(server.port(), user).await;
+    let () = tell(
+        server.port(),
+        "ACL SETUSER default resetkeys nocommands +auth +acl",
+    )
+    .await;
+    let port = server.port();
+    let plain = format!("redis://127.0.0.1:{port}/");
+    is_shared(|| {
+        builder()
+            .open(&format!("redis://ana:first@127.0.0.1:{port}/"))
+            .unwrap()
+    })
+    .await;
+    is_shared(|| {
+        builder()
+            .username("ana")
+            .password("first")
+            .open(&plain)
+            .unwrap()
+    })
+    .await;
+    let file = env::temp_dir().join(support::unique("commontrip-password"));
+    fs::write(&file, "first\n").unwrap();
+    let from_file = || builder().username("ana").password_file(&file);
+    is_shared(|| from_file().open(&plain).unwrap()).await;
+
+    // Rotated: who has a connection keeps it, the next one is made with the new word.
+    let store = from_file().open(&plain).unwrap();
+    store.ping().await.unwrap();
+    let () = tell(port, "ACL SETUSER ana resetpass >second").await;
+    fs::write(&file, "second").unwrap();
+    store.ping().await.unwrap();
+    from_file().open(&plain).unwrap().ping().await.unwrap();
+    for store in [
+        builder().username("ana").password("first").open(&plain),
+        builder().open(&format!("redis://ana:first@127.0.0.1:{port}/")),
+    ] {
+        let store = store.unwrap();
+        let debug = format!("{store:?}");
+        let said = error_of(store).await;
+        assert!(
+            said.contains("WRONGPASS") || said.contains("uthentication"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("first") && !debug.contains("first"),
+            "{said} {debug}"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    let said = error_of(from_file().open(&plain).unwrap()).await;
+    assert!(said.contains("the password cannot be read from"), "{said}");
+}
+
+#[tokio::test]
+async fn resp3_a_database_and_a_prefix_are_what_the_url_and_the_builder_say() {
+    let server = OwnServer::start();
+    let url = format!("redis://127.0.0.1:{}/3?protocol=resp3", server.port());
+    is_shared(|| builder().prefix("shop").open(&url).unwrap()).await;
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}/3", server.port())).unwrap();
+    let mut database = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query_async(&mut database)
+        .await
+        .unwrap();
+    assert!(
+        !keys.is_empty() && keys.iter().all(|key| key.starts_with("shop:")),
+        "{keys:?}"
+    );
+    let elsewhere: u64 = tell(server.port(), "DBSIZE").await;
+    assert_eq!(elsewhere, 0);
+}
+
+#[tokio::test]
+async fn a_cluster_by_a_plain_url_is_told_what_it_needs() {
+    let cluster = super::cluster_servers::Cluster::start(3, false).await;
+    let store = builder().open(&cluster.nodes[0].url()).unwrap();
+    let mut said = String::new();
+    for i in 0..20 {
+        let name = commontrip::Name::new(&format!("circuit-{i}")).unwrap();
+        if let Err(error) = store
+            .snapshot(&name, &commontrip::model::Head::default())
+            .await
+        {
+            said = error.to_string();
+        }
+    }
+    assert!(said.contains("redis-cluster://"), "{said}");
+}

@@ -1,0 +1,63 @@
+//! Redis as people run it: Cluster, Sentinel, TLS, passwords; each of real servers that the test starts.
+
+mod access;
+mod cluster;
+mod cluster_servers;
+mod sentinel;
+
+use std::time::Duration;
+
+use commontrip::{CallError, CircuitBreaker, Commontrip, CommontripBuilder, Policy};
+use redis::{FromRedisValue, aio::MultiplexedConnection};
+
+use crate::wait::until;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Quick to report, slow to forget: 10 failures in a row open it, for an hour.
+fn policy() -> Policy {
+    let policy = Policy::builder()
+        .minimum_number_of_calls(10)
+        .wait_duration_in_open_state(Duration::from_secs(3600))
+        .probe_lease(Duration::from_secs(60))
+        .report_interval(ms(20))
+        .decision_ttl(ms(50));
+    policy.build().unwrap()
+}
+
+/// A registry that no busy moment of the machine has believe that Redis is away.
+fn registry(url: &str) -> CommontripBuilder {
+    Commontrip::builder().redis(url).store_timeout(ms(500))
+}
+
+async fn call(breaker: &CircuitBreaker, ok: bool) -> Result<(), CallError<()>> {
+    breaker
+        .call(|| async { if ok { Ok(()) } else { Err(()) } })
+        .await
+}
+
+/// Makes failing calls until the circuit rejects.
+async fn trip(breaker: &CircuitBreaker) {
+    until("it opens", async || {
+        matches!(call(breaker, false).await, Err(CallError::Rejected(_)))
+    })
+    .await;
+}
+
+async fn admin(port: u16) -> MultiplexedConnection {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+/// One command, its words in a string.
+async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
+    let mut words = command.split_whitespace();
+    let mut cmd = redis::cmd(words.next().unwrap());
+    for word in words {
+        cmd.arg(word);
+    }
+    let answer = cmd.query_async(&mut admin(port).await).await;
+    answer.unwrap_or_else(|err| panic!("{command} on {port}: {err}"))
+}
