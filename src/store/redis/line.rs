@@ -17,6 +17,7 @@ use redis::{
     Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
 use tokio::{
     runtime::Handle,
@@ -82,6 +83,30 @@ pub(super) struct Up {
     number: u64,
     pub(super) line: Line,
     slots: Option<Arc<Slots>>,
+}
+
+impl Up {
+    /// Whether every master of a Cluster answers. A connection that lacks one stops for all while
+    /// it looks for that one; one that waits for its answers does not.
+    async fn is_whole(&self) -> bool {
+        let (Line::Cluster(connection), Some(slots)) = (&self.line, &self.slots) else {
+            return true;
+        };
+        let ping = |(host, port): &(String, u16)| {
+            let (host, port) = (host.clone(), *port);
+            let node = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+            let mut connection = connection.clone();
+            async move {
+                let answer = connection.route_command(redis::cmd("PING"), node);
+                answer
+                    .await
+                    .is_ok_and(|answer| answer.extract_error().is_ok())
+            }
+        };
+        let answers = join_all(slots.masters.iter().map(ping));
+        let answers = timeout(PATIENCE, answers).await;
+        answers.is_ok_and(|answers| !answers.contains(&false))
+    }
 }
 
 #[derive(Clone)]
@@ -169,6 +194,15 @@ impl Lines {
         }
     }
 
+    /// Whether the Cluster's masters are others than those that the connection in use knows.
+    fn is_moved(&self, new: &Up) -> bool {
+        let whole = new.slots.as_ref().is_some_and(|slots| slots.is_whole());
+        match &*self.state.borrow() {
+            State::Up(up) => whole && up.slots != new.slots,
+            _ => true,
+        }
+    }
+
     async fn dial(&self) -> Result<Up, StoreError> {
         let dial = async {
             let mut line = self.endpoint.connect(self.patience).await?;
@@ -222,7 +256,9 @@ struct Replacing(Arc<Lines>);
 
 impl Replacing {
     async fn run(self) {
-        if let Ok(up) = self.0.dial().await {
+        if let Ok(up) = self.0.dial().await
+            && (self.0.is_moved(&up) || up.is_whole().await)
+        {
             self.0.state.send_replace(State::Up(up));
         }
         tokio::time::sleep(PAUSE).await;

@@ -108,11 +108,9 @@ impl Inner {
         let mut up = self.lines.get().await?;
         // Also when the caller gives up first: then nobody knows what the connection is worth.
         let doubt = Doubt(&self.lines, up.clone());
-        let answers = up
-            .line
-            .send(commands, deadline)
-            .await
-            .map_err(wire::error)?;
+        // Before the whole is given up, so that what was answered is not lost with what was not.
+        let each = deadline - self.timeout / 10;
+        let answers = up.line.send(commands, each).await.map_err(wire::error)?;
         if !answers.iter().any(wire::is_of_the_connection) {
             std::mem::forget(doubt);
         }
@@ -172,44 +170,43 @@ impl Inner {
         read.map_err(|e| StoreError::Unreadable(e.to_string()))
     }
 
-    /// Renews places in the index of circuits. It is another slot, hence outside the scripts.
-    async fn index(&self, seen: &[(&Name, u64)]) {
-        let due: Vec<_> = {
+    /// Renews places in the index of circuits. It is another slot, hence outside the scripts, and
+    /// maybe another server, hence nobody waits for it.
+    fn index(self: &Arc<Self>, seen: &[(&Name, u64)]) {
+        let due: Vec<(Name, u64)> = {
             let indexed = self.indexed.lock();
             let due = |name: &Name, now: u64| {
                 indexed
                     .get(name)
                     .is_none_or(|at| now.abs_diff(*at) >= INDEX_EVERY_MS)
             };
-            seen.iter()
-                .filter(|(name, now)| due(name, *now))
-                .copied()
-                .collect()
+            let due = seen.iter().filter(|(name, now)| due(name, *now));
+            due.map(|(name, now)| ((*name).clone(), *now)).collect()
         };
-        let Some(newest) = due.iter().map(|(_, now)| *now).max() else {
-            return;
-        };
+        if !due.is_empty() {
+            let inner = Arc::clone(self);
+            tokio::spawn(async move { inner.write_index(due).await });
+        }
+    }
+
+    async fn write_index(&self, due: Vec<(Name, u64)>) {
         let key = self.prefix.index();
         let mut add = redis::cmd("ZADD");
         add.arg(&key);
+        let mut newest = 0;
         for (name, now) in &due {
             add.arg(*now).arg(name.as_str());
+            newest = newest.max(*now);
         }
         let mut forget = redis::cmd("ZREMRANGEBYSCORE");
-        forget
-            .arg(&key)
-            .arg("-inf")
-            .arg(newest.saturating_sub(INDEX_KEEPS_MS));
+        let forgotten = newest.saturating_sub(INDEX_KEEPS_MS);
+        forget.arg(&key).arg("-inf").arg(forgotten);
         let mut keep = redis::cmd("PEXPIRE");
         keep.arg(&key).arg(INDEX_KEEPS_MS);
         let deadline = Instant::now() + self.timeout;
-        if self
-            .send(&[add, forget, keep], true, deadline)
-            .await
-            .is_ok()
-        {
-            let renewed = due.into_iter().map(|(name, now)| (name.clone(), now));
-            self.indexed.lock().extend(renewed);
+        let answers = self.send(&[add, forget, keep], true, deadline).await;
+        if answers.is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
+            self.indexed.lock().extend(due);
         }
     }
 }
@@ -257,7 +254,7 @@ impl Store for RedisStore {
                 .zip(&answers)
                 .filter_map(|((name, _), a)| Some((name, a.as_ref().ok()?.now_ms)))
                 .collect();
-            self.0.index(&seen).await;
+            self.0.index(&seen);
             Ok(answers)
         })
     }
@@ -270,7 +267,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let control = &self.0.scripts.control;
             let snapshot: Snapshot = self.0.one(control, circuit, request).await?;
-            self.0.index(&[(circuit, snapshot.now_ms)]).await;
+            self.0.index(&[(circuit, snapshot.now_ms)]);
             Ok(snapshot)
         })
     }

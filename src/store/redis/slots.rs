@@ -8,9 +8,12 @@ use crate::model::Name;
 
 const SLOTS: u16 = 16384;
 
-/// Ranges of slots, each with a number for its master.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Slots(Vec<(u16, u16, u16)>);
+/// Ranges of slots, each with a number for its master, and the masters' addresses.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Slots {
+    ranges: Vec<(u16, u16, u16)>,
+    pub(super) masters: Vec<(String, u16)>,
+}
 
 impl Slots {
     /// Reads an answer; what is not understood is left out.
@@ -18,8 +21,7 @@ impl Slots {
         let Value::Array(ranges) = answer else {
             return Self::default();
         };
-        let mut masters: Vec<&Value> = Vec::new();
-        let mut read = Vec::new();
+        let mut slots = Self::default();
         for range in ranges {
             let Value::Array(parts) = range else { continue };
             let [
@@ -31,30 +33,48 @@ impl Slots {
             else {
                 continue;
             };
-            // Address, port, id.
-            let (Ok(first), Ok(last), Some(id)) =
-                (u16::try_from(*first), u16::try_from(*last), master.get(2))
+            let (Ok(first), Ok(last), Some(address)) =
+                (u16::try_from(*first), u16::try_from(*last), address(master))
             else {
                 continue;
             };
-            let number = masters.iter().position(|known| *known == id);
+            if last < first {
+                continue;
+            }
+            let masters = &mut slots.masters;
+            let number = masters.iter().position(|known| *known == address);
             let number = number.unwrap_or_else(|| {
-                masters.push(id);
+                masters.push(address);
                 masters.len() - 1
             });
             // 0 is for what nobody knows.
-            read.push((first, last, u16::try_from(number + 1).unwrap_or(u16::MAX)));
+            let number = u16::try_from(number + 1).unwrap_or(u16::MAX);
+            slots.ranges.push((first, last, number));
         }
-        Self(read)
+        slots
+    }
+
+    /// Whether somebody serves each slot. While a dead master has no successor yet, nobody does.
+    pub(super) fn is_whole(&self) -> bool {
+        let served = |(first, last, _): &(u16, u16, u16)| usize::from(last - first) + 1;
+        self.ranges.iter().map(served).sum::<usize>() == usize::from(SLOTS)
     }
 
     pub(super) fn shard(&self, slot: u16) -> u16 {
         let range = self
-            .0
+            .ranges
             .iter()
             .find(|(first, last, _)| (*first..=*last).contains(&slot));
         range.map_or(0, |(_, _, shard)| *shard)
     }
+}
+
+fn address(node: &[Value]) -> Option<(String, u16)> {
+    let [Value::BulkString(host), Value::Int(port), ..] = node else {
+        return None;
+    };
+    let host = String::from_utf8(host.clone()).ok()?;
+    Some((host, u16::try_from(*port).ok()?))
 }
 
 /// The slot of everything that belongs to a circuit: its name is the keys' hash tag.
@@ -66,9 +86,9 @@ pub(super) fn slot(circuit: &Name) -> u16 {
 mod tests {
     use super::*;
 
-    fn node(id: &str) -> Value {
+    fn node(host: &str) -> Value {
         let text = |text: &str| Value::BulkString(text.into());
-        Value::Array(vec![text("127.0.0.1"), Value::Int(7000), text(id)])
+        Value::Array(vec![text(host), Value::Int(7000), text("id")])
     }
 
     fn range(first: i64, last: i64, id: &str) -> Value {
@@ -87,6 +107,7 @@ mod tests {
             range(100, 200, "b"),
             range(201, 16383, "a"),
             Value::Nil,
+            range(9, 3, "a"),
         ]);
         let slots = Slots::read(&answer);
         assert_eq!([0, 150, 16383].map(|s| slots.shard(s)), [1, 2, 1]);

@@ -191,6 +191,55 @@ async fn a_killed_master_takes_only_its_own_circuits_away_until_its_replica_is_p
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_master_takes_no_other_shard_with_it() {
+    let cluster = Cluster::start(3, false).await;
+    let circuits = registry(&cluster.url()).build().unwrap();
+    let mut by_master: [Vec<CircuitBreaker>; 3] = Default::default();
+    for i in 0..30 {
+        let name = format!("circuit-{i}");
+        let master = cluster.first_master(cluster.slot(&name).await);
+        by_master[master].push(circuits.circuit(&name, policy()).unwrap());
+    }
+    for breaker in by_master.iter().flatten() {
+        call(breaker, true).await.unwrap();
+    }
+    circuits.flush().await;
+    let hung = 2;
+    cluster.nodes[hung].pause();
+    let begun = tokio::time::Instant::now();
+    let mut answered = 0;
+    let mut asked = 0;
+    while begun.elapsed() < ms(3000) {
+        for breaker in by_master.iter().flatten() {
+            call(breaker, true).await.unwrap();
+        }
+        asked += 1;
+        answered += usize::from(by_master[0][0].snapshot().await.is_ok());
+        let away = circuits.health().circuits_away;
+        assert!(
+            away <= by_master[hung].len(),
+            "{:?}: {:?}",
+            begun.elapsed(),
+            circuits.health()
+        );
+        tokio::time::sleep(ms(20)).await;
+    }
+    support::say(&format!(
+        "cluster: with a hung master another answered {answered} of {asked} times"
+    ));
+    assert!(circuits.health().circuits_away > 0);
+    assert!(answered * 10 >= asked * 9, "{answered} of {asked}");
+    cluster.nodes[hung].resume();
+    until("all are back", async || {
+        circuits.health().away_for.is_none()
+    })
+    .await;
+    let snapshot = by_master[hung][0].snapshot().await;
+    assert!(snapshot.is_ok(), "{snapshot:?}");
+    circuits.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_clusters_pool_carries_a_circuit_with_push_and_without() {
     let cluster = Cluster::start(3, false).await;
