@@ -32,8 +32,8 @@ local function add(c, field, n)
   if n > 0 then set(c, field, c[field] + n) end
 end
 
-local function forget_window(c)
-  redis.call('DEL', WINDOW)
+local function forget_window(c, also)
+  redis.call('DEL', WINDOW, also or WINDOW)
   set(c, 'window', '')
   set(c, 'window_at', 0)
   set(c, 'window_calls', 0)

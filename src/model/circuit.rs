@@ -43,6 +43,10 @@ pub struct Circuit {
     pub(super) probes: BTreeMap<String, u64>,
     /// Replica -> number of its last report, and when it was noted.
     pub(super) replicas: HashMap<String, (u64, u64)>,
+    /// Replica -> when it last reported a failure.
+    pub(super) failing: BTreeMap<String, u64>,
+    /// Replica -> until when it is open for itself.
+    pub(super) alone: BTreeMap<String, u64>,
     events: VecDeque<Event>,
     published: Vec<Snapshot>,
 }
@@ -135,6 +139,9 @@ impl Circuit {
             (r.clone(), format!("{seq} {}", moment(*seen)))
         };
         held.insert(":seq", self.replicas.iter().map(both).collect());
+        for (part, of) in [(":failing", &self.failing), (":alone", &self.alone)] {
+            held.insert(part, texts(&mut of.iter().map(|(r, at)| (r, *at))));
+        }
         held.retain(|_, fields| !fields.is_empty());
         held
     }
@@ -272,6 +279,7 @@ impl Circuit {
         self.announce(t, from, by, note);
         if matches!(to, State::Closed | State::MetricsOnly) {
             self.window.forget();
+            self.failing.clear();
             self.consecutive_failures = 0;
             self.retry_after_until_ms = 0;
         }
@@ -300,7 +308,7 @@ impl Circuit {
     }
 
     pub(super) fn publish(&mut self, t: &Turn<'_>) {
-        let snapshot = self.picture(t.now, self.window.sums);
+        let snapshot = self.current(t);
         self.published.push(snapshot);
     }
 
@@ -357,19 +365,19 @@ impl Circuit {
         }
     }
 
-    pub(super) fn current(&self, now: u64) -> Snapshot {
-        self.picture(now, self.window.sums)
+    pub(super) fn current(&self, t: &Turn<'_>) -> Snapshot {
+        self.picture(t, self.window.sums)
     }
 
-    pub(super) fn picture(&self, now: u64, [calls, failures, slow]: Sums) -> Snapshot {
+    pub(super) fn picture(&self, t: &Turn<'_>, [calls, failures, slow]: Sums) -> Snapshot {
         let probes = match self.state {
-            State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > now).count(),
+            State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > t.now).count(),
             _ => 0,
         };
         Snapshot {
             state: self.state,
             generation: self.generation,
-            now_ms: now,
+            now_ms: t.now,
             since_ms: self.since_ms,
             until_ms: self.until_ms,
             reason: self.reason,
@@ -393,6 +401,9 @@ impl Circuit {
             last_success_ms: self.totals.last_success_ms,
             last_failure_ms: self.totals.last_failure_ms,
             pace_ms: self.pace_ms,
+            replicas: self.live_replicas,
+            failing: self.failing_now(t),
+            alone: self.alone_now(t),
         }
     }
 }

@@ -64,6 +64,12 @@ pub struct Snapshot {
     pub last_failure_ms: u64,
     /// How long a replica should wait between reports, ms; 0 in replies to anything but a report.
     pub pace_ms: u64,
+    /// Replicas that reported lately.
+    pub replicas: u64,
+    /// Replicas that failed within the window; 0 where `quorum` is 1.
+    pub failing: u64,
+    /// Replicas that are open for themselves; 0 where `quorum` is 1.
+    pub alone: u64,
 }
 
 impl Snapshot {

@@ -1,5 +1,6 @@
 //! The scripts themselves: headers against bodies, hostile arguments, expiry, memory, reloading.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,13 +8,22 @@ use std::time::{Duration, Instant};
 
 use commontrip::model::{Acquire, Command, Control, Head, Release, Report};
 use commontrip::store::{RedisStore, Store};
-use commontrip::{Counts, Name, Policy, State};
+use commontrip::{Counts, Name, Policy, Rules, State};
 use redis::{Connection, RedisResult, Script};
 
 use crate::support::{OwnServer, redis_url, unique};
 
 const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-const PARTS: [&str; 6] = ["", ":window", ":probes", ":replicas", ":seq", ":events"];
+const PARTS: [&str; 8] = [
+    "",
+    ":window",
+    ":probes",
+    ":replicas",
+    ":seq",
+    ":events",
+    ":failing",
+    ":alone",
+];
 
 fn read(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -24,10 +34,11 @@ fn read(file: &str) -> String {
 fn script(name: &str) -> Script {
     let lib = |part| read(&format!("lua/lib/{part}.lua"));
     Script::new(&format!(
-        "{}local function operate()\n{}{}{}{}end\nreturn operate()\n",
+        "{}local function operate()\n{}{}{}{}{}end\nreturn operate()\n",
         lib("prelude"),
         lib("hash"),
         lib("window"),
+        lib("quorum"),
         lib("circuit"),
         read(&format!("lua/{name}.lua")),
     ))
@@ -113,7 +124,7 @@ fn a_scripts_header_says_what_its_body_does() {
             model.contains(&format!("pub fn {name}(")),
             "{name}: no twin"
         );
-        for part in ["-- KEYS[1..6] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
+        for part in ["-- KEYS[1..8] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
             assert!(header.contains(part), "{name}: no {part}");
         }
         assert!(header.contains("\"EARITY ...\" \"EREQUEST ...\""), "{name}");
@@ -130,10 +141,11 @@ fn a_scripts_header_says_what_its_body_does() {
 
 #[test]
 fn every_key_comes_through_keys() {
-    let libs = ["prelude", "hash", "window", "circuit"].map(|lib| format!("lua/lib/{lib}.lua"));
+    let libs =
+        ["prelude", "hash", "window", "quorum", "circuit"].map(|lib| format!("lua/lib/{lib}.lua"));
     let scripts = OPERATIONS.map(|name| format!("lua/{name}.lua"));
     let known = [
-        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "key",
+        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "key",
     ];
     for file in libs.iter().chain(&scripts) {
         for call in read(file).split("redis.call(").skip(1) {
@@ -199,7 +211,9 @@ impl Part {
 fn request(operation: &str, now: u64) -> Part {
     let numbers = |n: &[u64]| Part::Many(n.iter().map(Part::of).collect());
     let policy = rmp_serde::to_vec(Policy::default().rules()).unwrap();
-    let policy: Vec<u64> = rmp_serde::from_slice(&policy).unwrap();
+    let mut policy: Vec<u64> = rmp_serde::from_slice(&policy).unwrap();
+    let quorum = Rules::KEYS.iter().position(|key| *key == "quorum");
+    policy[quorum.unwrap()] = 2;
     let memory = [
         Part::of(1),
         Part::of("closed"),
@@ -241,6 +255,7 @@ fn request(operation: &str, now: u64) -> Part {
                 Part::of(0),
                 Part::of(1),
             ])]),
+            Part::of(500),
         ]),
         _ => {}
     }
@@ -354,7 +369,7 @@ fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
                 assert!(after.is_ok(), "{operation} after {what}: {after:?}");
             }
         }
-        for (some, arguments) in [(&keys[..5], 1), (&[], 1), (&keys, 0), (&keys, 2)] {
+        for (some, arguments) in [(&keys[..7], 1), (&[], 1), (&keys, 0), (&keys, 2)] {
             let arguments = vec![good(operation); arguments];
             let error = invoke(&mut redis, &script, some, &arguments).unwrap_err();
             assert_eq!(error.code(), Some("EARITY"), "{operation}: {error}");
@@ -438,6 +453,20 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
         token: "t".into(),
     };
     store.release(&name, &release).await.unwrap();
+    let mut failed = Report {
+        head: head("s", 0),
+        seq: 1,
+        counts: Counts {
+            failures: 1,
+            ..Counts::default()
+        },
+        alone_ms: 60_000,
+        ..Report::default()
+    };
+    failed.head.policy.quorum = 2;
+    store.report(&[(name.clone(), failed)]).await.unwrap();
+    let there = expiries(&mut redis, &keys(&prefix, "c"));
+    assert!(!there[6..].contains(&-2), "{there:?}");
     let day = 86_400_000;
     for (key, expiry) in PARTS.iter().zip(expiries(&mut redis, &keys(&prefix, "c"))) {
         assert!(
@@ -463,7 +492,7 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
     let store = store(&server.url(), prefix);
     let name = Name::new("payments").unwrap();
     let (mut calls, mut now, mut after_ten_thousand) = (0, 1_735_689_600_000, 0);
-    let mut used = [0_u64; 6];
+    let mut used = [0_u64; PARTS.len()];
     for seq in 1..=1000 {
         let counts = Counts {
             successes: 950,
@@ -515,6 +544,81 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
         sum < after_ten_thousand + 100,
         "{after_ten_thousand}, then {sum}"
     );
+}
+
+#[tokio::test]
+async fn replicas_that_come_and_go_leave_nothing_behind() {
+    let (prefix, mut redis) = (unique("come-and-go"), connect(redis_url()));
+    let store = store(redis_url(), &prefix);
+    let name = Name::new("c").unwrap();
+    for n in 0..300 {
+        let mut report = Report {
+            head: head(&format!("replica-{n}"), 1_735_689_600_000 + n * 1000),
+            seq: 1,
+            counts: Counts {
+                failures: 1,
+                ..Counts::default()
+            },
+            alone_ms: 5000,
+            ..Report::default()
+        };
+        report.head.policy.quorum = 1000;
+        report.head.policy.window_ms = 10_000;
+        let seen = store.report(&[(name.clone(), report)]).await.unwrap();
+        let seen = seen.into_iter().next().unwrap().unwrap();
+        assert_eq!(seen.failing, 10.min(n + 1));
+        assert_eq!(seen.alone, 5.min(n + 1));
+    }
+    let sizes: Vec<u64> = keys(&prefix, "c")[6..]
+        .iter()
+        .map(|key| redis::cmd("ZCARD").arg(key).query(&mut redis).unwrap())
+        .collect();
+    assert_eq!(sizes, [10, 5]);
+}
+
+/// How often each command ran, `EVALSHA` and those that ask left out.
+fn commands(redis: &mut Connection) -> BTreeMap<String, u64> {
+    let mut info = redis::cmd("INFO");
+    let stats: String = info.arg("commandstats").query(redis).unwrap();
+    let ran = stats.lines().filter_map(|line| {
+        let (command, numbers) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count = numbers.split(',').next()?.parse().ok()?;
+        Some((command.to_owned(), count))
+    });
+    ran.filter(|(command, _)| !["info", "config|resetstat"].contains(&command.as_str()))
+        .collect()
+}
+
+#[test]
+fn without_a_quorum_a_report_costs_no_command_more() {
+    let server = OwnServer::start();
+    let (script, mut redis) = (script("report"), connect(&server.url()));
+    script.load(&mut redis).unwrap();
+    let keys = keys("commontrip", "c");
+    let mut ran = |seq: u64, quorum: u64| {
+        let Part::Many(mut parts) = request("report", 1_735_689_600_000 + seq) else {
+            unreachable!("a request is an array")
+        };
+        let Part::Many(policy) = &mut parts[3] else {
+            unreachable!("so is a policy")
+        };
+        policy[24] = Part::of(quorum);
+        // Of the generation that the request remembers.
+        (parts[5], parts[6]) = (Part::of(seq), Part::of(1));
+        parts[12] = Part::Many(vec![]);
+        let reset = redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis);
+        reset.unwrap();
+        let bytes = Part::Many(parts).bytes();
+        invoke(&mut redis, &script, &keys, &[bytes]).unwrap();
+        commands(&mut redis)
+    };
+    ran(1, 1);
+    let one = ran(2, 1);
+    let sets = one.keys().filter(|command| command.starts_with('z'));
+    assert_eq!(sets.count(), 0, "{one:?}");
+    assert_eq!(one["hset"], 3, "{one:?}");
+    let two = ran(3, 2);
+    assert_eq!((two["zadd"], two["zcount"]), (2, 2), "{two:?}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod lua;
 mod processes;
 mod properties;
 mod provision;
+mod quorum;
 mod rooms;
 mod support;
 mod transitions;

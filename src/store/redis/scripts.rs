@@ -11,6 +11,7 @@ macro_rules! script {
             "local function operate()\n",
             include_str!("../../../lua/lib/hash.lua"),
             include_str!("../../../lua/lib/window.lua"),
+            include_str!("../../../lua/lib/quorum.lua"),
             include_str!("../../../lua/lib/circuit.lua"),
             include_str!(concat!("../../../lua/", $file, ".lua")),
             "end\nreturn operate()\n",
