@@ -30,6 +30,6 @@ else
     set(c, 'override_reason', reason)
   end
   transitions().to(c, TARGETS[command] or 'closed', command == 'reset' and 'reset' or 'override',
-    TARGETS[command] and for_ms > 0 and now + for_ms or 0, author, reason)
+    TARGETS[command] and for_ms > 0 and now + math.min(for_ms, CENTURY_MS) or 0, author, reason)
 end
 return cmsgpack.pack(current(c))

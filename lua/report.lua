@@ -19,9 +19,9 @@ local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 array(request, 14, 'request')
 local seq = whole(request[6], 'seq')
 local generation = whole(request[7], 'generation')
-local counts = wholes(request[8], 6, MAX_INT, 'counts')
-local late = wholes(request[9], 6, MAX_INT, 'late')
-local run = wholes(request[10], 3, MAX_INT, 'run')
+local counts = wholes(request[8], 6, MOST_CALLS, 'counts')
+local late = wholes(request[9], 6, MOST_CALLS, 'late')
+local run = wholes(request[10], 3, MOST_CALLS, 'run')
 local retry_after_ms = whole(request[11], 'retry_after_ms')
 local trips = whole(request[12], 'trips')
 local settled = array(request[13], nil, 'settled')
@@ -40,7 +40,7 @@ end
 
 -- Notes now and then who is here, and lets go of who has not been for long.
 local function note_replicas(c)
-  redis.call('ZADD', REPLICAS, now, replica)
+  if redis.call('ZADD', REPLICAS, now, replica) == 1 then keep(c, REPLICAS) end
   local gone = redis.call('ZRANGEBYSCORE', REPLICAS, '-inf', now - REPLICA_MEMORY_MS, 'LIMIT', 0, 100)
   if #gone > 0 then
     redis.call('ZREM', REPLICAS, unpack(gone))
@@ -78,7 +78,6 @@ if not last or seq > tonumber(last) then
   if tonumber(seen) ~= moment then note_replicas(c) end
   if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment)) == 1 then
     keep(c, SEQ)
-    keep(c, REPLICAS)
   end
 
   add(c, 'successes_total', successes + late[1])

@@ -107,9 +107,9 @@ local function transitions()
   local function adopt(c, memory)
     local generation, state, left, age, opens = memory[1], memory[2], memory[3], memory[4], memory[5]
     local author, note = text(memory[6], 'memory.author'), text(memory[7], 'memory.reason')
-    if generation > MAX_INT / 2 then refuse('EREQUEST', 'memory.generation is too large') end
+    if generation > LARGEST / 4 then refuse('EREQUEST', 'memory.generation is too large') end
     if not is_state(state) then refuse('EREQUEST', 'memory.state is not a state') end
-    if left ~= -1 then whole(left, 'memory.left_ms') end
+    if left ~= -1 then left = math.min(whole(left, 'memory.left_ms'), CENTURY_MS) end
     whole(age, 'memory.age_ms')
     whole(opens, 'memory.opens')
     set(c, 'generation', generation)

@@ -21,8 +21,11 @@ local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3]
 local FAILING, ALONE = KEYS[7], KEYS[8]
 
 local MAX_INT = 9007199254740991
+local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact
+local MOST_CALLS = 1000000000000 -- no report has more
 local YEAR_MS = 31536000000 -- no setting is larger
 local CENTURY_MS = 100 * YEAR_MS -- no time that is asked for is longer
+local LONGEST_TEXT = 4096
 
 -- Positions in the policy, and its keys in that order. Twin: `model::policy::rules`.
 local WINDOW_MS, WINDOW_BUCKETS, WINDOW_CALLS, MINIMUM_CALLS, FAILURE_RATE = 1, 2, 3, 4, 5
@@ -73,8 +76,8 @@ local function wholes(values, length, most, what)
 end
 
 local function text(value, what)
-  if type(value) ~= 'string' or #value > 4096 then
-    refuse('EREQUEST', what .. ' must be a string of at most 4096 bytes')
+  if type(value) ~= 'string' or #value > LONGEST_TEXT then
+    refuse('EREQUEST', what .. ' must be a string of at most ' .. LONGEST_TEXT .. ' bytes')
   end
   return value
 end
@@ -94,6 +97,7 @@ if not decoded then refuse('EREQUEST', 'the argument is not MessagePack') end
 array(request, nil, 'request')
 
 local now = whole(request[1], 'now_ms')
+if now > LARGEST / 2 then refuse('EREQUEST', 'now_ms is too large') end
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)

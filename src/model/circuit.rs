@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use super::{
     Event, Head, Kind, Memory, Reason, Rules, Snapshot, State,
     operations::moment,
+    request::LONGEST_MS,
     window::{Sums, Window},
 };
 
@@ -77,6 +78,7 @@ impl Circuit {
     /// What a replica begins with when the store is away.
     #[must_use]
     pub fn resume(seen: &Snapshot, rules: &Rules, now: u64) -> Self {
+        let seen = &seen.clone().bounded();
         let ends = |at: u64| match at {
             0 => 0,
             at => now + at.saturating_sub(seen.now_ms),
@@ -224,7 +226,7 @@ impl Circuit {
             return;
         }
         self.generation = memory.generation;
-        let left = u64::try_from(memory.left_ms).unwrap_or(0);
+        let left = u64::try_from(memory.left_ms).map_or(0, |left| left.min(LONGEST_MS));
         let recent = memory.age_ms <= t.rules.longest_wait_ms() + t.rules.probe_lease_ms;
         if matches!(memory.state, State::Open | State::HalfOpen) && recent {
             self.consecutive_opens = memory.opens;

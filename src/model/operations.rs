@@ -7,6 +7,7 @@ use super::{
     State,
     circuit::Turn,
     quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS},
+    request::LONGEST_MS,
 };
 
 /// How long an unheard replica's last number is kept.
@@ -200,7 +201,7 @@ impl Circuit {
         };
         let (reason, until) = match to {
             State::Closed => (Reason::Reset, 0),
-            _ if request.for_ms > 0 => (Reason::Override, now + request.for_ms),
+            _ if request.for_ms > 0 => (Reason::Override, now + request.for_ms.min(LONGEST_MS)),
             _ => (Reason::Override, 0),
         };
         self.consecutive_opens = 0;

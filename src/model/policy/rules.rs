@@ -129,7 +129,7 @@ impl Rules {
         let (mut wait, top) = (self.wait_duration_in_open_state_ms, self.top_wait_ms());
         if self.backoff_multiplier_percent > 100 {
             for _ in 2..=opens.min(1000) {
-                wait = wait * self.backoff_multiplier_percent / 100;
+                wait = wait.saturating_mul(self.backoff_multiplier_percent) / 100;
                 if wait >= top {
                     break;
                 }
