@@ -4,59 +4,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use commontrip::model::{Acquire, Command, Control, Head, Release, Report};
 use commontrip::store::{RedisStore, Store};
-use commontrip::{Counts, Name, Policy, Rules, State};
-use redis::{Connection, RedisResult, Script};
+use commontrip::{Counts, Name, Policy, State};
+use redis::Connection;
 
+use crate::scripts::{
+    OPERATIONS, PARTS, Part, array, connect, dumped, expiries, invoke, keys, packed, read, request,
+    script,
+};
 use crate::support::{OwnServer, redis_url, unique};
-
-const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-const PARTS: [&str; 8] = [
-    "",
-    ":window",
-    ":probes",
-    ":replicas",
-    ":seq",
-    ":events",
-    ":failing",
-    ":alone",
-];
-
-fn read(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// A script as the store sends it.
-fn script(name: &str) -> Script {
-    let lib = |part| read(&format!("lua/lib/{part}.lua"));
-    Script::new(&format!(
-        "{}local function operate()\n{}{}{}{}{}end\nreturn operate()\n",
-        lib("prelude"),
-        lib("hash"),
-        lib("window"),
-        lib("quorum"),
-        lib("circuit"),
-        read(&format!("lua/{name}.lua")),
-    ))
-}
-
-fn connect(url: &str) -> Connection {
-    let client = redis::Client::open(url).unwrap();
-    client.get_connection().unwrap()
-}
 
 fn store(url: &str, prefix: &str) -> RedisStore {
     let builder = RedisStore::builder().prefix(prefix);
     builder.timeout(Duration::from_secs(10)).open(url).unwrap()
-}
-
-fn keys(prefix: &str, name: &str) -> Vec<String> {
-    let key = |part| format!("{prefix}:{{{name}}}{part}");
-    PARTS.iter().map(key).collect()
 }
 
 fn head(replica: &str, now_ms: u64) -> Head {
@@ -162,106 +125,6 @@ fn every_key_comes_through_keys() {
 
 // Hostile arguments.
 
-fn packed<T: serde::Serialize>(value: T) -> Vec<u8> {
-    rmp_serde::to_vec(&value).unwrap()
-}
-
-fn array(items: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = vec![0xdd];
-    bytes.extend((items.len() as u32).to_be_bytes());
-    bytes.extend(items.concat());
-    bytes
-}
-
-/// A value of a request: one that stands alone, or an array of them.
-#[derive(Clone)]
-enum Part {
-    One(Vec<u8>),
-    Many(Vec<Part>),
-}
-
-impl Part {
-    fn of<T: serde::Serialize>(value: T) -> Self {
-        Self::One(packed(value))
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::One(bytes) => bytes.clone(),
-            Self::Many(parts) => array(&parts.iter().map(Self::bytes).collect::<Vec<_>>()),
-        }
-    }
-
-    /// Every variant of this with one value, at whatever depth, replaced.
-    fn replaced(&self, by: &[u8]) -> Vec<Self> {
-        let mut variants = vec![Self::One(by.to_vec())];
-        if let Self::Many(parts) = self {
-            for (i, part) in parts.iter().enumerate() {
-                for variant in part.replaced(by) {
-                    let mut parts = parts.clone();
-                    parts[i] = variant;
-                    variants.push(Self::Many(parts));
-                }
-            }
-        }
-        variants
-    }
-}
-
-fn request(operation: &str, now: u64) -> Part {
-    let numbers = |n: &[u64]| Part::Many(n.iter().map(Part::of).collect());
-    let policy = rmp_serde::to_vec(Policy::default().rules()).unwrap();
-    let mut policy: Vec<u64> = rmp_serde::from_slice(&policy).unwrap();
-    let quorum = Rules::KEYS.iter().position(|key| *key == "quorum");
-    policy[quorum.unwrap()] = 2;
-    let memory = [
-        Part::of(1),
-        Part::of("closed"),
-        Part::of(-1),
-        Part::of(20),
-        Part::of(0),
-        Part::of("ada"),
-        Part::of("why"),
-    ];
-    let mut parts = vec![
-        Part::of(now),
-        Part::of(7),
-        Part::of("r"),
-        numbers(&policy),
-        Part::Many(memory.to_vec()),
-    ];
-    match operation {
-        "acquire" | "release" => parts.push(Part::of("token")),
-        "control" => parts.extend(
-            [
-                Part::of("force_open"),
-                Part::of(1000),
-                Part::of("ada"),
-                Part::of("why"),
-                Part::of("jitter=5"),
-            ]
-            .to_vec(),
-        ),
-        "report" => parts.extend([
-            Part::of(2),
-            Part::of(0),
-            numbers(&[5, 2, 1, 1, 0, 0]),
-            numbers(&[1, 1, 0, 0, 0, 0]),
-            numbers(&[1, 1, 0]),
-            Part::of(0),
-            Part::of(0),
-            Part::Many(vec![Part::Many(vec![
-                Part::of("token"),
-                Part::of(0),
-                Part::of(1),
-            ])]),
-            Part::of(500),
-        ]),
-        _ => {}
-    }
-    Part::Many(parts)
-}
-
 fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     let deep = [vec![0x91; 100_000], vec![0]].concat();
     vec![
@@ -289,44 +152,6 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("a deep array", deep),
         ("a reserved byte", vec![0xc1]),
     ]
-}
-
-/// Invokes a script with any arguments; fails when it takes long or its error has no code.
-fn invoke(
-    redis: &mut Connection,
-    script: &Script,
-    keys: &[String],
-    args: &[Vec<u8>],
-) -> RedisResult<Vec<u8>> {
-    let mut call = redis::cmd("EVALSHA");
-    call.arg(script.get_hash())
-        .arg(keys.len())
-        .arg(keys)
-        .arg(args);
-    let began = Instant::now();
-    let answer = call.query(redis);
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
-    answer
-}
-
-fn dumped(redis: &mut Connection, keys: &[String]) -> Vec<Option<Vec<u8>>> {
-    let mut all = redis::pipe();
-    for key in keys {
-        all.cmd("DUMP").arg(key);
-    }
-    all.query(redis).unwrap()
-}
-
-fn expiries(redis: &mut Connection, keys: &[String]) -> Vec<i64> {
-    let mut all = redis::pipe();
-    for key in keys {
-        all.cmd("PTTL").arg(key);
-    }
-    all.query(redis).unwrap()
 }
 
 #[test]

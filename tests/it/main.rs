@@ -14,6 +14,7 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod fuzz;
 mod late_replies;
 mod lua;
 mod processes;
@@ -21,6 +22,7 @@ mod properties;
 mod provision;
 mod quorum;
 mod rooms;
+mod scripts;
 mod support;
 mod transitions;
 mod wait;
