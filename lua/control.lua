@@ -1,7 +1,7 @@
 -- control: an operator's command: an override, a reset, or a policy stored with the circuit.
 -- Mode: write. Idempotent: no (each override and reset is a transition). Twin: model::Circuit::control.
 --
--- KEYS[1..6]  circuit, window, probes, replicas, seq, events (lib/prelude)
+-- KEYS[1..8]  circuit, window, probes, replicas, seq, events, failing, alone (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, command, for_ms (0 = no end), author, reason, policy}
 --               command  "force_open" "disable" "metrics_only" "reset" "policy"
 --               policy   "key=integer key=integer ..." ("" takes the stored policy away)
@@ -30,6 +30,6 @@ else
     set(c, 'override_reason', reason)
   end
   transitions().to(c, TARGETS[command] or 'closed', command == 'reset' and 'reset' or 'override',
-    TARGETS[command] and for_ms > 0 and now + for_ms or 0, author, reason)
+    TARGETS[command] and for_ms > 0 and now + math.min(for_ms, CENTURY_MS) or 0, author, reason)
 end
 return cmsgpack.pack(current(c))

@@ -1,27 +1,27 @@
 -- report: file what a replica has seen since its last report, settle its probes, trip or close.
 -- Mode: write. Idempotent: yes (a number seen before changes nothing). Twin: model::Circuit::report.
 --
--- KEYS[1..6]  circuit, window, probes, replicas, seq, events (lib/prelude)
--- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled}
+-- KEYS[1..8]  circuit, window, probes, replicas, seq, events, failing, alone (lib/prelude)
+-- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled,
+--                      alone_ms}
 --               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted};
 --                             counts belong to `generation`, late ones to older generations
 --               run           {first, longest, last} runs of failures in counts, in calls
 --               trips         outcomes in counts that ask for an open circuit whatever the thresholds
 --               settled       array of {token, generation, kind}; kind: 0 ignored, 1 success, 2 failure, 3 trip
+--               alone_ms      how long the replica is open for itself yet (0 = it is not)
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
-local REPLICA_LIVE_MS = 15000 -- who reported within this time, or three paces, shares the budget of reports
-local REPLICA_SEEN_MS = 5000 -- how exactly that is known
-local REPORTS_PER_SECOND = 200 -- that budget
+local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 
-array(request, 13, 'request')
+array(request, 14, 'request')
 local seq = whole(request[6], 'seq')
 local generation = whole(request[7], 'generation')
-local counts = wholes(request[8], 6, MAX_INT, 'counts')
-local late = wholes(request[9], 6, MAX_INT, 'late')
-local run = wholes(request[10], 3, MAX_INT, 'run')
+local counts = wholes(request[8], 6, MOST_CALLS, 'counts')
+local late = wholes(request[9], 6, MOST_CALLS, 'late')
+local run = wholes(request[10], 3, MOST_CALLS, 'run')
 local retry_after_ms = whole(request[11], 'retry_after_ms')
 local trips = whole(request[12], 'trips')
 local settled = array(request[13], nil, 'settled')
@@ -32,6 +32,7 @@ for i = 1, #settled do
   whole(s[2], 'generation')
   if whole(s[3], 'kind') > 3 then refuse('EREQUEST', 'kind must be from 0 to 3') end
 end
+local alone_ms = whole(request[14], 'alone_ms')
 local successes, failures, slow_successes, slow_failures = counts[1], counts[2], counts[3], counts[4]
 if slow_successes > successes or slow_failures > failures then
   refuse('EREQUEST', 'more slow calls than calls')
@@ -39,12 +40,13 @@ end
 
 -- Notes now and then who is here, and lets go of who has not been for long.
 local function note_replicas(c)
-  redis.call('ZADD', REPLICAS, now, replica)
+  if redis.call('ZADD', REPLICAS, now, replica) == 1 then keep(c, REPLICAS) end
   local gone = redis.call('ZRANGEBYSCORE', REPLICAS, '-inf', now - REPLICA_MEMORY_MS, 'LIMIT', 0, 100)
   if #gone > 0 then
     redis.call('ZREM', REPLICAS, unpack(gone))
     redis.call('HDEL', SEQ, unpack(gone))
   end
+  -- Who reports so rarely only because it was told to is there too.
   local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.replicas * 1000 / REPORTS_PER_SECOND))
   set(c, 'replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
 end
@@ -72,11 +74,10 @@ local c = load()
 -- not in functions, which would be made anew each time.
 local last, seen = string.match(redis.call('HGET', SEQ, replica) or '', '^(%d+) (%d+)$')
 if not last or seq > tonumber(last) then
-  local moment = math.floor(now / REPLICA_SEEN_MS) % 100 -- short: it is kept for every replica
+  local moment = math.floor(now / REPLICA_SEEN_MS) % 1000 -- short: it is kept for every replica
   if tonumber(seen) ~= moment then note_replicas(c) end
   if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment)) == 1 then
     keep(c, SEQ)
-    keep(c, REPLICAS)
   end
 
   add(c, 'successes_total', successes + late[1])
@@ -87,6 +88,7 @@ if not last or seq > tonumber(last) then
   if successes + late[1] > 0 then set(c, 'last_success_ms', now) end
   if failures + late[2] > 0 then set(c, 'last_failure_ms', now) end
 
+  if policy[QUORUM] > 1 then quorum().note_alone(c, alone_ms) end
   for _, s in ipairs(settled) do settle(c, s[1], s[2], s[3]) end
 
   if generation == c.generation and (c.state == 'closed' or c.state == 'metrics_only') then
@@ -97,11 +99,14 @@ if not last or seq > tonumber(last) then
     set(c, 'consecutive_failures', final)
     longest = math.max(first > 0 and joined + first or 0, longest)
 
+    if policy[QUORUM] > 1 and (failures > 0 or policy[SLOW_MS] > 0 and slow_successes > 0) then
+      quorum().note_failing(c)
+    end
     record(c, successes, failures, slow_successes, slow_failures)
     if retry_after_ms > 0 then transitions().heed(c, retry_after_ms) end
     if c.state == 'closed' then
       local reason = trips > 0 and 'tripped' or successes + failures > 0 and breach(c, longest)
-      if reason then transitions().open(c, reason) end
+      if reason and (policy[QUORUM] <= 1 or quorum().agreed()) then transitions().open(c, reason) end
     end
   end
 end

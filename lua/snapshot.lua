@@ -1,7 +1,7 @@
 -- snapshot: the circuit as it is, with what has left the window taken off.
 -- Mode: read. Idempotent: yes. Twin: model::Circuit::snapshot.
 --
--- KEYS[1..6]  circuit, window, probes, replicas, seq, events (lib/prelude)
+-- KEYS[1..8]  circuit, window, probes, replicas, seq, events, failing, alone (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5}
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."

@@ -13,11 +13,17 @@ local function picture(c, calls, failures, slow)
   if c.state == 'open' or c.state == 'half_open' then
     probes = redis.call('ZCOUNT', PROBES, string.format('(%.0f', now), '+inf')
   end
+  local failing, alone = 0, 0
+  if policy[QUORUM] > 1 then
+    local of = quorum()
+    failing, alone = of.failing(), of.alone()
+  end
   return {
     c.state, c.generation, now, c.since_ms, c.until_ms, c.reason, c.consecutive_opens, calls, failures, slow,
     c.consecutive_failures, probes, c.probe_successes, c.probe_failures, c.ramp_until_ms, c.override_author,
     c.override_reason, c.policy, c.successes_total, c.failures_total, c.slow_total, c.ignored_total,
     c.not_permitted_total, c.last_success_ms, c.last_failure_ms, c.pace_ms,
+    c.replicas, failing, alone,
   }
 end
 
@@ -55,7 +61,7 @@ local function transitions()
     end
     announce(c, from, by, note)
     if to == 'closed' or to == 'metrics_only' then
-      forget_window(c)
+      forget_window(c, FAILING)
       set(c, 'consecutive_failures', 0)
       set(c, 'retry_after_until_ms', 0)
     end
@@ -101,9 +107,9 @@ local function transitions()
   local function adopt(c, memory)
     local generation, state, left, age, opens = memory[1], memory[2], memory[3], memory[4], memory[5]
     local author, note = text(memory[6], 'memory.author'), text(memory[7], 'memory.reason')
-    if generation > MAX_INT / 2 then refuse('EREQUEST', 'memory.generation is too large') end
+    if generation > LARGEST / 4 then refuse('EREQUEST', 'memory.generation is too large') end
     if not is_state(state) then refuse('EREQUEST', 'memory.state is not a state') end
-    if left ~= -1 then whole(left, 'memory.left_ms') end
+    if left ~= -1 then left = math.min(whole(left, 'memory.left_ms'), CENTURY_MS) end
     whole(age, 'memory.age_ms')
     whole(opens, 'memory.opens')
     set(c, 'generation', generation)

@@ -1,7 +1,9 @@
 -- hash: the circuit's hash as a table: read, set, save, and the TTLs of all its keys.
 --
 -- Owns field names, defaults and expiry; knows no transition. Only fields that are not at their
--- default are ever written. Invariant: a key that a script has written has a TTL when it returns.
+-- default are ever written. Invariants: a key that a script has written has a TTL when it returns;
+-- what somebody else wrote into the hash and is not a value of its field reads as the default, and
+-- is written over by the next save.
 -- Twin: the fields of `model::Circuit`.
 
 local DAY = 86400000
@@ -32,8 +34,8 @@ local function add(c, field, n)
   if n > 0 then set(c, field, c[field] + n) end
 end
 
-local function forget_window(c)
-  redis.call('DEL', WINDOW)
+local function forget_window(c, also)
+  redis.call('DEL', WINDOW, also or WINDOW)
   set(c, 'window', '')
   set(c, 'window_at', 0)
   set(c, 'window_calls', 0)
@@ -53,6 +55,10 @@ local function apply_stored(pairs_of_text)
   end
 end
 
+-- Why a circuit can be in its state. Twin: `model::Reason`.
+local REASONS = ' failure_rate failure_count consecutive_failures slow_call_rate tripped wait_elapsed probe_failed'
+  .. ' half_open_timeout recovered override override_expired reset adopted '
+
 -- A field whose default is 0 is a number. Reading all that there is costs less than asking for
 -- each by name: what is at its default is not there.
 local function read()
@@ -63,13 +69,33 @@ local function read()
     failures_total = 0, slow_total = 0, ignored_total = 0, not_permitted_total = 0, last_success_ms = 0,
     last_failure_ms = 0, override_author = '', override_reason = '', policy = '', replicas = 0, expires_ms = 0,
   }
-  local stored = redis.call('HGETALL', CIRCUIT)
+  local changed, stored = {}, redis.call('HGETALL', CIRCUIT)
   for i = 1, #stored, 2 do
     local field, value = stored[i], stored[i + 1]
-    if c[field] == 0 then value = tonumber(value) or 0 end
-    c[field] = value
+    local default = c[field]
+    if default == 0 then
+      value = tonumber(value)
+      if value and value >= 0 and value <= LARGEST and value % 1 == 0 then
+        c[field] = value
+      else
+        changed[#changed + 1] = field
+      end
+    elseif default and #value <= LONGEST_TEXT then
+      c[field] = value
+    elseif default then
+      changed[#changed + 1] = field
+    end
   end
-  c.changed, c.missing, c.pace_ms = {}, #stored == 0, 0
+  c.changed, c.missing, c.pace_ms = changed, #stored == 0, 0
+  local state, reason = c.state, c.reason
+  if state ~= 'closed' and state ~= 'open' and state ~= 'half_open' and not is_override(state) then
+    set(c, 'state', 'closed')
+  end
+  if reason ~= 'created' and not (string.find(reason, '^[%l_]+$') and string.find(REASONS, ' ' .. reason .. ' ', 1, true)) then
+    set(c, 'reason', 'created')
+  end
+  -- A replica that remembered a larger one would be refused from then on.
+  if c.generation > LARGEST / 2 then set(c, 'generation', 0) end
   if c.policy ~= '' then apply_stored(c.policy) end
   return c
 end

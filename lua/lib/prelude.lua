@@ -1,7 +1,7 @@
 -- prelude: what every script begins with: keys, request, checks, server time.
 --
 -- Owns the shape of KEYS and of the request's head; knows nothing of states.
--- Every script takes the same six KEYS, all of one circuit and so of one slot:
+-- Every script takes the same eight KEYS, all of one circuit and so of one slot:
 --
 -- KEYS[1]  circuit   hash    what a person reads with HGETALL; its name is also the channel
 -- KEYS[2]  window    hash (time) or string (count)
@@ -9,16 +9,23 @@
 -- KEYS[4]  replicas  zset    member = replica, score = last report (Unix ms)
 -- KEYS[5]  seq       hash    replica -> number of its last report
 -- KEYS[6]  events    stream  the newest 256 transitions
+-- KEYS[7]  failing   zset    member = replica, score = when it last reported a failure (Unix ms)
+-- KEYS[8]  alone     zset    member = replica, score = until when it is open for itself (Unix ms)
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
---   {now_ms (0 = server time), entropy (0..999), replica, policy {24 integers},
+--   {now_ms (0 = server time), entropy (0..999), replica, policy {25 integers},
 --    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
 -- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range).
 
 local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local FAILING, ALONE = KEYS[7], KEYS[8]
 
 local MAX_INT = 9007199254740991
+local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact
+local MOST_CALLS = 1000000000000 -- no report has more
 local YEAR_MS = 31536000000 -- no setting is larger
+local CENTURY_MS = 100 * YEAR_MS -- no time that is asked for is longer
+local LONGEST_TEXT = 4096
 
 -- Positions in the policy, and its keys in that order. Twin: `model::policy::rules`.
 local WINDOW_MS, WINDOW_BUCKETS, WINDOW_CALLS, MINIMUM_CALLS, FAILURE_RATE = 1, 2, 3, 4, 5
@@ -26,8 +33,8 @@ local FAILURE_COUNT, CONSECUTIVE, SLOW_RATE = 6, 7, 8
 local WAIT_MS, BACKOFF_PERCENT, MAX_WAIT_MS, JITTER = 9, 10, 11, 12
 local BACKOFF_RESET_MS, PERMITTED, SUCCESS_THRESHOLD = 13, 14, 15
 local PROBE_FAILURES, HALF_OPEN_MS, LEASE_MS, RAMP_MS = 16, 17, 18, 19
-local REPORT_MS, SLOW_MS = 20, 21
-local POLICY_SIZE = 24
+local REPORT_MS, SLOW_MS, QUORUM = 20, 21, 25
+local POLICY_SIZE = 25
 local function policy_keys()
   return {
     'window_ms', 'window_buckets', 'window_calls', 'minimum_number_of_calls', 'failure_rate_threshold',
@@ -36,6 +43,7 @@ local function policy_keys()
     'backoff_reset_after_ms', 'permitted_number_of_calls_in_half_open_state', 'success_threshold',
     'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
     'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
+    'quorum',
   }
 end
 
@@ -68,8 +76,8 @@ local function wholes(values, length, most, what)
 end
 
 local function text(value, what)
-  if type(value) ~= 'string' or #value > 4096 then
-    refuse('EREQUEST', what .. ' must be a string of at most 4096 bytes')
+  if type(value) ~= 'string' or #value > LONGEST_TEXT then
+    refuse('EREQUEST', what .. ' must be a string of at most ' .. LONGEST_TEXT .. ' bytes')
   end
   return value
 end
@@ -81,7 +89,7 @@ local function array(value, length, what)
   return value
 end
 
-if #KEYS ~= 6 then refuse('EARITY', 'expected 6 keys, got ' .. #KEYS) end
+if #KEYS ~= 8 then refuse('EARITY', 'expected 8 keys, got ' .. #KEYS) end
 if #ARGV ~= 1 then refuse('EARITY', 'expected 1 argument, got ' .. #ARGV) end
 
 local decoded, request = pcall(cmsgpack.unpack, ARGV[1])
@@ -89,6 +97,7 @@ if not decoded then refuse('EREQUEST', 'the argument is not MessagePack') end
 array(request, nil, 'request')
 
 local now = whole(request[1], 'now_ms')
+if now > LARGEST / 2 then refuse('EREQUEST', 'now_ms is too large') end
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -99,10 +108,10 @@ local policy = wholes(request[4], POLICY_SIZE, YEAR_MS, 'policy')
 
 -- These bound what a script may loop over and how large a number may grow.
 local function most_of(key)
-  if key == WINDOW_BUCKETS then return 1000 end
+  if key == WINDOW_BUCKETS or key == QUORUM then return 1000 end
   if key == WINDOW_CALLS then return 10000 end
   return key == JITTER and 100 or YEAR_MS
 end
-if policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 or policy[JITTER] > 100 then
-  refuse('EREQUEST', 'a policy has at most 1000 buckets, 10000 calls in its window and 100 percent of jitter')
+if policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 or policy[JITTER] > 100 or policy[QUORUM] > 1000 then
+  refuse('EREQUEST', 'a policy has at most 1000 buckets, 10000 calls in its window, 100 percent of jitter and a quorum of 1000')
 end

@@ -3,17 +3,20 @@
 -- Owns bucket rotation, the ring and rate comparison; knows nothing of states.
 -- A time window is a hash: bucket start (Unix ms) -> "calls failures slow" ("calls failures" when
 -- none was slow). A count window is a string with one character an outcome: s success, f failure, S and F the same but slow.
--- Invariant: the circuit's window_* totals are the sum of the parts. Twin: `model::window`.
+-- Invariant: the circuit's window_* totals are the sum of the parts, unless somebody else wrote
+-- into them: then they are wrong, but never negative, until a reset. Twin: `model::window`.
 
 local function shift(c, calls, failures, slow)
-  if calls ~= 0 then set(c, 'window_calls', c.window_calls + calls) end
-  if failures ~= 0 then set(c, 'window_failures', c.window_failures + failures) end
-  if slow ~= 0 then set(c, 'window_slow', c.window_slow + slow) end
+  if calls ~= 0 then set(c, 'window_calls', math.max(0, c.window_calls + calls)) end
+  if failures ~= 0 then set(c, 'window_failures', math.max(0, c.window_failures + failures)) end
+  if slow ~= 0 then set(c, 'window_slow', math.max(0, c.window_slow + slow)) end
 end
 
 local function parse(bucket)
   local calls, failures, slow = string.match(bucket or '', '^(%d+) (%d+) ?(%d*)$')
-  return tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
+  local x, y, z = tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
+  if x > LARGEST or y > LARGEST or z > LARGEST then return 0, 0, 0 end
+  return x, y, z
 end
 
 local function write(calls, failures, slow)
@@ -56,7 +59,7 @@ local function totals(c)
     local gap = b - c.window_at / width
     if gap >= n or gap <= -n then return 0, 0, 0 end
     local _, calls, failures, slow = expired(c, width, n, b)
-    return c.window_calls - calls, c.window_failures - failures, c.window_slow - slow
+    return math.max(0, c.window_calls - calls), math.max(0, c.window_failures - failures), math.max(0, c.window_slow - slow)
   end
   return c.window_calls, c.window_failures, c.window_slow
 end
@@ -107,7 +110,7 @@ local function rings()
         chars[#chars + 1] = slow and 'S' or 's'
       end
     end
-    local written, at = table.concat(chars), c.window_at
+    local written, at = table.concat(chars), c.window_at % n
     while #written > 0 do
       local piece = string.sub(written, 1, n - at)
       written = string.sub(written, #piece + 1)
@@ -146,8 +149,9 @@ local function rings()
     set(c, 'window_at', newest * width)
     local merged = {}
     for i = 1, #buckets, 2 do
-      local b = math.floor(tonumber(buckets[i]) / width)
-      if b > newest - n then
+      local start = string.match(buckets[i], '^%d+$')
+      local b = start and math.floor(tonumber(start) / width)
+      if b and b > newest - n and b <= newest then
         local x, y, z = parse(buckets[i + 1])
         local m = merged[b] or { 0, 0, 0 }
         merged[b] = { m[1] + x, m[2] + y, m[3] + z }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use super::{
     Event, Head, Kind, Memory, Reason, Rules, Snapshot, State,
     operations::moment,
+    request::LONGEST_MS,
     window::{Sums, Window},
 };
 
@@ -43,6 +44,10 @@ pub struct Circuit {
     pub(super) probes: BTreeMap<String, u64>,
     /// Replica -> number of its last report, and when it was noted.
     pub(super) replicas: HashMap<String, (u64, u64)>,
+    /// Replica -> when it last reported a failure.
+    pub(super) failing: BTreeMap<String, u64>,
+    /// Replica -> until when it is open for itself.
+    pub(super) alone: BTreeMap<String, u64>,
     events: VecDeque<Event>,
     published: Vec<Snapshot>,
 }
@@ -73,6 +78,7 @@ impl Circuit {
     /// What a replica begins with when the store is away.
     #[must_use]
     pub fn resume(seen: &Snapshot, rules: &Rules, now: u64) -> Self {
+        let seen = &seen.clone().bounded();
         let ends = |at: u64| match at {
             0 => 0,
             at => now + at.saturating_sub(seen.now_ms),
@@ -135,6 +141,9 @@ impl Circuit {
             (r.clone(), format!("{seq} {}", moment(*seen)))
         };
         held.insert(":seq", self.replicas.iter().map(both).collect());
+        for (part, of) in [(":failing", &self.failing), (":alone", &self.alone)] {
+            held.insert(part, texts(&mut of.iter().map(|(r, at)| (r, *at))));
+        }
         held.retain(|_, fields| !fields.is_empty());
         held
     }
@@ -217,7 +226,7 @@ impl Circuit {
             return;
         }
         self.generation = memory.generation;
-        let left = u64::try_from(memory.left_ms).unwrap_or(0);
+        let left = u64::try_from(memory.left_ms).map_or(0, |left| left.min(LONGEST_MS));
         let recent = memory.age_ms <= t.rules.longest_wait_ms() + t.rules.probe_lease_ms;
         if matches!(memory.state, State::Open | State::HalfOpen) && recent {
             self.consecutive_opens = memory.opens;
@@ -272,6 +281,7 @@ impl Circuit {
         self.announce(t, from, by, note);
         if matches!(to, State::Closed | State::MetricsOnly) {
             self.window.forget();
+            self.failing.clear();
             self.consecutive_failures = 0;
             self.retry_after_until_ms = 0;
         }
@@ -300,7 +310,7 @@ impl Circuit {
     }
 
     pub(super) fn publish(&mut self, t: &Turn<'_>) {
-        let snapshot = self.picture(t.now, self.window.sums);
+        let snapshot = self.current(t);
         self.published.push(snapshot);
     }
 
@@ -357,19 +367,19 @@ impl Circuit {
         }
     }
 
-    pub(super) fn current(&self, now: u64) -> Snapshot {
-        self.picture(now, self.window.sums)
+    pub(super) fn current(&self, t: &Turn<'_>) -> Snapshot {
+        self.picture(t, self.window.sums)
     }
 
-    pub(super) fn picture(&self, now: u64, [calls, failures, slow]: Sums) -> Snapshot {
+    pub(super) fn picture(&self, t: &Turn<'_>, [calls, failures, slow]: Sums) -> Snapshot {
         let probes = match self.state {
-            State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > now).count(),
+            State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > t.now).count(),
             _ => 0,
         };
         Snapshot {
             state: self.state,
             generation: self.generation,
-            now_ms: now,
+            now_ms: t.now,
             since_ms: self.since_ms,
             until_ms: self.until_ms,
             reason: self.reason,
@@ -393,6 +403,9 @@ impl Circuit {
             last_success_ms: self.totals.last_success_ms,
             last_failure_ms: self.totals.last_failure_ms,
             pace_ms: self.pace_ms,
+            replicas: self.live_replicas,
+            failing: self.failing_now(t),
+            alone: self.alone_now(t),
         }
     }
 }

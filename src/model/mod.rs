@@ -9,6 +9,7 @@ mod name;
 mod operations;
 mod outcome;
 mod policy;
+mod quorum;
 mod request;
 mod snapshot;
 mod state;

@@ -4,23 +4,22 @@
 
 use super::{
     Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Snapshot,
-    State, circuit::Turn,
+    State,
+    circuit::Turn,
+    quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS},
+    request::LONGEST_MS,
 };
 
 /// How long an unheard replica's last number is kept.
 const REPLICA_MEMORY_MS: u64 = 3_600_000;
-/// Who reported within this time, or three paces, shares the circuit's budget of reports.
-const REPLICA_LIVE_MS: u64 = 15_000;
-/// How exactly that is known.
-const REPLICA_SEEN_MS: u64 = 5_000;
-/// That budget.
+/// The budget that those share who are there.
 const REPORTS_PER_SECOND: u64 = 200;
 /// How many forgotten replicas one report clears away.
 const CLEARED: usize = 100;
 
 /// The moment of a time, as Redis keeps it for each replica.
 pub(super) const fn moment(ms: u64) -> u64 {
-    ms / REPLICA_SEEN_MS % 100
+    ms / REPLICA_SEEN_MS % 1000
 }
 
 impl Circuit {
@@ -53,7 +52,7 @@ impl Circuit {
         };
         Grant {
             permission,
-            snapshot: self.current(now),
+            snapshot: self.current(&t),
         }
     }
 
@@ -75,6 +74,7 @@ impl Circuit {
         let t = self.load(&report.head, now);
         if self.is_news(report, now) {
             self.count_totals(report, now);
+            self.note_alone(&t, report.alone_ms);
             for s in &report.settled {
                 self.settle(&t, s.generation, &s.token, s.kind, report.retry_after_ms);
             }
@@ -85,7 +85,7 @@ impl Circuit {
         }
         let pace = self.live_replicas * 1000 / REPORTS_PER_SECOND;
         self.pace_ms = t.rules.report_interval_ms.max(pace);
-        self.current(now)
+        self.current(&t)
     }
 
     /// Notes the report's number, and now and then who is here; false when it was seen before.
@@ -121,6 +121,7 @@ impl Circuit {
                 self.replicas.remove(&replica);
             }
         }
+        // Who reports so rarely only because it was told to is there too.
         let live_ms = REPLICA_LIVE_MS.max(3 * self.live_replicas * 1000 / REPORTS_PER_SECOND);
         let since = now.saturating_sub(live_ms);
         let live = self.replicas.values().filter(|(_, seen)| *seen >= since);
@@ -145,6 +146,7 @@ impl Circuit {
 
     fn file(&mut self, t: &Turn<'_>, report: &Report) {
         let longest = self.join_runs(report);
+        self.note_failing(t, &report.counts);
         self.window.record(&t.rules, t.now, &report.counts);
         self.heed(t, report.retry_after_ms);
         if self.state != State::Closed {
@@ -157,7 +159,9 @@ impl Circuit {
         } else {
             None
         };
-        if let Some(reason) = reason {
+        if let Some(reason) = reason
+            && self.agreed(t)
+        {
             self.open(t, reason);
         }
     }
@@ -176,9 +180,9 @@ impl Circuit {
 
     /// Gives back one half-open permit whose call produced no outcome.
     pub fn release(&mut self, request: &Release, now: u64) -> Snapshot {
-        self.load(&request.head, now);
+        let t = self.load(&request.head, now);
         self.probes.remove(&request.token);
-        self.current(now)
+        self.current(&t)
     }
 
     /// Carries out an operator's command.
@@ -192,12 +196,12 @@ impl Circuit {
             Command::Policy => {
                 self.policy.clone_from(&request.policy);
                 self.publish(&t);
-                return self.current(now);
+                return self.current(&t);
             }
         };
         let (reason, until) = match to {
             State::Closed => (Reason::Reset, 0),
-            _ if request.for_ms > 0 => (Reason::Override, now + request.for_ms),
+            _ if request.for_ms > 0 => (Reason::Override, now + request.for_ms.min(LONGEST_MS)),
             _ => (Reason::Override, 0),
         };
         self.consecutive_opens = 0;
@@ -206,14 +210,14 @@ impl Circuit {
             self.override_reason.clone_from(&request.reason);
         }
         self.transition(&t, to, reason, until, &request.author, &request.reason);
-        self.current(now)
+        self.current(&t)
     }
 
     /// The circuit as it is, with what has left the window taken off.
     #[must_use]
     pub fn snapshot(&self, head: &Head, now: u64) -> Snapshot {
-        let rules = self.turn(head, now).rules;
-        let mut snapshot = self.picture(now, self.window.totals(&rules, now));
+        let t = self.turn(head, now);
+        let mut snapshot = self.picture(&t, self.window.totals(&t.rules, now));
         snapshot.pace_ms = 0;
         snapshot
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{Counts, Rules, Runs, Snapshot, State};
 
 /// The longest time that goes over the wire, ms: a hundred years.
-const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
+pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
 /// A duration in whole milliseconds, rounded up; what is longer than a hundred years is cut.
 pub(crate) fn millis(time: Duration) -> u64 {
@@ -82,6 +82,8 @@ pub struct Report {
     pub trips: u64,
     /// Probes that have an outcome.
     pub settled: Vec<Settled>,
+    /// How long this replica is open for itself yet, ms; 0 = it is not.
+    pub alone_ms: u64,
 }
 
 /// One probe's outcome.
@@ -204,7 +206,7 @@ macro_rules! array_coded {
 
 array_coded! {
     Acquire { token }
-    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled }
+    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled, alone_ms }
     Release { token }
     Control { command, for_ms, author, reason, policy }
 }

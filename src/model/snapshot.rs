@@ -1,8 +1,20 @@
 //! A circuit as one reply shows it.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Visitor},
+};
 
 use super::{Reason, State};
+
+/// The largest number that a store keeps: sums of a few stay exact in Lua.
+const LARGEST: u64 = (1 << 52) - 1;
+/// The longest pace, ms: that of the longest `report_interval`.
+const LONGEST_PACE_MS: u64 = 3_600_000;
+/// The longest text that a store takes, bytes.
+const LONGEST_TEXT: usize = 4096;
 
 /// A circuit at one moment, as the store saw it.
 ///
@@ -43,10 +55,13 @@ pub struct Snapshot {
     /// When the recovery ramp ends.
     pub ramp_until_ms: u64,
     /// Who set the override.
+    #[serde(deserialize_with = "text")]
     pub override_author: String,
     /// Why, in the author's words.
+    #[serde(deserialize_with = "text")]
     pub override_reason: String,
     /// The policy stored with the circuit, `key=integer` pairs; empty when there is none.
+    #[serde(deserialize_with = "text")]
     pub policy: String,
     /// Successes in the circuit's life.
     pub successes_total: u64,
@@ -64,6 +79,12 @@ pub struct Snapshot {
     pub last_failure_ms: u64,
     /// How long a replica should wait between reports, ms; 0 in replies to anything but a report.
     pub pace_ms: u64,
+    /// Replicas that reported lately.
+    pub replicas: u64,
+    /// Replicas that failed within the window; 0 where `quorum` is 1.
+    pub failing: u64,
+    /// Replicas that are open for themselves; 0 where `quorum` is 1.
+    pub alone: u64,
 }
 
 impl Snapshot {
@@ -78,4 +99,64 @@ impl Snapshot {
     pub const fn left_ms(&self) -> u64 {
         self.until_ms.saturating_sub(self.now_ms)
     }
+
+    /// The same with numbers that can be added up, whatever a store that somebody wrote into says.
+    #[must_use]
+    pub(crate) fn bounded(mut self) -> Self {
+        let numbers = [
+            &mut self.generation,
+            &mut self.now_ms,
+            &mut self.since_ms,
+            &mut self.until_ms,
+            &mut self.consecutive_opens,
+            &mut self.calls,
+            &mut self.consecutive_failures,
+            &mut self.probes,
+            &mut self.probe_successes,
+            &mut self.probe_failures,
+            &mut self.ramp_until_ms,
+            &mut self.successes_total,
+            &mut self.failures_total,
+            &mut self.slow_total,
+            &mut self.ignored_total,
+            &mut self.not_permitted_total,
+            &mut self.last_success_ms,
+            &mut self.last_failure_ms,
+            &mut self.replicas,
+            &mut self.failing,
+            &mut self.alone,
+        ];
+        for number in numbers {
+            *number = (*number).min(LARGEST);
+        }
+        self.failures = self.failures.min(self.calls);
+        self.slow = self.slow.min(self.calls);
+        self.pace_ms = self.pace_ms.min(LONGEST_PACE_MS);
+        self
+    }
+}
+
+/// A text of the store's: what is not UTF-8 in it is replaced, what is too long is cut.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    struct Text;
+
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+            let mut ends = (0..=text.len().min(LONGEST_TEXT)).rev();
+            let end = ends.find(|end| text.is_char_boundary(*end));
+            Ok(text[..end.unwrap_or(0)].to_owned())
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<String, E> {
+            self.visit_str(&String::from_utf8_lossy(bytes))
+        }
+    }
+
+    from.deserialize_str(Text)
 }

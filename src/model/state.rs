@@ -184,6 +184,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_scripts_know_every_reason_that_a_circuit_can_have() {
+        let lua = include_str!("../../lua/lib/hash.lua");
+        let words = lua.split("local REASONS = '").nth(1).unwrap();
+        let words = words.split("\n\n").next().unwrap();
+        let words: Vec<_> = words.split([' ', '\'', '.', '\n']).collect();
+        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let of_rejections = [Reason::ProbesOut, Reason::Ramp, Reason::StoreAway];
+        let known = Reason::ALL[1..].iter();
+        let known = known.filter(|reason| !of_rejections.contains(reason));
+        assert_eq!(words, known.map(|r| r.as_str()).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn words_are_the_serde_names_and_come_back() {
         for state in State::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());

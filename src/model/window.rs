@@ -220,7 +220,8 @@ impl Rules {
         };
         let enough = calls > 0 && calls >= minimum;
         let at_least = |value: u64, threshold: u64| threshold > 0 && value >= threshold;
-        let rate = |part: u64, percent: u64| enough && at_least(part * 100, percent * calls);
+        let rate =
+            |part: u64, percent: u64| enough && at_least(part * 100, percent.saturating_mul(calls));
         if at_least(run, self.consecutive_failures_threshold) {
             Some(Reason::ConsecutiveFailures)
         } else if at_least(failures, self.failure_count_threshold) {

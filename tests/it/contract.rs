@@ -43,7 +43,9 @@ fn redis() -> Subject {
         let mut connection = client.get_connection().unwrap();
         let mut delete = ::redis::cmd("DEL");
         delete.arg(format!("{prefix}:{{{name}}}"));
-        for part in ["window", "probes", "replicas", "seq", "events"] {
+        for part in [
+            "window", "probes", "replicas", "seq", "events", "failing", "alone",
+        ] {
             delete.arg(format!("{prefix}:{{{name}}}:{part}"));
         }
         delete.query::<()>(&mut connection).unwrap();
@@ -74,7 +76,7 @@ macro_rules! tables {
     };
 }
 
-tables! { closed_to_open window open half_open overrides generations adoption policy }
+tables! { closed_to_open window open half_open overrides generations adoption policy quorum }
 
 /// One test for each fact on each store.
 macro_rules! facts {
@@ -108,6 +110,7 @@ facts! {
     a_crowd_reporting_failures_opens_once
     a_crowd_settling_probes_closes_once
     a_crowd_repeating_a_report_counts_once
+    a_crowd_below_the_quorum_opens_nothing_and_at_it_once
     the_stores_clock_ends_waits
     a_ping_is_answered
 }
@@ -406,6 +409,47 @@ async fn a_crowd_reporting_failures_opens_once(store: Arc<dyn Store>) {
     assert_eq!((events[0].to, events[0].failures), (State::Open, 3));
     let seen = store.snapshot(&name, &head("r1", rules)).await.unwrap();
     assert_eq!((seen.failures, seen.failures_total), (3, CROWD));
+}
+
+async fn a_crowd_below_the_quorum_opens_nothing_and_at_it_once(store: Arc<dyn Store>) {
+    let (name, mut rules) = (named("quorum"), Rules::default());
+    rules.failure_count_threshold = 1;
+    rules.quorum = CROWD;
+    let reporter = |n: u64| format!("crowd-{n}");
+    // Everybody is there, and one has not failed.
+    for n in 1..=CROWD {
+        let here = failures(1, 0, 0, head(&reporter(n), rules));
+        assert_eq!(file(&store, &name, here).await.failing, 0);
+    }
+    let all_but_one = |n: u64, store: Arc<dyn Store>, name: Name| async move {
+        let mut report = failures(2, 0, 9, head(&reporter(n), rules));
+        (report.trips, report.alone_ms) = (1, 60_000);
+        file(&store, &name, report).await
+    };
+    let mut crowd = JoinSet::new();
+    for n in 1..CROWD {
+        crowd.spawn(all_but_one(n, store.clone(), name.clone()));
+    }
+    while let Some(seen) = crowd.join_next().await {
+        assert_eq!(seen.unwrap().state, State::Closed);
+    }
+    let seen = store.snapshot(&name, &head("r", rules)).await.unwrap();
+    let shown = (seen.state, seen.replicas, seen.failing, seen.alone);
+    assert_eq!(shown, (State::Closed, CROWD, CROWD - 1, CROWD - 1));
+
+    let last = failures(2, 0, 1, head(&reporter(CROWD), rules));
+    let more = failures(3, 0, 1, head(&reporter(1), rules));
+    let both = [last, more].map(|report| {
+        let (store, name) = (store.clone(), name.clone());
+        tokio::spawn(async move { file(&store, &name, report).await })
+    });
+    for seen in both {
+        seen.await.unwrap();
+    }
+    let seen = store.snapshot(&name, &head("r", rules)).await.unwrap();
+    let shown = (seen.state, seen.generation, seen.failing);
+    assert_eq!(shown, (State::Open, 1, CROWD));
+    assert_eq!(store.events(&name, 0).await.unwrap().len(), 1);
 }
 
 async fn a_crowd_settling_probes_closes_once(store: Arc<dyn Store>) {

@@ -94,6 +94,7 @@ struct Filed {
     /// Which of the probes that are out (beyond them: a token), its generation relative to the
     /// circuit's, kind.
     settled: Vec<(u8, i64, u8)>,
+    alone_ms: u64,
 }
 
 /// On one line, so that a history that failed can be read.
@@ -163,6 +164,7 @@ fn pairs() -> impl Strategy<Value = Pairs> {
         3 => (1_u64..2000).prop_map(|v| ("probe_lease_ms", v)),
         3 => (0_u64..9000).prop_map(|v| ("ramp_duration_ms", v)),
         1 => (0_u64..200).prop_map(|v| ("report_interval_ms", v)),
+        6 => (1_u64..5).prop_map(|v| ("quorum", v)),
     ];
     vec(pair, 0..16).prop_map(Pairs)
 }
@@ -246,9 +248,10 @@ fn filed() -> impl Strategy<Value = Filed> {
         prop_oneof![5 => Just(0_u64), 1 => 1_u64..20_000],
         prop_oneof![9 => Just(0_u64), 1 => Just(1)],
         settled,
+        prop_oneof![6 => Just(0_u64), 2 => 1_u64..20_000, 1 => Just(u64::MAX >> 11)],
     )
         .prop_map(
-            |(seq, newer_by, counts, late, runs, retry_after_ms, trips, settled)| {
+            |(seq, newer_by, counts, late, runs, retry_after_ms, trips, settled, alone_ms)| {
                 let [first, longest, last] = runs.map(|run| run.min(counts[1]));
                 Filed {
                     seq,
@@ -259,6 +262,7 @@ fn filed() -> impl Strategy<Value = Filed> {
                     retry_after_ms,
                     trips: trips.min(counts[1]),
                     settled,
+                    alone_ms,
                 }
             },
         )
@@ -513,6 +517,7 @@ impl Pair<'_> {
             retry_after_ms: filed.retry_after_ms,
             trips: filed.trips,
             settled: settled.collect(),
+            alone_ms: filed.alone_ms,
             head,
         }
     }
@@ -530,7 +535,16 @@ impl Pair<'_> {
 
     fn keys(&self) -> Vec<String> {
         let circuit = format!("{}:{{{}}}", self.prefix, self.name);
-        let parts = ["", ":window", ":probes", ":replicas", ":seq", ":events"];
+        let parts = [
+            "",
+            ":window",
+            ":probes",
+            ":replicas",
+            ":seq",
+            ":events",
+            ":failing",
+            ":alone",
+        ];
         parts
             .iter()
             .map(|part| format!("{circuit}{part}"))
@@ -560,16 +574,20 @@ impl Pair<'_> {
         let keys = self.keys();
         let kind: String = redis::cmd("TYPE").arg(&keys[1]).query(self.redis).unwrap();
         let read = if kind == "string" { "GET" } else { "HGETALL" };
-        let (mut circuit, window, probes, replicas, seq) = redis::pipe()
+        let (mut circuit, window, probes, replicas, seq, failing, alone) = redis::pipe()
             .hgetall(&keys[0])
             .cmd(read)
             .arg(&keys[1])
             .zrange_withscores(&keys[2], 0, -1)
             .zrange_withscores(&keys[3], 0, -1)
             .hgetall(&keys[4])
+            .zrange_withscores(&keys[6], 0, -1)
+            .zrange_withscores(&keys[7], 0, -1)
             .query::<(
                 BTreeMap<String, String>,
                 redis::Value,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
                 BTreeMap<String, String>,
                 BTreeMap<String, String>,
                 BTreeMap<String, String>,
@@ -597,6 +615,8 @@ impl Pair<'_> {
             (":probes", probes),
             (":replicas", replicas),
             (":seq", seq),
+            (":failing", failing),
+            (":alone", alone),
         ]);
         held.retain(|_, fields| !fields.is_empty());
         held

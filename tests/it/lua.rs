@@ -1,51 +1,25 @@
 //! The scripts themselves: headers against bodies, hostile arguments, expiry, memory, reloading.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use commontrip::model::{Acquire, Command, Control, Head, Release, Report};
 use commontrip::store::{RedisStore, Store};
 use commontrip::{Counts, Name, Policy, State};
-use redis::{Connection, RedisResult, Script};
+use redis::Connection;
 
+use crate::scripts::{
+    OPERATIONS, PARTS, Part, array, connect, dumped, expiries, invoke, keys, packed, read, request,
+    script,
+};
 use crate::support::{OwnServer, redis_url, unique};
-
-const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-const PARTS: [&str; 6] = ["", ":window", ":probes", ":replicas", ":seq", ":events"];
-
-fn read(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// A script as the store sends it.
-fn script(name: &str) -> Script {
-    let lib = |part| read(&format!("lua/lib/{part}.lua"));
-    Script::new(&format!(
-        "{}local function operate()\n{}{}{}{}end\nreturn operate()\n",
-        lib("prelude"),
-        lib("hash"),
-        lib("window"),
-        lib("circuit"),
-        read(&format!("lua/{name}.lua")),
-    ))
-}
-
-fn connect(url: &str) -> Connection {
-    let client = redis::Client::open(url).unwrap();
-    client.get_connection().unwrap()
-}
 
 fn store(url: &str, prefix: &str) -> RedisStore {
     let builder = RedisStore::builder().prefix(prefix);
     builder.timeout(Duration::from_secs(10)).open(url).unwrap()
-}
-
-fn keys(prefix: &str, name: &str) -> Vec<String> {
-    let key = |part| format!("{prefix}:{{{name}}}{part}");
-    PARTS.iter().map(key).collect()
 }
 
 fn head(replica: &str, now_ms: u64) -> Head {
@@ -113,7 +87,7 @@ fn a_scripts_header_says_what_its_body_does() {
             model.contains(&format!("pub fn {name}(")),
             "{name}: no twin"
         );
-        for part in ["-- KEYS[1..6] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
+        for part in ["-- KEYS[1..8] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
             assert!(header.contains(part), "{name}: no {part}");
         }
         assert!(header.contains("\"EARITY ...\" \"EREQUEST ...\""), "{name}");
@@ -130,10 +104,11 @@ fn a_scripts_header_says_what_its_body_does() {
 
 #[test]
 fn every_key_comes_through_keys() {
-    let libs = ["prelude", "hash", "window", "circuit"].map(|lib| format!("lua/lib/{lib}.lua"));
+    let libs =
+        ["prelude", "hash", "window", "quorum", "circuit"].map(|lib| format!("lua/lib/{lib}.lua"));
     let scripts = OPERATIONS.map(|name| format!("lua/{name}.lua"));
     let known = [
-        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "key",
+        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "key",
     ];
     for file in libs.iter().chain(&scripts) {
         for call in read(file).split("redis.call(").skip(1) {
@@ -149,103 +124,6 @@ fn every_key_comes_through_keys() {
 }
 
 // Hostile arguments.
-
-fn packed<T: serde::Serialize>(value: T) -> Vec<u8> {
-    rmp_serde::to_vec(&value).unwrap()
-}
-
-fn array(items: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = vec![0xdd];
-    bytes.extend((items.len() as u32).to_be_bytes());
-    bytes.extend(items.concat());
-    bytes
-}
-
-/// A value of a request: one that stands alone, or an array of them.
-#[derive(Clone)]
-enum Part {
-    One(Vec<u8>),
-    Many(Vec<Part>),
-}
-
-impl Part {
-    fn of<T: serde::Serialize>(value: T) -> Self {
-        Self::One(packed(value))
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::One(bytes) => bytes.clone(),
-            Self::Many(parts) => array(&parts.iter().map(Self::bytes).collect::<Vec<_>>()),
-        }
-    }
-
-    /// Every variant of this with one value, at whatever depth, replaced.
-    fn replaced(&self, by: &[u8]) -> Vec<Self> {
-        let mut variants = vec![Self::One(by.to_vec())];
-        if let Self::Many(parts) = self {
-            for (i, part) in parts.iter().enumerate() {
-                for variant in part.replaced(by) {
-                    let mut parts = parts.clone();
-                    parts[i] = variant;
-                    variants.push(Self::Many(parts));
-                }
-            }
-        }
-        variants
-    }
-}
-
-fn request(operation: &str, now: u64) -> Part {
-    let numbers = |n: &[u64]| Part::Many(n.iter().map(Part::of).collect());
-    let policy = rmp_serde::to_vec(Policy::default().rules()).unwrap();
-    let policy: Vec<u64> = rmp_serde::from_slice(&policy).unwrap();
-    let memory = [
-        Part::of(1),
-        Part::of("closed"),
-        Part::of(-1),
-        Part::of(20),
-        Part::of(0),
-        Part::of("ada"),
-        Part::of("why"),
-    ];
-    let mut parts = vec![
-        Part::of(now),
-        Part::of(7),
-        Part::of("r"),
-        numbers(&policy),
-        Part::Many(memory.to_vec()),
-    ];
-    match operation {
-        "acquire" | "release" => parts.push(Part::of("token")),
-        "control" => parts.extend(
-            [
-                Part::of("force_open"),
-                Part::of(1000),
-                Part::of("ada"),
-                Part::of("why"),
-                Part::of("jitter=5"),
-            ]
-            .to_vec(),
-        ),
-        "report" => parts.extend([
-            Part::of(2),
-            Part::of(0),
-            numbers(&[5, 2, 1, 1, 0, 0]),
-            numbers(&[1, 1, 0, 0, 0, 0]),
-            numbers(&[1, 1, 0]),
-            Part::of(0),
-            Part::of(0),
-            Part::Many(vec![Part::Many(vec![
-                Part::of("token"),
-                Part::of(0),
-                Part::of(1),
-            ])]),
-        ]),
-        _ => {}
-    }
-    Part::Many(parts)
-}
 
 fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     let deep = [vec![0x91; 100_000], vec![0]].concat();
@@ -274,44 +152,6 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("a deep array", deep),
         ("a reserved byte", vec![0xc1]),
     ]
-}
-
-/// Invokes a script with any arguments; fails when it takes long or its error has no code.
-fn invoke(
-    redis: &mut Connection,
-    script: &Script,
-    keys: &[String],
-    args: &[Vec<u8>],
-) -> RedisResult<Vec<u8>> {
-    let mut call = redis::cmd("EVALSHA");
-    call.arg(script.get_hash())
-        .arg(keys.len())
-        .arg(keys)
-        .arg(args);
-    let began = Instant::now();
-    let answer = call.query(redis);
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
-    answer
-}
-
-fn dumped(redis: &mut Connection, keys: &[String]) -> Vec<Option<Vec<u8>>> {
-    let mut all = redis::pipe();
-    for key in keys {
-        all.cmd("DUMP").arg(key);
-    }
-    all.query(redis).unwrap()
-}
-
-fn expiries(redis: &mut Connection, keys: &[String]) -> Vec<i64> {
-    let mut all = redis::pipe();
-    for key in keys {
-        all.cmd("PTTL").arg(key);
-    }
-    all.query(redis).unwrap()
 }
 
 #[test]
@@ -354,7 +194,7 @@ fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
                 assert!(after.is_ok(), "{operation} after {what}: {after:?}");
             }
         }
-        for (some, arguments) in [(&keys[..5], 1), (&[], 1), (&keys, 0), (&keys, 2)] {
+        for (some, arguments) in [(&keys[..7], 1), (&[], 1), (&keys, 0), (&keys, 2)] {
             let arguments = vec![good(operation); arguments];
             let error = invoke(&mut redis, &script, some, &arguments).unwrap_err();
             assert_eq!(error.code(), Some("EARITY"), "{operation}: {error}");
@@ -438,6 +278,20 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
         token: "t".into(),
     };
     store.release(&name, &release).await.unwrap();
+    let mut failed = Report {
+        head: head("s", 0),
+        seq: 1,
+        counts: Counts {
+            failures: 1,
+            ..Counts::default()
+        },
+        alone_ms: 60_000,
+        ..Report::default()
+    };
+    failed.head.policy.quorum = 2;
+    store.report(&[(name.clone(), failed)]).await.unwrap();
+    let there = expiries(&mut redis, &keys(&prefix, "c"));
+    assert!(!there[6..].contains(&-2), "{there:?}");
     let day = 86_400_000;
     for (key, expiry) in PARTS.iter().zip(expiries(&mut redis, &keys(&prefix, "c"))) {
         assert!(
@@ -463,7 +317,7 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
     let store = store(&server.url(), prefix);
     let name = Name::new("payments").unwrap();
     let (mut calls, mut now, mut after_ten_thousand) = (0, 1_735_689_600_000, 0);
-    let mut used = [0_u64; 6];
+    let mut used = [0_u64; PARTS.len()];
     for seq in 1..=1000 {
         let counts = Counts {
             successes: 950,
@@ -515,6 +369,81 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
         sum < after_ten_thousand + 100,
         "{after_ten_thousand}, then {sum}"
     );
+}
+
+#[tokio::test]
+async fn replicas_that_come_and_go_leave_nothing_behind() {
+    let (prefix, mut redis) = (unique("come-and-go"), connect(redis_url()));
+    let store = store(redis_url(), &prefix);
+    let name = Name::new("c").unwrap();
+    for n in 0..300 {
+        let mut report = Report {
+            head: head(&format!("replica-{n}"), 1_735_689_600_000 + n * 1000),
+            seq: 1,
+            counts: Counts {
+                failures: 1,
+                ..Counts::default()
+            },
+            alone_ms: 5000,
+            ..Report::default()
+        };
+        report.head.policy.quorum = 1000;
+        report.head.policy.window_ms = 10_000;
+        let seen = store.report(&[(name.clone(), report)]).await.unwrap();
+        let seen = seen.into_iter().next().unwrap().unwrap();
+        assert_eq!(seen.failing, 10.min(n + 1));
+        assert_eq!(seen.alone, 5.min(n + 1));
+    }
+    let sizes: Vec<u64> = keys(&prefix, "c")[6..]
+        .iter()
+        .map(|key| redis::cmd("ZCARD").arg(key).query(&mut redis).unwrap())
+        .collect();
+    assert_eq!(sizes, [10, 5]);
+}
+
+/// How often each command ran, `EVALSHA` and those that ask left out.
+fn commands(redis: &mut Connection) -> BTreeMap<String, u64> {
+    let mut info = redis::cmd("INFO");
+    let stats: String = info.arg("commandstats").query(redis).unwrap();
+    let ran = stats.lines().filter_map(|line| {
+        let (command, numbers) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count = numbers.split(',').next()?.parse().ok()?;
+        Some((command.to_owned(), count))
+    });
+    ran.filter(|(command, _)| !["info", "config|resetstat"].contains(&command.as_str()))
+        .collect()
+}
+
+#[test]
+fn without_a_quorum_a_report_costs_no_command_more() {
+    let server = OwnServer::start();
+    let (script, mut redis) = (script("report"), connect(&server.url()));
+    script.load(&mut redis).unwrap();
+    let keys = keys("commontrip", "c");
+    let mut ran = |seq: u64, quorum: u64| {
+        let Part::Many(mut parts) = request("report", 1_735_689_600_000 + seq) else {
+            unreachable!("a request is an array")
+        };
+        let Part::Many(policy) = &mut parts[3] else {
+            unreachable!("so is a policy")
+        };
+        policy[24] = Part::of(quorum);
+        // Of the generation that the request remembers.
+        (parts[5], parts[6]) = (Part::of(seq), Part::of(1));
+        parts[12] = Part::Many(vec![]);
+        let reset = redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis);
+        reset.unwrap();
+        let bytes = Part::Many(parts).bytes();
+        invoke(&mut redis, &script, &keys, &[bytes]).unwrap();
+        commands(&mut redis)
+    };
+    ran(1, 1);
+    let one = ran(2, 1);
+    let sets = one.keys().filter(|command| command.starts_with('z'));
+    assert_eq!(sets.count(), 0, "{one:?}");
+    assert_eq!(one["hset"], 3, "{one:?}");
+    let two = ran(3, 2);
+    assert_eq!((two["zadd"], two["zcount"]), (2, 2), "{two:?}");
 }
 
 #[tokio::test]

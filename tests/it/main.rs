@@ -14,12 +14,15 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod fuzz;
 mod late_replies;
 mod lua;
 mod processes;
 mod properties;
 mod provision;
+mod quorum;
 mod rooms;
+mod scripts;
 mod support;
 mod topology;
 mod transitions;

@@ -301,6 +301,8 @@ fn without_totals(snapshot: &Snapshot) -> Snapshot {
     (rest.successes_total, rest.failures_total, rest.slow_total) = (0, 0, 0);
     (rest.ignored_total, rest.not_permitted_total) = (0, 0);
     (rest.last_success_ms, rest.last_failure_ms) = (0, 0);
+    // Nor are those who are there, and who says that it is open for itself.
+    (rest.replicas, rest.alone) = (0, 0);
     rest
 }
 

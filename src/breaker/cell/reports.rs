@@ -122,6 +122,7 @@ impl Cell {
             retry_after_ms: std::mem::take(&mut outbox.retry_after_ms),
             trips: std::mem::take(&mut outbox.trips),
             settled,
+            alone_ms: 0,
         };
         let local = view.source == Source::Local;
         drop((view, outbox));

@@ -164,6 +164,20 @@ impl PolicyBuilder {
         self
     }
 
+    /// Sets how many replicas must have failed within the window before the circuit opens for all.
+    ///
+    /// Unit: distinct replicas that reported a failure (or, with `slow_calls`, a slow call) within
+    /// the window's length; with a count window that length is the one of a time window, 60 s
+    /// unless `window_ms` says otherwise. Range `1..=1000`. Default 1. It is capped by the number
+    /// of replicas that reported within that time (15 s at least), so that a small fleet can still
+    /// open. Below it no condition opens the shared circuit, nor does
+    /// [`Outcome::Trip`](crate::Outcome::Trip); a replica whose own calls meet one opens for
+    /// itself alone. Probes decide in half-open without it.
+    pub fn quorum(mut self, replicas: u64) -> Self {
+        self.rules.quorum = replicas;
+        self
+    }
+
     /// Sets how long the circuit stays open before probes go out.
     ///
     /// Range `1 ms..=1 year`. Default 30 s. Less than `probe_lease` is accepted; what is then not
@@ -324,6 +338,7 @@ impl PolicyBuilder {
             ramp_initial in 1, 100, "percent";
             call_timeout_ms in 0, YEAR_MS, MS;
             decision_ttl_ms in 0, 3_600_000, MS;
+            quorum in 1, 1000, "replicas";
         }
         let conditions = [
             r.failure_rate_threshold,

@@ -86,6 +86,8 @@ rules! {
     call_timeout_ms = 0,
     /// How long a cached decision is good, ms; 0 = ask at every call. Default 250.
     decision_ttl_ms = 250,
+    /// Replicas that must have failed within the window before the circuit opens. Default 1.
+    quorum = 1,
 }
 
 impl Rules {
@@ -97,7 +99,7 @@ impl Rules {
                 continue;
             };
             let most = match key {
-                "window_buckets" => 1000,
+                "window_buckets" | "quorum" => 1000,
                 "window_calls" => 10_000,
                 "jitter" => 100,
                 _ => 365 * 86_400_000,
@@ -127,7 +129,7 @@ impl Rules {
         let (mut wait, top) = (self.wait_duration_in_open_state_ms, self.top_wait_ms());
         if self.backoff_multiplier_percent > 100 {
             for _ in 2..=opens.min(1000) {
-                wait = wait * self.backoff_multiplier_percent / 100;
+                wait = wait.saturating_mul(self.backoff_multiplier_percent) / 100;
                 if wait >= top {
                     break;
                 }

@@ -26,17 +26,21 @@ impl Prefix {
     }
 
     /// The keys that every script takes, in the order of `lua/lib/prelude.lua`.
-    pub(super) fn all(&self, name: &Name) -> [String; 6] {
+    pub(super) fn all(&self, name: &Name) -> [String; 8] {
         let circuit = self.circuit(name);
         let beside = |part: &str| format!("{circuit}:{part}");
-        let (window, probes, replicas, seq, events) = (
+        let (window, probes, replicas, seq, events, failing, alone) = (
             beside("window"),
             beside("probes"),
             beside("replicas"),
             beside("seq"),
             beside("events"),
+            beside("failing"),
+            beside("alone"),
         );
-        [circuit, window, probes, replicas, seq, events]
+        [
+            circuit, window, probes, replicas, seq, events, failing, alone,
+        ]
     }
 
     /// The index of circuits.

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, Value, from_redis_value,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout_at},
@@ -150,7 +150,7 @@ impl Inner {
         Ok(answers)
     }
 
-    async fn one<T: Serialize, R: DeserializeOwned>(
+    async fn one<T: Serialize, R: wire::Reply>(
         &self,
         operation: &Operation,
         name: &Name,
@@ -300,7 +300,12 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut read = redis::cmd("ZRANGE");
             read.arg(self.0.prefix.index()).arg(0).arg(-1);
-            let mut names: Vec<String> = self.0.command(read).await?;
+            let members: Vec<Vec<u8>> = self.0.command(read).await?;
+            // What is no name was not written by us.
+            let names = members
+                .into_iter()
+                .filter_map(|m| String::from_utf8(m).ok());
+            let mut names: Vec<_> = names.filter(|name| Name::new(name).is_ok()).collect();
             names.sort();
             Ok(names)
         })

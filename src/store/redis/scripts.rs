@@ -11,6 +11,7 @@ macro_rules! script {
             "local function operate()\n",
             include_str!("../../../lua/lib/hash.lua"),
             include_str!("../../../lua/lib/window.lua"),
+            include_str!("../../../lua/lib/quorum.lua"),
             include_str!("../../../lua/lib/circuit.lua"),
             include_str!(concat!("../../../lua/", $file, ".lua")),
             "end\nreturn operate()\n",
@@ -28,7 +29,7 @@ pub(super) struct Operation {
 }
 
 /// Keys and request of one run.
-type Run = ([String; 6], Vec<u8>);
+type Run = ([String; 8], Vec<u8>);
 
 impl Operation {
     /// Runs the script that Redis has.

@@ -7,7 +7,7 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    model::{Event, Reason, Snapshot, State},
+    model::{Event, Grant, Reason, Snapshot, State},
     store::StoreError,
 };
 
@@ -20,7 +20,28 @@ pub(super) fn encode<T: Serialize>(request: &T) -> Result<Vec<u8>, StoreError> {
     rmp_serde::to_vec(request).map_err(|e| StoreError::Refused(format!("cannot be encoded: {e}")))
 }
 
-pub(super) fn decode<T: DeserializeOwned>(reply: &[u8]) -> Result<T, StoreError> {
+/// What a script answers.
+pub(super) trait Reply: DeserializeOwned {
+    /// The same with numbers that can be added up.
+    fn bounded(self) -> Self;
+}
+
+impl Reply for Snapshot {
+    fn bounded(self) -> Self {
+        self.bounded()
+    }
+}
+
+impl Reply for Grant {
+    fn bounded(self) -> Self {
+        Self {
+            snapshot: self.snapshot.bounded(),
+            ..self
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(reply: &[u8]) -> Result<T, StoreError> {
     if reply.len() > LARGEST {
         let size = reply.len();
         return Err(StoreError::Unreadable(format!(
@@ -31,11 +52,9 @@ pub(super) fn decode<T: DeserializeOwned>(reply: &[u8]) -> Result<T, StoreError>
 }
 
 /// A script's answer.
-pub(super) fn decode_answer<T: DeserializeOwned>(
-    answer: RedisResult<Value>,
-) -> Result<T, StoreError> {
+pub(super) fn decode_answer<T: Reply>(answer: RedisResult<Value>) -> Result<T, StoreError> {
     match answer.map_err(error)? {
-        Value::BulkString(bytes) => decode(&bytes),
+        Value::BulkString(bytes) => decode(&bytes).map(T::bounded),
         _ => Err(StoreError::Unreadable("it is not MessagePack".to_owned())),
     }
 }
@@ -43,7 +62,7 @@ pub(super) fn decode_answer<T: DeserializeOwned>(
 /// A publication; `None` when another version of the crate made it.
 pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
     match decode::<(u8, Snapshot)>(message) {
-        Ok((VERSION, snapshot)) => Some(snapshot),
+        Ok((VERSION, snapshot)) => Some(snapshot.bounded()),
         _ => None,
     }
 }
@@ -143,7 +162,91 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Grant;
+    use crate::model::{Acquire, Circuit, Counts, Head, Report, Rules};
+
+    fn texts() -> impl Strategy<Value = Vec<u8>> {
+        let words = [
+            "generation",
+            "from",
+            "to",
+            "reason",
+            "at_ms",
+            "by",
+            "note",
+            "calls",
+        ];
+        let values = [
+            "closed",
+            "open",
+            "failure_rate",
+            "18446744073709551616",
+            "-1",
+            "7",
+            "",
+        ];
+        let known = prop::sample::select([words.as_slice(), &values].concat());
+        prop_oneof![
+            4 => known.prop_map(|word| word.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ]
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            Just(Value::Okay),
+            any::<i64>().prop_map(Value::Int),
+            any::<f64>().prop_map(Value::Double),
+            texts().prop_map(Value::BulkString),
+            any::<String>().prop_map(Value::SimpleString),
+        ];
+        leaf.prop_recursive(3, 40, 30, |inner| {
+            prop::collection::vec(inner, 0..30).prop_map(Value::Array)
+        })
+    }
+
+    fn full() -> Snapshot {
+        Snapshot {
+            state: State::HalfOpen,
+            generation: 7,
+            until_ms: 1_735_689_600_000,
+            reason: Reason::WaitElapsed,
+            override_author: "ada".into(),
+            policy: "jitter=3".into(),
+            calls: 300,
+            failures: 70_000,
+            ..Snapshot::default()
+        }
+    }
+
+    /// What everybody downstream adds up.
+    fn can_be_used(seen: &Snapshot) {
+        assert!(seen.failures <= seen.calls && seen.slow <= seen.calls);
+        assert!(seen.generation + seen.consecutive_opens < 1 << 53);
+        assert!(seen.now_ms + seen.until_ms + seen.ramp_until_ms < 1 << 54);
+        assert!(seen.pace_ms <= 3_600_000 && seen.policy.len() <= 4096);
+        let mut circuit = Circuit::resume(seen, &Rules::default(), 5);
+        let mut head = Head::default();
+        head.policy.failure_rate_threshold = 1;
+        let counts = Counts {
+            successes: 1,
+            failures: 9,
+            ..Counts::default()
+        };
+        for now in [0, 5, 1_735_689_600_000] {
+            let generation = seen.generation;
+            let report = Report {
+                head: head.clone(),
+                seq: now + 1,
+                generation,
+                counts,
+                ..Report::default()
+            };
+            circuit.report(&report, now);
+            let (head, token) = (head.clone(), "t".into());
+            circuit.acquire(&Acquire { head, token }, now);
+        }
+    }
 
     proptest! {
         #[test]
@@ -151,7 +254,92 @@ mod tests {
             let _ = decode::<Snapshot>(&bytes);
             let _ = decode::<Grant>(&bytes);
             let _ = decode_publication(&bytes);
+            let _ = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)));
         }
+
+        #[test]
+        fn changed_bytes_are_an_error_or_something_that_can_be_used(
+            changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6), cut in prop::option::of(any::<usize>()),
+        ) {
+            let change = |mut bytes: Vec<u8>| {
+                for (at, to) in &changes {
+                    let length = bytes.len();
+                    bytes[at % length] = *to;
+                }
+                bytes.truncate(cut.map_or(bytes.len(), |at| at % (bytes.len() + 1)));
+                bytes
+            };
+            let answer = |bytes| Ok(Value::BulkString(change(bytes)));
+            if let Ok(seen) = decode_answer::<Snapshot>(answer(encode(&full()).unwrap())) {
+                can_be_used(&seen);
+            }
+            if let Ok(seen) = decode_answer::<Grant>(answer(encode(&(2, full())).unwrap())) {
+                can_be_used(&seen.snapshot);
+            }
+            if let Some(seen) = decode_publication(&change(encode(&(VERSION, full())).unwrap())) {
+                can_be_used(&seen);
+            }
+        }
+
+        #[test]
+        fn any_numbers_and_texts_of_a_snapshot_can_be_used(
+            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 29), word in texts(),
+            (state, reason) in (0_usize..6, 0_usize..17), stored in prop_oneof![
+                Just(""), Just("failure_rate_threshold=31536000000 backoff_multiplier_percent=31536000000"),
+                Just("window_calls=10000 wait_duration_in_open_state_ms=31536000000 jitter=100"),
+            ],
+        ) {
+            let mut bytes = vec![0xdc, 0, 29];
+            for (i, number) in numbers.iter().enumerate() {
+                match i {
+                    0 => bytes.extend(encode(&State::ALL[state]).unwrap()),
+                    5 => bytes.extend(encode(&Reason::ALL[reason]).unwrap()),
+                    // Lua's strings are texts on the wire, whatever they hold.
+                    15 | 16 => {
+                        bytes.extend([0xd9, word.len() as u8]);
+                        bytes.extend(&word);
+                    }
+                    17 => bytes.extend(encode(&stored).unwrap()),
+                    _ => bytes.extend(encode(number).unwrap()),
+                }
+            }
+            let seen = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)));
+            can_be_used(&seen.unwrap());
+        }
+
+        #[test]
+        fn any_entry_is_an_event_or_none(fields in values()) {
+            let _ = event(&fields);
+            let _ = decode_answer::<Grant>(Ok(fields));
+        }
+    }
+
+    #[test]
+    fn an_entry_with_any_text_is_an_event() {
+        let fields = [
+            ("generation", "7"),
+            ("from", "closed"),
+            ("to", "open"),
+            ("reason", "tripped"),
+            ("at_ms", "1"),
+            ("until_ms", "2"),
+            ("consecutive_opens", "1"),
+            ("calls", "9"),
+            ("failures", "9"),
+            ("slow", "0"),
+            ("by", "r"),
+        ];
+        let fields = fields.iter().flat_map(|(field, value)| [*field, *value]);
+        let fields = fields
+            .map(|text| text.as_bytes())
+            .chain([b"note".as_slice(), b"\xff\x00"]);
+        let entry = Value::Array(
+            fields
+                .map(|text| Value::BulkString(text.to_vec()))
+                .collect(),
+        );
+        let event = event(&entry).unwrap();
+        assert_eq!((event.generation, event.note.as_str()), (7, "\u{fffd}\0"));
     }
 
     #[test]

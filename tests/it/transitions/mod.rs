@@ -266,6 +266,7 @@ impl<'s> Case<'s> {
             settled: settled
                 .map(|one| self.settled(one))
                 .collect::<Result<_, _>>()?,
+            alone_ms: args.count("alone")?,
         })
     }
 
@@ -326,7 +327,7 @@ impl<'s> Case<'s> {
         if same {
             let named = |key: &str| pairs.keys().any(|k| alias(k) == key);
             for (key, found) in &now {
-                let moves = ["now_ms", "left_ms", "pace_ms"].contains(&key.as_str());
+                let moves = ["now_ms", "left_ms", "pace_ms", "replicas"].contains(&key.as_str());
                 if !moves && !named(key) {
                     differs(key, found, &before[key])?;
                 }

@@ -1,0 +1,69 @@
+//! Which replicas fail, which are open for themselves, and whether enough fail to open.
+//!
+//! Owns `failing` and `alone`; knows nothing of states. With a quorum of 1 nothing is noted and
+//! every breach is agreed on. Both are cleared of what is over when something is noted, and what
+//! is over never counts. Twin: `lua/lib/quorum.lua`.
+
+use super::{Circuit, Counts, Rules, circuit::Turn, request::LONGEST_MS};
+
+/// Who reported within this time is there.
+pub(super) const REPLICA_LIVE_MS: u64 = 15_000;
+/// How exactly that is known.
+pub(super) const REPLICA_SEEN_MS: u64 = 5_000;
+
+/// How long a failure counts, ms.
+fn window(rules: &Rules) -> u64 {
+    rules.window_ms.max(1)
+}
+
+impl Circuit {
+    pub(super) fn note_failing(&mut self, t: &Turn<'_>, counts: &Counts) {
+        let slow = t.rules.slow_call_duration_threshold_ms > 0 && counts.slow() > 0;
+        if t.rules.quorum <= 1 || counts.failures == 0 && !slow {
+            return;
+        }
+        self.failing.retain(|_, at| *at + window(&t.rules) > t.now);
+        self.failing.insert(t.replica.to_owned(), t.now);
+    }
+
+    pub(super) fn note_alone(&mut self, t: &Turn<'_>, alone_ms: u64) {
+        if t.rules.quorum <= 1 {
+            return;
+        }
+        if alone_ms == 0 {
+            self.alone.remove(t.replica);
+            return;
+        }
+        self.alone.retain(|_, until| *until > t.now);
+        let until = t.now + alone_ms.min(LONGEST_MS);
+        self.alone.insert(t.replica.to_owned(), until);
+    }
+
+    pub(super) fn failing_now(&self, t: &Turn<'_>) -> u64 {
+        if t.rules.quorum <= 1 {
+            return 0;
+        }
+        let within = |at: &&u64| **at + window(&t.rules) > t.now;
+        self.failing.values().filter(within).count() as u64
+    }
+
+    pub(super) fn alone_now(&self, t: &Turn<'_>) -> u64 {
+        if t.rules.quorum <= 1 {
+            return 0;
+        }
+        self.alone.values().filter(|until| **until > t.now).count() as u64
+    }
+
+    /// Whether enough replicas fail to open the circuit for all.
+    pub(super) fn agreed(&self, t: &Turn<'_>) -> bool {
+        if t.rules.quorum <= 1 {
+            return true;
+        }
+        // A replica's place in `replicas` can be older than its last report by what it is known to.
+        let within = window(&t.rules).max(REPLICA_LIVE_MS) + REPLICA_SEEN_MS;
+        let since = t.now.saturating_sub(within);
+        let live = self.replicas.values().filter(|(_, seen)| *seen >= since);
+        let live = live.count() as u64;
+        self.failing_now(t) >= t.rules.quorum.min(live.max(1))
+    }
+}

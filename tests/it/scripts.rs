@@ -1,0 +1,190 @@
+//! The scripts, invoked with any bytes.
+//!
+//! Owns requests in parts that a test can replace one by one; the scripts are read from `lua/` and joined as the store
+//! joins them.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use commontrip::{Policy, Rules};
+use redis::{Connection, RedisResult, Script};
+
+pub const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
+pub const PARTS: [&str; 8] = [
+    "",
+    ":window",
+    ":probes",
+    ":replicas",
+    ":seq",
+    ":events",
+    ":failing",
+    ":alone",
+];
+
+pub fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A script as the store sends it.
+pub fn script(name: &str) -> Script {
+    let lib = |part| read(&format!("lua/lib/{part}.lua"));
+    Script::new(&format!(
+        "{}local function operate()\n{}{}{}{}{}end\nreturn operate()\n",
+        lib("prelude"),
+        lib("hash"),
+        lib("window"),
+        lib("quorum"),
+        lib("circuit"),
+        read(&format!("lua/{name}.lua")),
+    ))
+}
+
+pub fn connect(url: &str) -> Connection {
+    let client = redis::Client::open(url).unwrap();
+    client.get_connection().unwrap()
+}
+
+pub fn keys(prefix: &str, name: &str) -> Vec<String> {
+    let key = |part| format!("{prefix}:{{{name}}}{part}");
+    PARTS.iter().map(key).collect()
+}
+
+pub fn packed<T: serde::Serialize>(value: T) -> Vec<u8> {
+    rmp_serde::to_vec(&value).unwrap()
+}
+
+pub fn array(items: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![0xdd];
+    bytes.extend((items.len() as u32).to_be_bytes());
+    bytes.extend(items.concat());
+    bytes
+}
+
+/// A value of a request: one that stands alone, or an array of them.
+#[derive(Clone)]
+pub enum Part {
+    One(Vec<u8>),
+    Many(Vec<Part>),
+}
+
+impl Part {
+    pub fn of<T: serde::Serialize>(value: T) -> Self {
+        Self::One(packed(value))
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::One(bytes) => bytes.clone(),
+            Self::Many(parts) => array(&parts.iter().map(Self::bytes).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Every variant of this with one value, at whatever depth, replaced.
+    pub fn replaced(&self, by: &[u8]) -> Vec<Self> {
+        let mut variants = vec![Self::One(by.to_vec())];
+        if let Self::Many(parts) = self {
+            for (i, part) in parts.iter().enumerate() {
+                for variant in part.replaced(by) {
+                    let mut parts = parts.clone();
+                    parts[i] = variant;
+                    variants.push(Self::Many(parts));
+                }
+            }
+        }
+        variants
+    }
+}
+
+pub fn request(operation: &str, now: u64) -> Part {
+    let numbers = |n: &[u64]| Part::Many(n.iter().map(Part::of).collect());
+    let policy = rmp_serde::to_vec(Policy::default().rules()).unwrap();
+    let mut policy: Vec<u64> = rmp_serde::from_slice(&policy).unwrap();
+    let quorum = Rules::KEYS.iter().position(|key| *key == "quorum");
+    policy[quorum.unwrap()] = 2;
+    let memory = [
+        Part::of(1),
+        Part::of("closed"),
+        Part::of(-1),
+        Part::of(20),
+        Part::of(0),
+        Part::of("ada"),
+        Part::of("why"),
+    ];
+    let mut parts = vec![
+        Part::of(now),
+        Part::of(7),
+        Part::of("r"),
+        numbers(&policy),
+        Part::Many(memory.to_vec()),
+    ];
+    match operation {
+        "acquire" | "release" => parts.push(Part::of("token")),
+        "control" => parts.extend(
+            [
+                Part::of("force_open"),
+                Part::of(1000),
+                Part::of("ada"),
+                Part::of("why"),
+                Part::of("jitter=5"),
+            ]
+            .to_vec(),
+        ),
+        "report" => parts.extend([
+            Part::of(2),
+            Part::of(0),
+            numbers(&[5, 2, 1, 1, 0, 0]),
+            numbers(&[1, 1, 0, 0, 0, 0]),
+            numbers(&[1, 1, 0]),
+            Part::of(0),
+            Part::of(0),
+            Part::Many(vec![Part::Many(vec![
+                Part::of("token"),
+                Part::of(0),
+                Part::of(1),
+            ])]),
+            Part::of(500),
+        ]),
+        _ => {}
+    }
+    Part::Many(parts)
+}
+
+/// Invokes a script with any arguments; fails when it takes long or its error has no code.
+pub fn invoke(
+    redis: &mut Connection,
+    script: &Script,
+    keys: &[String],
+    args: &[Vec<u8>],
+) -> RedisResult<Vec<u8>> {
+    let mut call = redis::cmd("EVALSHA");
+    call.arg(script.get_hash())
+        .arg(keys.len())
+        .arg(keys)
+        .arg(args);
+    let began = Instant::now();
+    let answer = call.query(redis);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    answer
+}
+
+pub fn dumped(redis: &mut Connection, keys: &[String]) -> Vec<Option<Vec<u8>>> {
+    let mut all = redis::pipe();
+    for key in keys {
+        all.cmd("DUMP").arg(key);
+    }
+    all.query(redis).unwrap()
+}
+
+pub fn expiries(redis: &mut Connection, keys: &[String]) -> Vec<i64> {
+    let mut all = redis::pipe();
+    for key in keys {
+        all.cmd("PTTL").arg(key);
+    }
+    all.query(redis).unwrap()
+}
