@@ -16,7 +16,8 @@ pub struct Rejection {
     /// How long to wait before a call may pass; `None` where nobody can know (an override
     /// without an end).
     pub retry_after: Option<Duration>,
-    /// The decision is this replica's own: the store is away.
+    /// The decision is this replica's own: the store is away, or the replica is open for itself
+    /// because the fleet lacks a `quorum`.
     pub local: bool,
 }
 
@@ -31,7 +32,7 @@ impl fmt::Display for Rejection {
             write!(f, ", retry after {wait:?}")?;
         }
         if self.local {
-            f.write_str(", decided by this replica while the store is away")?;
+            f.write_str(", decided by this replica alone")?;
         }
         Ok(())
     }

@@ -45,6 +45,8 @@ pub(super) enum Source {
     Shared,
     /// This replica's own circuit: the store is away.
     Local,
+    /// This replica's own circuit: it is open, and the fleet's is not, for want of a quorum.
+    Alone,
     /// The policy's answer to a store that is away.
     Fixed { admits: bool },
 }
@@ -196,7 +198,7 @@ impl Gate {
             | (reason as u64) << bits::REASON
             | flag(admits, bits::ADMITS)
             | flag(
-                ramp && matches!(source, Source::Shared | Source::Local),
+                ramp && matches!(source, Source::Shared | Source::Local | Source::Alone),
                 bits::RAMP,
             )
             | flag(source != Source::Shared, bits::LOCAL)

@@ -15,12 +15,12 @@ mod snapshot;
 mod state;
 mod window;
 
+pub(crate) use self::{request::millis, window::Sums};
 pub use circuit::Circuit;
 pub use event::Event;
 pub use name::{Name, NameError};
 pub use outcome::{Counts, Outcome, Runs};
 pub use policy::{OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};
-pub(crate) use request::millis;
 pub use request::{
     Acquire, Command, Control, Grant, Head, Kind, Memory, Permission, Release, Report, Settled,
 };

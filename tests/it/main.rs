@@ -7,6 +7,7 @@
     clippy::disallowed_methods
 )]
 
+mod alone;
 mod away;
 mod breaker;
 mod calls;

@@ -8,6 +8,7 @@
 
 mod news;
 mod outcomes;
+mod own;
 mod reports;
 
 use std::sync::{
@@ -26,7 +27,7 @@ use super::{
     registry::Shared,
     tally::Tally,
 };
-use crate::model::{Acquire, Circuit, Name, Permission, Policy, Snapshot};
+use crate::model::{Acquire, Circuit, Name, Permission, Policy, Snapshot, Sums};
 
 /// Whether, and why, a circuit goes on without the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,10 @@ pub(super) struct View {
     confirmed: Option<u64>,
     pub(super) source: Source,
     tag: u32,
+    /// What is in the window of this replica's own circuit, and its run of failures; kept where a
+    /// quorum is asked for.
+    own: Sums,
+    own_run: u64,
 }
 
 /// Leave to make one call.
@@ -131,6 +136,8 @@ impl Cell {
                 confirmed: None,
                 source: Source::Shared,
                 tag: 0,
+                own: [0; 3],
+                own_run: 0,
             }),
             outbox: Mutex::default(),
             generation: watch::channel(0).0,
@@ -258,27 +265,5 @@ impl Cell {
 
     pub(super) fn is_away(&self) -> bool {
         self.away() != Away::No
-    }
-
-    /// Whether decisions are this replica's own.
-    pub(super) fn decides_alone(&self) -> bool {
-        self.alone.load(Ordering::SeqCst)
-    }
-
-    /// One operation on this replica's own circuit; no I/O.
-    fn own<T>(&self, operation: impl FnOnce(&mut Circuit, u64) -> T) -> T {
-        let mut own = self.own.lock();
-        let answer = operation(&mut own, self.shared.clock.unix_ms());
-        // Nobody listens to it.
-        own.take_published();
-        answer
-    }
-
-    /// Asks this replica's own circuit.
-    pub(super) fn ask_locally(self: &Arc<Self>) -> Option<Ticket> {
-        let request = self.request();
-        let grant = self.own(|circuit, now| circuit.acquire(&request, now));
-        self.take_local(&grant.snapshot);
-        self.granted(grant.permission, request.token, &grant.snapshot, true)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Away, Cell, View};
 use crate::{
     breaker::{gate::Source, tally::TAGS},
-    model::{Circuit, OnStoreFailure, Policy, Snapshot},
+    model::{OnStoreFailure, Policy, Snapshot},
 };
 
 /// How far beyond the reporter's pace a decision is good, where changes are pushed.
@@ -15,13 +15,17 @@ impl Cell {
     /// Takes over what the store says, unless something newer is known.
     pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot) {
         let mut view = self.view.lock();
-        let returns = view.source != Source::Shared;
         if self.is_away() {
             return;
         }
+        let returns = matches!(view.source, Source::Local | Source::Fixed { .. });
         if !returns && snapshot.generation < view.shared.generation {
             return;
         }
+        // As long as the fleet has not moved on and asks for a quorum, a lone bad replica stays so.
+        let stays_alone = view.source == Source::Alone
+            && snapshot.generation == view.shared.generation
+            && self.policy.load().rules.quorum > 1;
         // Until it made a transition of its own, this replica's circuit was the shared one.
         let same = view.seen.generation == snapshot.generation
             && view.shared.generation == snapshot.generation
@@ -38,28 +42,19 @@ impl Cell {
         }
         view.shared = snapshot.clone();
         view.confirmed = Some(self.now());
-        self.show(&mut view, snapshot, Source::Shared, same);
+        if !stays_alone {
+            if view.source != Source::Shared || !same {
+                self.forget_own();
+                (view.own, view.own_run) = ([0; 3], 0);
+            }
+            self.show(&mut view, snapshot, Source::Shared, same);
+        }
         drop(view);
         self.generation.send_if_modified(|seen| {
             let newer = snapshot.generation > *seen;
             *seen = snapshot.generation.max(*seen);
             newer
         });
-    }
-
-    /// Takes over what this replica's own circuit says.
-    pub(super) fn take_local(&self, snapshot: &Snapshot) {
-        let mut view = self.view.lock();
-        if view.source == Source::Local && snapshot.generation >= view.seen.generation {
-            let same = view.seen.generation == snapshot.generation;
-            if !same {
-                tracing::info!(
-                    circuit = %self.name, from = %view.seen.state, to = %snapshot.state,
-                    reason = %snapshot.reason, "circuit of this replica alone changed"
-                );
-            }
-            self.show(&mut view, snapshot, Source::Local, same);
-        }
     }
 
     /// Puts a snapshot behind the gate; unless it is the `same` generation, what was counted
@@ -80,7 +75,7 @@ impl Cell {
         self.gate.set(snapshot, &policy, source, view.tag, now);
         self.gate.renew(match source {
             Source::Shared => now + self.good_for(&policy, snapshot.pace_ms),
-            Source::Local | Source::Fixed { .. } => u64::MAX,
+            Source::Local | Source::Alone | Source::Fixed { .. } => u64::MAX,
         });
     }
 
@@ -97,19 +92,24 @@ impl Cell {
     pub(in crate::breaker) fn leave_store(&self, away: Away) -> bool {
         let mut view = self.view.lock();
         let was = self.away.swap(away as u8, Ordering::SeqCst);
-        if view.source != Source::Shared {
+        if matches!(view.source, Source::Local | Source::Fixed { .. }) {
             return was == Away::No as u8;
         }
         let age = view.confirmed.map_or(0, |at| self.now().saturating_sub(at));
-        let mut seen = view.seen.clone();
+        let alone = view.source == Source::Alone;
+        let mut seen = view.shared.clone();
         seen.now_ms += age;
         let policy = self.policy.load();
         let source = match policy.on_store_failure {
             OnStoreFailure::Allow => Source::Fixed { admits: true },
             OnStoreFailure::Reject => Source::Fixed { admits: false },
+            // Its own circuit goes on as it is.
+            OnStoreFailure::Local if alone => {
+                view.source = Source::Local;
+                return was == Away::No as u8;
+            }
             OnStoreFailure::Local => {
-                let now = self.shared.clock.unix_ms();
-                *self.own.lock() = Circuit::resume(&seen, &policy.rules, now);
+                self.resume_own(&seen, &policy.rules);
                 Source::Local
             }
         };

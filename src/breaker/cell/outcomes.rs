@@ -137,18 +137,33 @@ impl Cell {
         }
         let seen = &view.seen;
         let fresh = self.tally.counts();
-        let (run, broken) = self.tally.present_run();
+        let (fresh_run, broken) = self.tally.present_run();
         let run = if broken {
-            run
+            fresh_run
         } else {
-            run + seen.consecutive_failures
+            fresh_run + seen.consecutive_failures
         };
         let sums = [
             seen.calls + fresh.calls(),
             seen.failures + fresh.failures,
             seen.slow + fresh.slow(),
         ];
-        self.policy.load().rules.breach(sums, run).is_some()
+        let rules = self.policy.load().rules;
+        let own = || {
+            let [calls, failures, slow] = view.own;
+            let sums = [
+                calls + fresh.calls(),
+                failures + fresh.failures,
+                slow + fresh.slow(),
+            ];
+            let run = if broken {
+                fresh_run
+            } else {
+                fresh_run + view.own_run
+            };
+            rules.breach(sums, run).is_some()
+        };
+        rules.breach(sums, run).is_some() || rules.quorum > 1 && own()
     }
 }
 

@@ -2,11 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Cell, View};
-use crate::{
-    breaker::gate::Source,
-    model::{Counts, Head, Kind, Memory, Release, Report},
-};
+use super::{Cell, View, own};
+use crate::model::{Head, Memory, Report};
 
 impl Cell {
     #[inline]
@@ -71,73 +68,35 @@ impl Cell {
     /// nothing to say.
     pub(in crate::breaker) fn report(&self) -> Option<Report> {
         let stale = self.stale.swap(false, Ordering::SeqCst);
-        let view = self.view.lock();
+        let mut view = self.view.lock();
         let mut outbox = self.outbox.lock();
         if outbox.pending.is_none() {
             let (counts, runs) = self.tally.drain(view.tag);
             let generation = view.shared.generation;
             let window_ms = self.policy.load().rules.window_ms;
+            let own = self.judge(&view, &mut outbox, counts, runs);
             outbox.prepare(generation, counts, runs, self.now(), window_ms, stale);
-        }
-        let mut report = outbox.pending.clone()?;
-        report.head = self.head_of(&view);
-        Some(report)
-    }
-
-    /// While the store is away: feeds this replica's own circuit, and keeps the sums for later.
-    pub(in crate::breaker) fn report_locally(self: &Arc<Self>) -> bool {
-        let view = self.view.lock();
-        let mut outbox = self.outbox.lock();
-        let (counts, runs) = self.tally.drain(view.tag);
-        let mut settled = std::mem::take(&mut outbox.settled_locally);
-        if counts.is_empty() && settled.is_empty() && outbox.trips == 0 {
-            return false;
-        }
-        settled.retain(|s| {
-            s.kind != Kind::Ignored || {
-                let request = Release {
-                    head: self.head_of(&view),
-                    token: s.token.clone(),
-                };
-                self.own(|circuit, now| circuit.release(&request, now));
-                false
+            if let (Some(own), Some(report)) = (&own, &mut outbox.pending) {
+                report.alone_ms = own::alone_ms(own);
             }
-        });
-        outbox.keep(
-            view.shared.generation,
-            counts,
-            self.now(),
-            self.policy.load().rules.window_ms,
-        );
-        let report = Report {
-            head: Head {
-                memory: Memory::default(),
-                ..self.head_of(&view)
-            },
-            seq: outbox.next_number(),
-            generation: view.seen.generation,
-            counts,
-            late: Counts::default(),
-            runs,
-            retry_after_ms: std::mem::take(&mut outbox.retry_after_ms),
-            trips: std::mem::take(&mut outbox.trips),
-            settled,
-            alone_ms: 0,
-        };
-        let local = view.source == Source::Local;
-        drop((view, outbox));
-        if local {
-            let seen = self.own(|circuit, now| circuit.report(&report, now));
-            self.take_local(&seen);
+            drop(outbox);
+            if let Some(own) = own {
+                self.take_judgement(&mut view, &own);
+            }
+        } else {
+            drop(outbox);
         }
-        true
+        self.pending_of(&view)
     }
 
     /// The report whose answer is awaited.
     pub(in crate::breaker) fn pending_report(&self) -> Option<Report> {
-        let view = self.view.lock();
+        self.pending_of(&self.view.lock())
+    }
+
+    fn pending_of(&self, view: &View) -> Option<Report> {
         let mut report = self.outbox.lock().pending.clone()?;
-        report.head = self.head_of(&view);
+        report.head = self.head_of(view);
         Some(report)
     }
 
