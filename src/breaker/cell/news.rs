@@ -15,11 +15,7 @@ impl Cell {
     /// Takes over what the store says, unless something newer is known.
     pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot) {
         let mut view = self.view.lock();
-        let returns = view.source != Source::Shared;
-        if self.is_away() {
-            return;
-        }
-        if !returns && snapshot.generation < view.shared.generation {
+        if self.is_away() || snapshot.generation < view.shared.generation {
             return;
         }
         // Until it made a transition of its own, this replica's circuit was the shared one.
