@@ -15,6 +15,7 @@ use commontrip::{
     model::{Acquire, Control, Grant, Head, Release, Report},
     store::{Answer, Notice},
 };
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::wait::until;
@@ -27,6 +28,8 @@ struct Slow {
     held: Arc<AtomicU64>,
     go_on: Arc<Notify>,
     lose: Arc<AtomicU64>,
+    /// Where news of changes go, for news that come late.
+    notices: Arc<Mutex<Option<mpsc::UnboundedSender<Notice>>>>,
 }
 
 impl Store for Slow {
@@ -85,6 +88,7 @@ impl Store for Slow {
         followed: watch::Receiver<BTreeSet<Name>>,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Answer<'_, ()> {
+        *self.notices.lock() = Some(notices.clone());
         self.inner.listen(followed, notices)
     }
 }
@@ -121,6 +125,50 @@ async fn a_reply_of_an_older_generation_does_not_set_the_decision_back() {
     report.await.unwrap();
     assert_eq!(breaker.state(), State::ForcedOpen);
     assert!(breaker.acquire().await.is_err());
+}
+
+#[tokio::test]
+async fn late_news_do_not_set_the_generation_back_when_the_store_returns() {
+    let store = Slow::default();
+    let patient = Duration::from_secs(60);
+    let circuits = Commontrip::builder()
+        .store(store.clone())
+        .store_timeout(patient);
+    let circuits = circuits.build().unwrap();
+    let breaker = circuits.circuit("c", Policy::default()).unwrap();
+    let other = circuits.circuit("other", Policy::default()).unwrap();
+    let old = breaker.force_open(Override::because("old")).await.unwrap();
+    let new = breaker.reset().await.unwrap();
+    assert!(old.generation < new.generation);
+
+    store.lose.store(1, Ordering::SeqCst);
+    store.hold.store(true, Ordering::SeqCst);
+    breaker.acquire().await.unwrap().success();
+    until("a report is under way", async || {
+        store.held.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    store.go_on.notify_one();
+    // The store is away, answers again, and what it says of the circuit is held back.
+    until("another report is under way", async || {
+        store.held.load(Ordering::SeqCst) == 2
+    })
+    .await;
+    assert_eq!(circuits.health().away_for, None);
+    assert_eq!(circuits.health().times_away, 1);
+    // News are heard in order: those of the other circuit show that the late ones were.
+    let notices = store.notices.lock().clone().unwrap();
+    for name in ["c", "other"] {
+        let late = Notice::Changed(Name::new(name).unwrap(), Box::new(old.clone()));
+        notices.send(late).unwrap();
+    }
+    until("the news are heard", async || {
+        other.state() == State::ForcedOpen
+    })
+    .await;
+    assert_eq!(breaker.state(), State::Closed);
+    store.hold.store(false, Ordering::SeqCst);
+    store.go_on.notify_one();
 }
 
 #[tokio::test]

@@ -15,11 +15,7 @@ impl Cell {
     /// Takes over what the store says, unless something newer is known.
     pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot) {
         let mut view = self.view.lock();
-        if self.is_away() {
-            return;
-        }
-        let returns = matches!(view.source, Source::Local | Source::Fixed { .. });
-        if !returns && snapshot.generation < view.shared.generation {
+        if self.is_away() || snapshot.generation < view.shared.generation {
             return;
         }
         // As long as the fleet has not moved on and asks for a quorum, a lone bad replica stays so.
