@@ -14,11 +14,14 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod faults;
 mod late_replies;
 mod lua;
+mod netns;
 mod processes;
 mod properties;
 mod provision;
+mod proxy;
 mod rooms;
 mod support;
 mod transitions;

@@ -1,0 +1,476 @@
+//! One fault and what must hold before, during and after it.
+//!
+//! Owns the fleet, its circuits and the assertions; the tests own the faults. Three circuits: one whose upstream is
+//! healthy, one whose upstream fails as soon as the fault begins, one that was tripped before. In every fault:
+//! - a call ends as the circuit says, whatever becomes of Redis: the healthy circuit admits all calls, the tripped one
+//!   none, and the failing one rejects in every process while the fault still lasts;
+//! - a thread waits for Redis once at most, and what the breaker adds to a call stays what it was;
+//! - the store goes away as often as there is a reason for it;
+//! - afterwards all processes and Redis agree, and no generation has gone back.
+
+use std::{
+    io::Write,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
+
+use commontrip::{Outcome, Policy, State};
+
+use crate::processes::{
+    connection_to,
+    fleet::Fleet,
+    load::{ROUNDS, THREADS},
+    ms, observer_on, until,
+    wire::{Answer, LONG_NS, Measured, Order, Setup, Times},
+};
+use crate::support::{self, OwnServer};
+
+pub const PROCESSES: usize = 3;
+/// The default.
+const STORE_TIMEOUT: Duration = Duration::from_millis(50);
+/// A call that took longer has waited for Redis.
+const WAITED: Duration = Duration::from_millis(25);
+const UNDISTURBED: Duration = Duration::from_millis(600);
+/// A failing upstream is noticed within this time. It takes half a second: the failures must outnumber what went well
+/// before.
+const PROTECTION: Duration = Duration::from_secs(5);
+/// Everybody agrees within this time after a fault. The goal is one second.
+const AGREEMENT: Duration = Duration::from_secs(5);
+
+/// How often more, at the most, the store may be away because a busy machine let it answer late.
+const SLOW: u64 = 5;
+
+const FAILING: usize = 1;
+const TRIPPED: usize = 2;
+
+pub struct Trial {
+    fault: &'static str,
+    /// Where the test asks Redis: not by the way that the processes take.
+    server: String,
+    names: Vec<String>,
+    fleet: Fleet,
+    tripped: bool,
+    /// How often a process may find the store away.
+    away: RangeInclusive<u64>,
+    away_before: Vec<u64>,
+    generations: Vec<u64>,
+    undisturbed: Vec<Measured>,
+    during: Vec<Measured>,
+    began: Instant,
+    protected: Option<Duration>,
+}
+
+/// How the processes live.
+pub struct Way {
+    url: String,
+    started_with: Vec<Vec<String>>,
+    decision_ttl: Duration,
+}
+
+impl Way {
+    pub fn by(url: &str) -> Way {
+        Way {
+            url: url.to_owned(),
+            started_with: Vec::new(),
+            decision_ttl: ms(250),
+        }
+    }
+
+    /// Started with these words; they take turns.
+    pub fn started_with(mut self, words: Vec<Vec<String>>) -> Way {
+        self.started_with = words;
+        self
+    }
+
+    /// As a user who may not hear of changes, and with decisions that are good for so short a time that it is calls which
+    /// ask, and not the reporter that comes first.
+    pub async fn without_push(server: &OwnServer, port: u16) -> Way {
+        let mut redis = operator(server).await;
+        say(
+            &mut redis,
+            "ACL SETUSER deaf on >secret ~* &* +@all -subscribe",
+        )
+        .await;
+        Way {
+            decision_ttl: ms(20),
+            ..Way::by(&format!("redis://deaf:secret@127.0.0.1:{port}/"))
+        }
+    }
+}
+
+impl Trial {
+    /// Starts processes, which reach the server by this URL, lets them call and measures them undisturbed.
+    pub async fn start(fault: &'static str, server: &OwnServer, url: &str) -> Trial {
+        Trial::start_as(fault, server, Way::by(url)).await
+    }
+
+    /// The same, in another way.
+    pub async fn start_as(fault: &'static str, server: &OwnServer, way: Way) -> Trial {
+        let (circuits, setup) = setup(way);
+        let server = server.url();
+        let (tripped, policy) = &circuits[TRIPPED];
+        let observer = observer_on(&server, tripped, policy);
+        let permit = observer.acquire().await.unwrap();
+        permit.record(Outcome::trip());
+        until("it is open", async || {
+            observer.snapshot().await.unwrap().state == State::Open
+        })
+        .await;
+        drop(observer);
+        let mut trial = Trial::of(fault, server, circuits, setup, true).await;
+        trial.fleet.order_all(|| drive(&[])).await;
+        until("the processes have heard of the circuits", async || {
+            let answers = trial.fleet.order_all(|| Order::Look).await;
+            let knows = |a: &Answer| a.in_touch && a.views[TRIPPED].state == State::Open;
+            answers.iter().all(knows)
+        })
+        .await;
+        trial.measure_undisturbed(&[]).await;
+        trial
+    }
+
+    /// Starts processes while there is no server: the trial begins with the fault.
+    pub async fn start_without_server(fault: &'static str, server: &OwnServer) -> Trial {
+        let (circuits, setup) = setup(Way::by(&server.url()));
+        let mut trial = Trial::of(fault, server.url(), circuits, setup, false).await;
+        trial.begin().await;
+        trial
+    }
+
+    async fn of(
+        fault: &'static str,
+        server: String,
+        circuits: Vec<(String, Policy)>,
+        setup: Setup,
+        tripped: bool,
+    ) -> Trial {
+        let names: Vec<_> = circuits.into_iter().map(|(name, _)| name).collect();
+        Trial {
+            fault,
+            server,
+            generations: vec![0; names.len()],
+            names,
+            fleet: Fleet::start(setup, PROCESSES).await,
+            tripped,
+            away: 1..=1,
+            away_before: vec![0; PROCESSES],
+            undisturbed: Vec::new(),
+            during: Vec::new(),
+            began: Instant::now(),
+            protected: None,
+        }
+    }
+
+    /// Says how often a process may find the store away in this fault; once, if nothing is said.
+    pub fn away(mut self, times: RangeInclusive<u64>) -> Trial {
+        self.away = times;
+        self
+    }
+
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    async fn measure_undisturbed(&mut self, failing: &[usize]) {
+        self.fleet.order_all(|| drive(failing)).await;
+        tokio::time::sleep(UNDISTURBED).await;
+        self.undisturbed = self.measured(failing).await;
+    }
+
+    async fn measured(&self, failing: &[usize]) -> Vec<Measured> {
+        let answers = self.fleet.order_all(|| drive(failing)).await;
+        answers.into_iter().map(|a| a.measured).collect()
+    }
+
+    /// From now on it is the fault that is measured, and one upstream fails.
+    pub async fn begin(&mut self) {
+        if self.tripped {
+            let looks = self.fleet.order_all(|| Order::Look).await;
+            self.away_before = looks
+                .iter()
+                .map(|a| a.times_away - u64::from(a.away))
+                .collect();
+            let stored = self.stored().await.expect("Redis answers");
+            self.generations = stored.iter().map(|(_, generation)| *generation).collect();
+        }
+        self.fleet.order_all(|| drive(&[FAILING])).await;
+        self.began = Instant::now();
+    }
+
+    /// Lets the fault last, for some time and until every process is protected from the failing upstream.
+    pub async fn hold(&mut self, time: Duration) {
+        self.hold_while(time, async || ()).await;
+    }
+
+    /// The same, with something to be done over and over.
+    pub async fn hold_while(&mut self, time: Duration, mut again: impl AsyncFnMut()) {
+        while self.protected.is_none() || self.began.elapsed() < time {
+            again().await;
+            let looks = self.fleet.order_all(|| Order::Look).await;
+            let rejects = looks.iter().all(|a| a.views[FAILING].rejects);
+            if self.protected.is_none() && rejects {
+                self.protected = Some(self.began.elapsed());
+            }
+            assert!(
+                self.protected.is_some() || self.began.elapsed() < PROTECTION,
+                "{}: not every process rejects calls of the failing upstream after {PROTECTION:?}",
+                self.fault
+            );
+            tokio::time::sleep(ms(10)).await;
+        }
+    }
+
+    /// The fault is over: waits until all agree, measures, ends the processes and sees what was wrong.
+    pub async fn end(mut self) {
+        let agreed = self.agreement().await;
+        self.during = self.measured(&[FAILING]).await;
+        if self.undisturbed.is_empty() {
+            self.measure_undisturbed(&[FAILING]).await;
+        }
+        let looks = self.fleet.order_all(|| Order::Look).await;
+        let away = looks.iter().zip(&self.away_before);
+        let away: Vec<_> = away.map(|(a, before)| a.times_away - before).collect();
+        self.fleet.stop().await;
+        self.print(&away, agreed);
+        let mut wrong = Vec::new();
+        self.judge_answers(&mut wrong);
+        self.judge_times(&away, &mut wrong);
+        for (process, times) in away.iter().enumerate() {
+            let (expected, error) = (&self.away, &looks[process].error);
+            // A machine that stands still for 50 ms is a store that is away, rightly.
+            let slow = error
+                .as_ref()
+                .is_some_and(|e| e.contains("did not answer within"));
+            let most = expected.end() + SLOW * u64::from(slow);
+            if times < expected.start() || *times > most {
+                wrong.push(format!(
+                    "process {process}: the store was away {times} times, not {expected:?}; last error: {error:?}"
+                ));
+            }
+        }
+        if agreed > AGREEMENT {
+            wrong.push(format!(
+                "no agreement within {AGREEMENT:?}, but after {agreed:?}"
+            ));
+        }
+        assert!(
+            wrong.is_empty(),
+            "{}:\n  {}",
+            self.fault,
+            wrong.join("\n  ")
+        );
+    }
+
+    /// How long it takes until every process has Redis again and they say the same of every circuit.
+    async fn agreement(&self) -> Duration {
+        let since = Instant::now();
+        let mut agreed = None;
+        // Not a moment in which they agree by chance.
+        let lasting = ms(200);
+        loop {
+            let looks = self.fleet.order_all(|| Order::Look).await;
+            let stored = self.stored().await;
+            let now = since.elapsed();
+            if self.agree(&looks, stored.as_deref()) {
+                let at = *agreed.get_or_insert(now);
+                if now >= at + lasting {
+                    return at;
+                }
+            } else {
+                agreed = None;
+            }
+            assert!(
+                now < AGREEMENT * 4,
+                "{}: no agreement at all. Redis: {stored:?}; processes: {:?}",
+                self.fault,
+                looks.iter().map(|a| (a.away, &a.views)).collect::<Vec<_>>()
+            );
+            tokio::time::sleep(ms(10)).await;
+        }
+    }
+
+    fn agree(&self, looks: &[Answer], stored: Option<&[(State, u64)]>) -> bool {
+        let Some(stored) = stored else { return false };
+        let tripped = if self.tripped {
+            State::Open
+        } else {
+            State::Closed
+        };
+        let wanted = [State::Closed, State::Open, tripped];
+        let kept = stored.iter().zip(&self.generations);
+        let kept = kept.zip(wanted);
+        let kept = kept
+            .into_iter()
+            .all(|(((state, generation), before), wanted)| {
+                *state == wanted && generation >= before
+            });
+        let same = |look: &Answer| {
+            let seen = look.views.iter().map(|v| (v.state, v.generation));
+            !look.away && seen.eq(stored.iter().copied())
+        };
+        kept && looks.iter().all(same)
+    }
+
+    /// The circuits as Redis has them, read beside the crate; `None` when it does not answer.
+    async fn stored(&self) -> Option<Vec<(State, u64)>> {
+        let client = redis::Client::open(self.server.clone()).unwrap();
+        let mut redis = client.get_multiplexed_async_connection().await.ok()?;
+        let mut read = redis::pipe();
+        for name in &self.names {
+            let key = format!("commontrip:{{{name}}}");
+            read.cmd("HMGET").arg(key).arg("state").arg("generation");
+        }
+        let read: Vec<(Option<String>, Option<u64>)> = read.query_async(&mut redis).await.ok()?;
+        // What is at its default is not stored.
+        let circuit = |(state, generation): (Option<String>, Option<u64>)| {
+            let state = state.map_or(State::Closed, |word| State::from_word(&word).unwrap());
+            (state, generation.unwrap_or(0))
+        };
+        Some(read.into_iter().map(circuit).collect())
+    }
+
+    fn judge_answers(&self, wrong: &mut Vec<String>) {
+        for (process, during) in self.during.iter().enumerate() {
+            let [healthy, failing, tripped] = during.told[..] else {
+                panic!("three circuits");
+            };
+            let mut all_are = |holds: bool, what: &str| {
+                if !holds {
+                    let told = &during.told;
+                    wrong.push(format!("process {process}: {what}; told: {told:?}"));
+                }
+            };
+            all_are(
+                healthy.failed + healthy.rejected + healthy.other == 0 && healthy.ok > 1000,
+                "calls of the healthy circuit are all made, and all well",
+            );
+            all_are(
+                // Some were made before the upstream began to fail, and counted after.
+                failing.ok <= (ROUNDS * THREADS) as u64 && failing.other == 0 && failing.failed > 0,
+                "calls of the failing circuit end with their own error or as a rejection",
+            );
+            all_are(failing.rejected > 0, "the failing circuit rejects");
+            let open = tripped.ok + tripped.failed + tripped.other == 0 && tripped.rejected > 1000;
+            all_are(
+                open || !self.tripped && tripped.ok > 1000,
+                "calls of the tripped circuit are all rejected",
+            );
+        }
+    }
+
+    fn judge_times(&self, away: &[u64], wrong: &mut Vec<String>) {
+        for (process, during) in self.during.iter().enumerate() {
+            // Those under way when the store goes; where it goes again and again, each time.
+            let may_wait = THREADS as u64 * away[process].max(1);
+            let waited = over(&during.breaker, WAITED);
+            let hiccups = machine(during, WAITED);
+            if waited > may_wait + hiccups {
+                wrong.push(format!(
+                    "process {process}: {waited} calls took longer than {WAITED:?}, {hiccups} by reason of the machine"
+                ));
+            }
+            // 99.9 % of calls are no slower than that.
+            let limit = self.limit(process);
+            let slow = over(&during.breaker, limit);
+            let allowed = during.breaker.calls / 1000 + machine(during, limit) + 5;
+            if slow > allowed {
+                let calls = during.breaker.calls;
+                wrong.push(format!(
+                    "process {process}: {slow} of {calls} calls took longer than {limit:?}, where {allowed} may"
+                ));
+            }
+        }
+    }
+
+    /// Twice the undisturbed 99.9th percentile and a floor: what a page fault or an interrupt may take, far less than a
+    /// round trip through a loaded Redis.
+    fn limit(&self, process: usize) -> Duration {
+        Duration::from_nanos(2 * self.undisturbed[process].breaker.p999_ns + LONG_NS)
+    }
+
+    fn print(&self, away: &[u64], agreed: Duration) {
+        let worst = |measured: &[Measured], of: fn(&Measured) -> u64| {
+            let worst = measured.iter().map(of).max();
+            worst.unwrap_or_default() as f64 / 1000.0
+        };
+        let p50 = |m: &Measured| m.breaker.p50_ns;
+        let p999 = |m: &Measured| m.breaker.p999_ns;
+        let (before, during) = (&self.undisturbed, &self.during);
+        let sum = |of: fn(&Measured) -> u64| during.iter().map(of).sum::<u64>();
+        let waited = |m: &Measured| over(&m.breaker, WAITED);
+        let line = format!(
+            "faults: {:<34} {:>6} calls; p50 {:.1} -> {:.1} us, p99.9 {:.1} -> {:.1} us (control {:.1}); \
+             over {WAITED:?}: {} (control {}); {} rejected; protected after {} ms; away {away:?}; agreed after {} ms",
+            self.fault,
+            sum(|m| m.breaker.calls),
+            worst(before, p50),
+            worst(during, p50),
+            worst(before, p999),
+            worst(during, p999),
+            worst(during, |m| m.control.p999_ns),
+            sum(waited),
+            sum(|m| over(&m.control, WAITED)),
+            sum(|m| m.told.iter().map(|told| told.rejected).sum()),
+            self.protected.unwrap_or_default().as_millis(),
+            agreed.as_millis(),
+        );
+        // Past the harness, which would show it only of a test that failed.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+fn drive(failing: &[usize]) -> Order {
+    Order::Drive {
+        failing: failing.to_vec(),
+    }
+}
+
+fn setup(way: Way) -> (Vec<(String, Policy)>, Setup) {
+    let policy = Policy::builder()
+        .wait_duration_in_open_state(Duration::from_secs(600))
+        .decision_ttl(way.decision_ttl);
+    // Quick to notice, though all was well before.
+    let quick = policy.clone().sliding_window_time(ms(1000), 10);
+    let circuits = [
+        ("healthy", policy.clone()),
+        ("failing", quick),
+        ("tripped", policy),
+    ];
+    let circuits = circuits.map(|(name, policy)| (support::unique(name), policy.build().unwrap()));
+    let setup = Setup {
+        redis: way.url,
+        registries: 1,
+        circuits: circuits.to_vec(),
+        store_timeout_ms: Some(STORE_TIMEOUT.as_millis() as u64),
+        started_with: way.started_with,
+        ..Setup::default()
+    };
+    (circuits.to_vec(), setup)
+}
+
+fn over(times: &Times, limit: Duration) -> u64 {
+    let limit = limit.as_nanos() as u64;
+    times.long_ns.iter().filter(|ns| **ns > limit).count() as u64
+}
+
+/// How many calls the machine itself may have made slower than that: the control made a third as many, and a third as many
+/// were slow; twice that, as these are small numbers.
+fn machine(measured: &Measured, limit: Duration) -> u64 {
+    let control = over(&measured.control, limit);
+    2 * control * measured.breaker.calls / measured.control.calls.max(1)
+}
+
+/// A connection of an operator's.
+pub async fn operator(server: &OwnServer) -> redis::aio::MultiplexedConnection {
+    connection_to(&server.url()).await
+}
+
+/// Sends a command, its words separated by spaces.
+pub async fn say(redis: &mut redis::aio::MultiplexedConnection, words: &str) {
+    let mut words = words.split(' ');
+    let mut command = redis::cmd(words.next().expect("a word"));
+    for word in words {
+        command.arg(word);
+    }
+    command.exec_async(redis).await.unwrap();
+}
