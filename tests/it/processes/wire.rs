@@ -123,6 +123,14 @@ pub struct Times {
     pub long_ns: Vec<u64>,
 }
 
+impl Times {
+    /// Adds calls; the percentiles stay.
+    pub fn add(&mut self, more: Times) {
+        self.calls += more.calls;
+        self.long_ns.extend(more.long_ns);
+    }
+}
+
 pub const LONG_NS: u64 = 50_000;
 
 /// A circuit as one registry sees it.
