@@ -15,12 +15,15 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod faults;
 mod fuzz;
 mod late_replies;
 mod lua;
+mod netns;
 mod processes;
 mod properties;
 mod provision;
+mod proxy;
 mod quorum;
 mod rooms;
 mod scripts;

@@ -6,11 +6,12 @@
 //! No bound here is about speed: they are what "never" means on a machine with other things to do.
 
 mod child;
-mod fleet;
+pub mod fleet;
+pub mod load;
 mod probes;
 mod totals;
-mod upstream;
-mod wire;
+pub mod upstream;
+pub mod wire;
 
 use std::{
     io::Write,
@@ -34,7 +35,7 @@ const PROCESSES: usize = 8;
 /// A trip reaches everybody within this time. It takes a few milliseconds.
 const REACH: Duration = Duration::from_secs(5);
 
-fn ms(ms: u64) -> Duration {
+pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -48,7 +49,7 @@ fn setup(registries: usize, circuits: Vec<(String, Policy)>) -> Setup {
         redis: support::redis_url().to_owned(),
         registries,
         circuits,
-        upstream: 0,
+        ..Setup::default()
     }
 }
 
@@ -57,13 +58,13 @@ fn observer(name: &str, policy: &Policy) -> CircuitBreaker {
     observer_on(support::redis_url(), name, policy)
 }
 
-fn observer_on(redis: &str, name: &str, policy: &Policy) -> CircuitBreaker {
+pub fn observer_on(redis: &str, name: &str, policy: &Policy) -> CircuitBreaker {
     let registry = Commontrip::builder().redis(redis).store_timeout(ms(3000));
     let registry = registry.build().unwrap();
     registry.circuit(name, policy.clone()).unwrap()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let since = Instant::now();
     while !holds().await {
         assert!(
@@ -78,7 +79,7 @@ async fn redis_connection() -> redis::aio::MultiplexedConnection {
     connection_to(support::redis_url()).await
 }
 
-async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
+pub async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }

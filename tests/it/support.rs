@@ -116,6 +116,11 @@ impl OwnServer {
         self.port
     }
 
+    /// What the server said since it was started last.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     /// Kills the server (SIGKILL), paused or not. Its port refuses connections when this returns.
     pub fn kill(&self) {
         self.order("kill");
@@ -126,10 +131,23 @@ impl OwnServer {
     /// # Panics
     /// When it does not answer.
     pub fn restart(&self) {
-        self.order("start");
+        self.begin_restart();
+        self.until_ready();
+    }
+
+    /// Waits until a server that was started answers.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn until_ready(&self) {
         if let Err(Start::TakenPort(reason) | Start::Failed(reason)) = self.ready() {
             panic!("{reason}");
         }
+    }
+
+    /// As [`restart`](OwnServer::restart), without waiting: the server may have data to load first.
+    pub fn begin_restart(&self) {
+        self.order("start");
     }
 
     /// Freezes the server (SIGSTOP): connections open, nothing answers.
@@ -191,7 +209,7 @@ impl OwnServer {
     fn ready(&self) -> Result<(), Start> {
         let mut log = String::new();
         for _ in 0..POLLS {
-            log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            log = self.log();
             let ready = ["Ready to accept connections", "Sentinel ID is"];
             if ready.iter().any(|word| log.contains(word)) && answers(self.port) {
                 return Ok(());
@@ -224,7 +242,7 @@ enum Start {
 ///
 /// It has a process group of its own, out of the way of Ctrl-C and of a test runner that kills its group, and none of
 /// our output streams, which would keep a reader of them waiting.
-struct Watchdog {
+pub struct Watchdog {
     shell: Child,
     orders: Option<ChildStdin>,
     done: BufReader<ChildStdout>,
@@ -258,7 +276,7 @@ docker rm --force --volumes "$1"
 "#;
 
 impl Watchdog {
-    fn new(command: &mut Command) -> Result<Watchdog, String> {
+    pub fn new(command: &mut Command) -> Result<Watchdog, String> {
         let shell = command
             .process_group(0)
             .stdin(Stdio::piped())
@@ -414,12 +432,23 @@ async fn start_container(image: &str, name: &str) -> Result<(String, u16), Strin
 /// The `redis-server` program, installed first if this is a Debian and we may.
 fn program() -> Result<&'static Path, String> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| on_path("redis-server").map_or_else(install, Ok));
+    let program = PROGRAM.get_or_init(|| tool("redis-server", "redis-server"));
     program.as_deref().map_err(Clone::clone)
 }
 
-fn install() -> Result<PathBuf, String> {
-    let missing = "redis-server is not on PATH";
+/// A program, from Debian's package if it is not there.
+pub fn tool(program: &str, package: &str) -> Result<PathBuf, String> {
+    if let Some(found) = on_path(program) {
+        return Ok(found);
+    }
+    install(program, package)?;
+    on_path(program)
+        .ok_or_else(|| format!("{program} is not on PATH, although apt-get installed {package}"))
+}
+
+/// Installs Debian's package of `what`, if this is a Debian and we may.
+pub fn install(what: &str, package: &str) -> Result<(), String> {
+    let missing = format!("{what} is missing (Debian's package is {package})");
     if on_path("apt-get").is_none() {
         return Err(format!(
             "{missing}, and there is no apt-get to install it with"
@@ -434,16 +463,11 @@ fn install() -> Result<PathBuf, String> {
     }
     let _ = writeln!(
         io::stderr(),
-        "redis for the tests: {missing}, installing it with apt-get"
+        "for the tests: {missing}, installing it with apt-get"
     );
     for arguments in [
         &["update"][..],
-        &[
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "redis-server",
-        ],
+        &["install", "--yes", "--no-install-recommends", package],
     ] {
         let output = Command::new("apt-get")
             .args(["--quiet", "--option", "DPkg::Lock::Timeout=300"])
@@ -460,7 +484,7 @@ fn install() -> Result<PathBuf, String> {
             ));
         }
     }
-    on_path("redis-server").ok_or_else(|| format!("{missing}, although apt-get installed it"))
+    Ok(())
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {

@@ -6,7 +6,7 @@
 use std::{
     env,
     io::{BufRead, Write},
-    process,
+    panic, process,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -24,12 +24,13 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::load::Load;
 use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, Totals, Verdict, View, unix_ms};
 
 /// Calls in 100 that are dropped without an outcome.
 const DROPPED: u8 = 8;
 /// Long: here Redis is slow only because the machine is.
-const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+const STORE_TIMEOUT_MS: u64 = 3000;
 
 /// Whether this process was started to be a replica.
 pub fn is_wanted() -> bool {
@@ -40,6 +41,12 @@ pub fn is_wanted() -> bool {
 ///
 /// Meant for a runtime of one thread: between a permit and a look at the cache nothing else runs, unless it is awaited.
 pub async fn run() {
+    // A panic of a task alone would go unnoticed.
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        process::exit(101);
+    }));
     let mut orders = orders();
     let Some(Order::Setup(setup)) = orders.recv().await else {
         panic!("the first order is the setup");
@@ -89,14 +96,16 @@ struct Service {
     stopping: AtomicBool,
     views: Mutex<Vec<Vec<View>>>,
     totals: Mutex<Vec<Totals>>,
+    load: Mutex<Option<Load>>,
 }
 
 impl Service {
     fn new(setup: Setup) -> Service {
+        let timeout = setup.store_timeout_ms.unwrap_or(STORE_TIMEOUT_MS);
         let registry = |_| {
             let registry = Commontrip::builder()
                 .redis(&setup.redis)
-                .store_timeout(STORE_TIMEOUT);
+                .store_timeout(Duration::from_millis(timeout));
             registry
                 .build()
                 .expect("the URL is that of a running Redis")
@@ -124,6 +133,7 @@ impl Service {
             upstream: setup.upstream,
             failures: AtomicU8::new(0),
             stopping: AtomicBool::new(false),
+            load: Mutex::new(None),
         }
     }
 
@@ -177,8 +187,21 @@ impl Service {
                     }
                 }
             }
+            Order::Drive { failing } => {
+                let mut load = self.load.lock();
+                let load = load.get_or_insert_with(|| Load::start(&self.breakers[0]));
+                answer.measured = load.change(&failing);
+            }
             Order::Look => {
-                answer.views = self.views.lock().iter().flatten().copied().collect();
+                answer.views = match &*self.load.lock() {
+                    Some(load) => load.views(),
+                    None => self.views.lock().iter().flatten().copied().collect(),
+                };
+                let mut health = self.registries.iter().map(Commontrip::health);
+                answer.away = health.any(|h| h.away_for.is_some());
+                answer.times_away = self.times_away();
+                answer.error = self.registries.iter().find_map(|r| r.health().last_error);
+                answer.unix_ms = unix_ms();
                 let mut health = self.registries.iter().map(Commontrip::health);
                 answer.in_touch = health.all(|h| h.away_for.is_none() && h.reports_pending == 0);
             }
@@ -187,8 +210,11 @@ impl Service {
                 for worker in workers.drain(..) {
                     worker.await.expect("no call panics");
                 }
-                let away = |registry: &Commontrip| registry.health().times_away;
-                answer.times_away = self.registries.iter().map(away).sum();
+                let load = self.load.lock().take();
+                if let Some(load) = load {
+                    load.stop().await;
+                }
+                answer.times_away = self.times_away();
                 for registry in &self.registries {
                     registry.shutdown().await;
                 }
@@ -196,6 +222,11 @@ impl Service {
             }
         }
         answer
+    }
+
+    fn times_away(&self) -> u64 {
+        let away = |registry: &Commontrip| registry.health().times_away;
+        self.registries.iter().map(away).sum()
     }
 
     async fn serve(self: Arc<Self>, registry: usize, circuit: usize) {

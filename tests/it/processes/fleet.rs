@@ -4,6 +4,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     process::Stdio,
     sync::{
         Arc,
@@ -41,6 +42,7 @@ pub struct Fleet {
     slots: tokio::sync::Mutex<Vec<Arc<tokio::sync::Mutex<Replica>>>>,
     lives: Arc<Mutex<Vec<Life>>>,
     kills: AtomicU64,
+    starts: AtomicU64,
 }
 
 struct Replica {
@@ -58,6 +60,7 @@ impl Fleet {
             slots: tokio::sync::Mutex::default(),
             lives: Arc::default(),
             kills: AtomicU64::new(0),
+            starts: AtomicU64::new(0),
         }
     }
 
@@ -142,10 +145,23 @@ impl Fleet {
         answers
     }
 
+    fn started_with(&self) -> Vec<OsString> {
+        let choice = &self.setup.started_with;
+        if choice.is_empty() {
+            return Vec::new();
+        }
+        let turn = self.starts.fetch_add(1, Ordering::Relaxed) as usize;
+        let words = &choice[turn % choice.len()];
+        words.iter().map(OsString::from).collect()
+    }
+
     async fn start_one(&self) -> Replica {
         // This program again, in the test that lets its process be a replica when it is told to.
         let program = env::current_exe().expect("a test knows its program");
-        let mut process = Command::new(program)
+        let mut words = self.started_with();
+        words.push(program.into_os_string());
+        let mut process = Command::new(&words[0])
+            .args(&words[1..])
             .args([super::CHILDS_TEST, "--exact", "--nocapture"])
             .env(ROLE, "1")
             .stdin(Stdio::piped())

@@ -1,6 +1,9 @@
 //! What a test and its processes say to each other: one JSON value a line, over stdin and stdout.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    ops::AddAssign,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use commontrip::{Policy, State};
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,10 @@ pub struct Setup {
     pub circuits: Vec<(String, Policy)>,
     /// The port where probes call.
     pub upstream: u16,
+    /// Long when it is not given: Redis is slow then only because the machine is.
+    pub store_timeout_ms: Option<u64>,
+    /// What to start processes with, such as `ip netns exec x`; they take turns with these.
+    pub started_with: Vec<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +53,11 @@ pub enum Order {
     Serve {
         failures: u8,
     },
+    /// Calls on all circuits of the first registry from several threads, and times each call; those of the circuits named
+    /// fail. Tells what was measured since the same order before.
+    Drive {
+        failing: Vec<usize>,
+    },
     /// Tells how all circuits are seen.
     Look,
     /// Ends the calls and shuts down in good order.
@@ -62,9 +74,64 @@ pub struct Answer {
     pub totals: Vec<Totals>,
     /// Redis answers, and has all reports that were sent.
     pub in_touch: bool,
+    /// The store is held to be away.
+    pub away: bool,
     /// How often the store was away.
     pub times_away: u64,
+    /// Its last error.
+    pub error: Option<String>,
+    pub measured: Measured,
+    /// The process' clock.
+    pub unix_ms: u64,
 }
+
+/// What calls of several threads were told, and how long the breaker took over them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// By circuit.
+    pub told: Vec<Told>,
+    pub breaker: Times,
+    /// The same calls through a circuit that has no Redis.
+    pub control: Times,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Told {
+    pub ok: u64,
+    pub failed: u64,
+    pub rejected: u64,
+    /// Anything else: there is no reason for it.
+    pub other: u64,
+}
+
+impl AddAssign for Told {
+    fn add_assign(&mut self, other: Told) {
+        self.ok += other.ok;
+        self.failed += other.failed;
+        self.rejected += other.rejected;
+        self.other += other.other;
+    }
+}
+
+/// How long calls took, without the time for which the machine did not run them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Times {
+    pub calls: u64,
+    pub p50_ns: u64,
+    pub p999_ns: u64,
+    /// All that took longer than [`LONG_NS`].
+    pub long_ns: Vec<u64>,
+}
+
+impl Times {
+    /// Adds calls; the percentiles stay.
+    pub fn add(&mut self, more: Times) {
+        self.calls += more.calls;
+        self.long_ns.extend(more.long_ns);
+    }
+}
+
+pub const LONG_NS: u64 = 50_000;
 
 /// A circuit as one registry sees it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

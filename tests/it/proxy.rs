@@ -1,0 +1,184 @@
+//! A TCP proxy that can do to its connections what networks do.
+//!
+//! Owns the connections and what happens to them; does not look at the bytes. Invariant: bytes of one connection are never
+//! lost in its middle, as on a real one. A connection that was hung is closed when the proxy passes again.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpSocket, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Pass,
+    /// What the server says comes later by so much.
+    Delay(Duration),
+    /// Connections are taken, and whatever they say is swallowed.
+    Hang,
+}
+
+#[derive(Clone, Copy)]
+struct Law {
+    mode: Mode,
+    /// Connections made under an older number are closed.
+    epoch: u64,
+}
+
+pub struct Proxy {
+    address: SocketAddr,
+    server: u16,
+    law: watch::Sender<Law>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Listens on an address of this machine and passes everything on to a port of 127.0.0.1.
+    pub async fn start(on: Ipv4Addr, server: u16) -> Proxy {
+        let listener = TcpListener::bind((on, 0)).await.expect("a port");
+        let law = Law {
+            mode: Mode::Pass,
+            epoch: 0,
+        };
+        let mut proxy = Proxy {
+            address: listener.local_addr().expect("it is bound"),
+            server,
+            law: watch::channel(law).0,
+            accepting: None,
+        };
+        proxy.accept(listener);
+        proxy
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}/", self.address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Changes what happens to bytes, on connections that there are and on new ones.
+    pub fn set(&self, mode: Mode) {
+        self.law.send_modify(|law| {
+            if law.mode == Mode::Hang {
+                law.epoch += 1;
+            }
+            law.mode = mode;
+        });
+    }
+
+    /// Closes all connections that there are.
+    pub fn cut(&self) {
+        self.law.send_modify(|law| law.epoch += 1);
+    }
+
+    /// Closes all connections and refuses new ones.
+    pub async fn refuse(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            // The port is closed when the task is gone.
+            let _ = accepting.await;
+        }
+        self.cut();
+    }
+
+    /// Takes connections again, on the same port.
+    pub fn admit(&mut self) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("it is a TCP socket");
+        socket.bind(self.address).expect("the port is ours");
+        self.accept(socket.listen(128).expect("it is bound"));
+    }
+
+    fn accept(&mut self, listener: TcpListener) {
+        let (law, server) = (Arc::new(self.law.clone()), self.server);
+        self.accepting = Some(tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                // Of this moment: a cut that follows is for this connection too.
+                let (law, epoch) = (law.subscribe(), law.borrow().epoch);
+                tokio::spawn(async move {
+                    let to = (Ipv4Addr::LOCALHOST, server);
+                    // A server that is not there: the client is cut off.
+                    if let Ok(server) = TcpStream::connect(to).await {
+                        connect(client, server, law, epoch).await;
+                    }
+                });
+            }
+        }));
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+    }
+}
+
+/// Lives as long as both sides and the epoch do.
+async fn connect(client: TcpStream, server: TcpStream, mut law: watch::Receiver<Law>, epoch: u64) {
+    for stream in [&client, &server] {
+        stream.set_nodelay(true).expect("it is a TCP stream");
+    }
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let there = pass(from_client, to_server, law.clone(), |_| Duration::ZERO);
+    let back = pass(from_server, to_client, law.clone(), |mode| match mode {
+        Mode::Delay(delay) => delay,
+        Mode::Pass | Mode::Hang => Duration::ZERO,
+    });
+    tokio::select! {
+        () = there => {}
+        () = back => {}
+        _ = law.wait_for(|law| law.epoch != epoch) => {}
+    }
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    law: watch::Receiver<Law>,
+    delay: impl Fn(Mode) -> Duration,
+) {
+    let (sender, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let read = async {
+        let mut bytes = vec![0; 16 * 1024];
+        loop {
+            match from.read(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) => {
+                    let mode = law.borrow().mode;
+                    let due = Instant::now() + delay(mode);
+                    if mode != Mode::Hang && sender.send((due, bytes[..n].to_vec())).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    let write = async {
+        while let Some((due, bytes)) = waiting.recv().await {
+            sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = write => {}
+    }
+}
