@@ -25,7 +25,7 @@ use super::{
     registry::Shared,
 };
 use crate::{
-    model::{Name, Release},
+    model::{Name, Snapshot},
     store::StoreError,
 };
 
@@ -160,13 +160,11 @@ impl Shared {
         let Some(cell) = fastrand::choice(cells) else {
             return true;
         };
-        let answer = match cell.away() {
-            Away::Refused => self.ask_again(cell).await,
-            _ => self.ask(cell).await,
-        };
-        let error = match answer {
-            Ok(()) => {
+        let error = match self.ask(cell).await {
+            Ok(snapshot) => {
+                cell.delivered(snapshot.pace_ms);
                 self.returned(cells);
+                cell.take_shared(&snapshot);
                 return true;
             }
             Err(error) => error,
@@ -184,28 +182,13 @@ impl Shared {
         true
     }
 
-    /// A write that changes nothing but what was lost: it shows that the store takes reports
-    /// again, and brings back what this process remembers.
-    async fn ask(&self, cell: &Cell) -> Result<(), StoreError> {
-        let request = Release {
-            head: cell.head(),
-            token: "-".to_owned(),
-        };
-        let answer = self.store.release(&cell.name, &request);
-        self.in_time(answer).await.map(drop)
-    }
-
-    /// The report that was refused, if it was a report.
-    async fn ask_again(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<(), StoreError> {
-        let Some(report) = cell.pending_report() else {
-            return self.ask(cell).await;
-        };
-        let batch = [(cell.name.clone(), report)];
+    /// Sends the report whose answer is awaited, or an empty one: a write, so it shows that the
+    /// store takes reports again, and it brings back what this process remembers.
+    async fn ask(&self, cell: &Cell) -> Result<Snapshot, StoreError> {
+        let batch = [(cell.name.clone(), cell.pending_or_empty())];
         let answers = self.in_time(self.store.report(&batch)).await?;
-        for answer in answers {
-            cell.delivered(answer?.pace_ms);
-        }
-        Ok(())
+        let answer = answers.into_iter().next();
+        answer.unwrap_or_else(|| Err(StoreError::Unreadable("no answer".to_owned())))
     }
 
     fn returned(&self, cells: &[Arc<Cell>]) {

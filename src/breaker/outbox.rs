@@ -1,7 +1,7 @@
 //! What the next report of a circuit will carry.
 //!
 //! Owns numbering, the report whose answer is awaited, and the sums that are kept while the store
-//! is away. Invariant: a report's number and content stay together until it is answered.
+//! is away. Invariant: a report's number and outcomes stay together until it is answered.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -17,6 +17,8 @@ pub(super) struct Outbox {
     number: u64,
     /// Sent, or about to be; not answered.
     pub(super) pending: Option<Report>,
+    /// When that was made.
+    pending_since: u64,
     /// Outcomes of earlier generations, and of probes: for the lifetime totals.
     pub(super) late: Counts,
     pub(super) settled: Vec<Settled>,
@@ -75,6 +77,7 @@ impl Outbox {
         if silent && self.trips == 0 && !even_if_empty {
             return;
         }
+        self.pending_since = now;
         self.pending = Some(Report {
             seq: self.next_number(),
             generation,
@@ -86,6 +89,17 @@ impl Outbox {
             settled: std::mem::take(&mut self.settled),
             ..Report::default()
         });
+    }
+
+    /// What waited for an answer until it has left the window is only counted: either it was filed,
+    /// and the number says so, or it comes too late to move anything.
+    pub(super) fn let_age(&mut self, now: u64, window_ms: u64) {
+        let old = now.saturating_sub(self.pending_since) > window_ms;
+        if let Some(pending) = self.pending.as_mut().filter(|_| old) {
+            pending.late += std::mem::take(&mut pending.counts);
+            pending.runs = Runs::default();
+            pending.trips = 0;
+        }
     }
 
     /// Keeps sums for the store's return; what leaves the window is only counted.

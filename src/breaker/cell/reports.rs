@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{Cell, View, own};
-use crate::model::{Head, Memory, Report};
+use crate::model::{Head, Memory, Report, State};
 
 impl Cell {
     #[inline]
@@ -40,6 +40,8 @@ impl Cell {
         let seen = &view.shared;
         let left_ms = match seen.until_ms {
             0 => -1,
+            // What is left of a half-open is no wait: once its probes have ended, new ones may go.
+            _ if seen.state == State::HalfOpen => 0,
             _ => i64::try_from(seen.left_ms().saturating_sub(age_ms)).unwrap_or(i64::MAX),
         };
         Head {
@@ -79,6 +81,10 @@ impl Cell {
             if let (Some(own), Some(report)) = (&own, &mut outbox.pending) {
                 report.alone_ms = own::alone_ms(own);
             }
+            if own.is_none() {
+                // The circuit that gave those probes is no more.
+                outbox.settled_locally.clear();
+            }
             drop(outbox);
             if let Some(own) = own {
                 self.take_judgement(&mut view, &own);
@@ -89,13 +95,22 @@ impl Cell {
         self.pending_of(&view)
     }
 
-    /// The report whose answer is awaited.
-    pub(in crate::breaker) fn pending_report(&self) -> Option<Report> {
-        self.pending_of(&self.view.lock())
+    /// The report whose answer is awaited, or else one that says nothing.
+    pub(in crate::breaker) fn pending_or_empty(&self) -> Report {
+        let view = self.view.lock();
+        let pending = self.pending_of(&view);
+        pending.unwrap_or_else(|| Report {
+            head: self.head_of(&view),
+            seq: self.outbox.lock().next_number(),
+            generation: view.shared.generation,
+            ..Report::default()
+        })
     }
 
     fn pending_of(&self, view: &View) -> Option<Report> {
-        let mut report = self.outbox.lock().pending.clone()?;
+        let mut outbox = self.outbox.lock();
+        outbox.let_age(self.now(), self.policy.load().rules.window_ms);
+        let mut report = outbox.pending.clone()?;
         report.head = self.head_of(view);
         Some(report)
     }
