@@ -5,12 +5,12 @@
 //! `COMMONTRIP_TEST_ROUNDS` (half-open rounds a circuit, default 40) makes the long run longer.
 //! No bound here is about speed: they are what "never" means on a machine with other things to do.
 
-mod child;
-mod fleet;
+pub mod child;
+pub mod fleet;
 mod probes;
 mod totals;
 mod upstream;
-mod wire;
+pub mod wire;
 
 use std::{
     io::Write,
@@ -34,7 +34,7 @@ const PROCESSES: usize = 8;
 /// A trip reaches everybody within this time. It takes a few milliseconds.
 const REACH: Duration = Duration::from_secs(5);
 
-fn ms(ms: u64) -> Duration {
+pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -48,7 +48,7 @@ fn setup(registries: usize, circuits: Vec<(String, Policy)>) -> Setup {
         redis: support::redis_url().to_owned(),
         registries,
         circuits,
-        upstream: 0,
+        ..Setup::default()
     }
 }
 
@@ -63,7 +63,7 @@ fn observer_on(redis: &str, name: &str, policy: &Policy) -> CircuitBreaker {
     registry.circuit(name, policy.clone()).unwrap()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let since = Instant::now();
     while !holds().await {
         assert!(
@@ -78,13 +78,13 @@ async fn redis_connection() -> redis::aio::MultiplexedConnection {
     connection_to(support::redis_url()).await
 }
 
-async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
+pub async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
 /// Circuits that change quickly: every limit with short and long waits, and with half-opens that end undecided.
-fn stormy(index: usize) -> Policy {
+pub fn stormy(index: usize) -> Policy {
     let policy = Policy::builder()
         .permitted_number_of_calls_in_half_open_state(1 + index as u64 % 3)
         // Shorter than a probe may take: the next half-open finds those of the last one still out.
@@ -106,7 +106,7 @@ async fn admits_all(fleet: &Fleet) -> bool {
     answers.iter().all(|a| a.views.iter().all(admits))
 }
 
-fn key(name: &str, part: &str) -> String {
+pub fn key(name: &str, part: &str) -> String {
     format!("commontrip:{{{name}}}:{part}")
 }
 
@@ -124,7 +124,7 @@ async fn stream(name: &str) -> Vec<(u64, String, String)> {
     entries.iter().map(|(_, entry)| fields(entry)).collect()
 }
 
-fn percentiles(mut times: Vec<u64>) -> String {
+pub fn percentiles(mut times: Vec<u64>) -> String {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     let n = times.len();

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, Totals, Verdict, View, unix_ms};
+use crate::histories::replica;
 
 /// Calls in 100 that are dropped without an outcome.
 const DROPPED: u8 = 8;
@@ -44,6 +45,9 @@ pub async fn run() {
     let Some(Order::Setup(setup)) = orders.recv().await else {
         panic!("the first order is the setup");
     };
+    if let Some(load) = setup.load.clone() {
+        return replica::run(setup, load, orders).await;
+    }
     let service = Arc::new(Service::new(setup));
     say(&Line::Answer(Answer::default()));
     let mut workers = Vec::new();
@@ -71,7 +75,7 @@ fn orders() -> mpsc::UnboundedReceiver<Order> {
 }
 
 /// A line to the parent. The harness writes to the same stream, hence the line break before.
-fn say(line: &Line) {
+pub fn say(line: &Line) {
     let text = serde_json::to_string(line).expect("lines can be JSON");
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "\n{text}").and_then(|()| out.flush());

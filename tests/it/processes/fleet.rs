@@ -15,12 +15,14 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     sync::mpsc,
+    task::JoinHandle,
     time::timeout,
 };
 
 use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, unix_ms};
+use crate::histories::record::{Record, Tick};
 
 /// Long beyond what a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +34,10 @@ pub struct Life {
     pub ready_ms: u64,
     pub killed_ms: Option<u64>,
     pub seen: Vec<Seen>,
+    pub did: Vec<Record>,
+    pub ticks: Vec<Tick>,
+    /// What it wrote to stderr.
+    pub complaints: String,
 }
 
 pub struct Fleet {
@@ -41,6 +47,7 @@ pub struct Fleet {
     slots: tokio::sync::Mutex<Vec<Arc<tokio::sync::Mutex<Replica>>>>,
     lives: Arc<Mutex<Vec<Life>>>,
     kills: AtomicU64,
+    listeners: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Replica {
@@ -58,6 +65,7 @@ impl Fleet {
             slots: tokio::sync::Mutex::default(),
             lives: Arc::default(),
             kills: AtomicU64::new(0),
+            listeners: Mutex::default(),
         }
     }
 
@@ -79,6 +87,11 @@ impl Fleet {
 
     pub fn lives(&self) -> Vec<Life> {
         self.lives.lock().clone()
+    }
+
+    /// A look at what was said so far, without a copy.
+    pub fn look<T>(&self, look: impl FnOnce(&[Life]) -> T) -> T {
+        look(&self.lives.lock())
     }
 
     pub fn kills(&self) -> u64 {
@@ -139,6 +152,16 @@ impl Fleet {
                 .expect("it can be waited for");
             assert!(status.success(), "a process ended with {status}");
         }
+        // All that was ever said is here, what the killed said too.
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        for listener in listeners {
+            let heard = timeout(PATIENCE, listener).await;
+            heard.expect("a pipe ends with its process").unwrap();
+        }
+        for life in self.lives.lock().iter() {
+            let quiet = !life.complaints.contains("panicked");
+            assert!(quiet, "process {}: {}", life.process, life.complaints);
+        }
         answers
     }
 
@@ -150,6 +173,7 @@ impl Fleet {
             .env(ROLE, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("this program starts");
@@ -161,12 +185,19 @@ impl Fleet {
                 ready_ms: u64::MAX,
                 killed_ms: None,
                 seen: Vec::new(),
+                did: Vec::new(),
+                ticks: Vec::new(),
+                complaints: String::new(),
             });
             lives.len() - 1
         };
         let (sender, answers) = mpsc::unbounded_channel();
         let said = process.stdout.take().expect("it is piped");
-        tokio::spawn(listen(said, sender, life, Arc::clone(&self.lives)));
+        let complaints = process.stderr.take().expect("it is piped");
+        self.listeners.lock().extend([
+            tokio::spawn(listen(said, sender, life, Arc::clone(&self.lives))),
+            tokio::spawn(hear(complaints, life, Arc::clone(&self.lives))),
+        ]);
         let mut replica = Replica {
             orders: process.stdin.take().expect("it is piped"),
             process,
@@ -197,8 +228,21 @@ async fn listen(
                 let _ = answers.send(answer);
             }
             Ok(Line::Seen(seen)) => lives.lock()[life].seen.push(seen),
+            Ok(Line::Did(record)) => lives.lock()[life].did.push(record),
+            Ok(Line::Tick(tick)) => lives.lock()[life].ticks.push(tick),
             Err(_) => {}
         }
+    }
+}
+
+/// Keeps what a process writes to stderr, and shows it as before.
+async fn hear(complaints: ChildStderr, life: usize, lives: Arc<Mutex<Vec<Life>>>) {
+    let mut lines = BufReader::new(complaints).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{line}");
+        let complaints = &mut lives.lock()[life].complaints;
+        complaints.push_str(&line);
+        complaints.push('\n');
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use commontrip::{Policy, State};
 use serde::{Deserialize, Serialize};
 
+use crate::histories::record::{Load, Record, Tick};
+
 /// Present in the environment of a process that is to be a replica.
 pub const ROLE: &str = "COMMONTRIP_TEST_CHILD";
 
@@ -17,6 +19,8 @@ pub struct Setup {
     pub circuits: Vec<(String, Policy)>,
     /// The port where probes call.
     pub upstream: u16,
+    /// Present when its calls are recorded (`histories::replica`).
+    pub load: Option<Load>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,8 @@ pub struct Answer {
     pub in_touch: bool,
     /// How often the store was away.
     pub times_away: u64,
+    /// Of the store, in words.
+    pub last_error: Option<String>,
 }
 
 /// A circuit as one registry sees it.
@@ -98,6 +104,8 @@ pub struct Seen {
 pub enum Line {
     Answer(Answer),
     Seen(Seen),
+    Did(Record),
+    Tick(Tick),
 }
 
 /// Wall clock, as Redis has it: they run on one machine, or so close that milliseconds agree.
