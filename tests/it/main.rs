@@ -21,6 +21,7 @@ mod processes;
 mod properties;
 mod provision;
 mod rooms;
+mod soak;
 mod support;
 mod transitions;
 mod wait;

@@ -242,7 +242,7 @@ fn events_that_repeat_leave_out_or_do_not_follow_are_found() {
     let from = found(|h| h.circuits[0].events[1].from = State::Closed);
     assert_eq!(from.iter().filter(|v| broken(v)).count(), 1);
     let twice = found(|h| h.circuits[0].events[2].generation = 2);
-    assert!(twice.iter().any(|v| broken(v)), "{twice:?}");
+    assert!(twice.iter().any(broken), "{twice:?}");
 }
 
 #[test]

@@ -125,9 +125,10 @@ pub struct Tick {
     pub unprotected: u64,
     /// Longest time that the breaker took over one call.
     pub worst_added_ns: u64,
-    /// Calls to which it added more than `store_timeout` and 50 ms, and 500 ms.
+    /// Calls to which it added more than `store_timeout` and 50 ms.
     pub added_50: u64,
-    pub added_500: u64,
+    /// Calls to which it added more than `store_timeout` and 500 ms, beyond what the machine held them up.
+    pub held_up: u64,
     /// Longest time by which this process' timer came late.
     pub worst_stall_ns: u64,
     pub times_away: u64,

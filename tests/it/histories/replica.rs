@@ -69,6 +69,8 @@ struct Replica {
     load: Load,
     stopping: AtomicBool,
     calls: AtomicU64,
+    /// By how much its timers were late so far, in sum.
+    stalled_ns: AtomicU64,
     /// How often the store had been away when all views were last known to be shared.
     shared_at: Mutex<Option<u64>>,
     /// By circuit: what was last said of it, failures in a row.
@@ -102,6 +104,7 @@ impl Replica {
             load,
             stopping: AtomicBool::new(false),
             calls: AtomicU64::new(0),
+            stalled_ns: AtomicU64::new(0),
             shared_at: Mutex::new(None),
             shown: Mutex::new(vec![None; breakers.len()]),
             failing: Mutex::default(),
@@ -165,7 +168,7 @@ impl Replica {
     async fn work(self: Arc<Self>, circuit: usize) {
         while !self.stopping.load(Ordering::Relaxed) {
             let call = self.calls.fetch_add(1, Ordering::Relaxed);
-            if !self.load.detail && call % BY_CALL == 0 {
+            if !self.load.detail && call.is_multiple_of(BY_CALL) {
                 self.call(circuit).await;
             } else {
                 self.permit(circuit, call).await;
@@ -178,6 +181,7 @@ impl Replica {
     /// One call through the closure, as most users make it.
     async fn call(&self, circuit: usize) {
         let asked_ns = now_ns();
+        let stalled_ns = self.stalled_ns.load(Ordering::Relaxed);
         let begun = AtomicU64::new(0);
         let fails = self.load.weather.fails(circuit, asked_ns);
         let answer = self.breakers[circuit]
@@ -193,7 +197,7 @@ impl Replica {
             0 => now_ns(),
             begun => begun,
         };
-        self.note_added(begun - asked_ns);
+        self.note_added(begun - asked_ns, stalled_ns);
         match answer {
             Ok(()) | Err(CallError::Failed(())) => {}
             Err(CallError::Rejected(rejection)) => self.count_rejection(circuit, &rejection),
@@ -207,9 +211,10 @@ impl Replica {
         if self.load.detail {
             self.tell(circuit, &asked, What::Asked(call));
         }
+        let stalled_ns = self.stalled_ns.load(Ordering::Relaxed);
         let answer = self.breakers[circuit].acquire().await;
         let moment = self.look(circuit);
-        self.note_added(moment.at_ns - asked.at_ns);
+        self.note_added(moment.at_ns - asked.at_ns, stalled_ns);
         // Who was in touch all the time was answered by the store, or from its last answer.
         let away = asked.away || moment.away || asked.times_away != moment.times_away;
         let answered = |got, local| What::Answered { call, got, local };
@@ -292,13 +297,15 @@ impl Replica {
         tick.wronged += u64::from(rejection.reason == Reason::StoreAway);
     }
 
-    fn note_added(&self, added_ns: u64) {
+    /// Notes the time that the breaker took over a call, and since whose beginning this process has stalled so long.
+    fn note_added(&self, added_ns: u64, stalled_ns: u64) {
+        let stalled_ns = self.stalled_ns.load(Ordering::Relaxed) - stalled_ns;
         let mut tick = self.tick.lock();
         tick.calls += 1;
         tick.worst_added_ns = tick.worst_added_ns.max(added_ns);
         let beyond_ms = (added_ns / 1_000_000).saturating_sub(self.load.store_timeout_ms);
         tick.added_50 += u64::from(beyond_ms > 50);
-        tick.added_500 += u64::from(beyond_ms > 500);
+        tick.held_up += u64::from(beyond_ms > 500 + stalled_ns / 1_000_000);
     }
 
     async fn tick(self: Arc<Self>) {
@@ -346,6 +353,7 @@ impl Replica {
             let before = now_ns();
             tokio::time::sleep(STALL_TICK).await;
             let late = (now_ns() - before).saturating_sub(STALL_TICK.as_nanos() as u64);
+            self.stalled_ns.fetch_add(late, Ordering::Relaxed);
             let mut tick = self.tick.lock();
             tick.worst_stall_ns = tick.worst_stall_ns.max(late);
         }

@@ -128,6 +128,20 @@ fn event(fields: &HashMap<String, String>, ahead_ns: u64) -> Happened {
     }
 }
 
+/// A circuit's generation and state, as its hash has them.
+pub async fn present(
+    redis: &mut MultiplexedConnection,
+    name: &str,
+) -> redis::RedisResult<(u64, State)> {
+    let mut read = redis::cmd("HMGET");
+    read.arg(format!("commontrip:{{{name}}}"))
+        .arg("generation")
+        .arg("state");
+    let (generation, state): (Option<u64>, Option<String>) = read.query_async(redis).await?;
+    let state = state.as_deref().and_then(State::from_word);
+    Ok((generation.unwrap_or_default(), state.unwrap_or_default()))
+}
+
 /// A circuit's lifetime totals, as its hash has them.
 pub async fn counted(redis: &mut MultiplexedConnection, name: &str) -> Totals {
     let mut read = redis::cmd("HMGET");
