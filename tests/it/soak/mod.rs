@@ -9,6 +9,7 @@
 //! away.
 
 mod faults;
+mod found;
 mod proxy;
 mod verdict;
 
