@@ -24,6 +24,8 @@ use crate::processes::{
 
 /// One call in so many goes through `call`, which does not tell a probe from others.
 const BY_CALL: u64 = 4;
+/// Nothing here takes so long, unless it takes for ever.
+const HANGS: Duration = Duration::from_secs(30);
 const STALL_TICK: Duration = Duration::from_millis(10);
 
 /// Does as the orders say; meant for a runtime of one thread, so that nothing else runs between an answer and a look.
@@ -47,20 +49,35 @@ pub async fn run(setup: Setup, load: Load, mut orders: mpsc::UnboundedReceiver<O
             Order::Look => say(&Line::Answer(replica.answer())),
             Order::Stop => {
                 replica.stopping.store(true, Ordering::Relaxed);
-                for task in tasks.drain(..).chain(ticks.take()) {
-                    task.await.expect("no call panics");
+                for task in tasks.drain(..) {
+                    ends("a call", task).await.expect("no call panics");
                 }
+                if let Some(ticks) = ticks.take() {
+                    ends("a flush", ticks).await.expect("no flush panics");
+                }
+                let since_ns = now_ns();
                 while !replica.confirm().await {
+                    let (health, waited) = (replica.registry.health(), now_ns() - since_ns);
+                    assert!(
+                        waited < HANGS.as_nanos() as u64,
+                        "nothing is confirmed any more: {health:?}"
+                    );
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 replica.say_tick();
                 let answer = replica.answer();
-                replica.registry.shutdown().await;
+                ends("the shutdown", replica.registry.shutdown()).await;
                 return say(&Line::Answer(answer));
             }
             other => panic!("a recorded process takes no {other:?}"),
         }
     }
+}
+
+/// Waits for something that takes a moment.
+async fn ends<T>(what: &str, waits: impl Future<Output = T>) -> T {
+    let ended = tokio::time::timeout(HANGS, waits).await;
+    ended.unwrap_or_else(|_| panic!("{what} does not end"))
 }
 
 struct Replica {
@@ -133,6 +150,7 @@ impl Replica {
             totals: self.tick.lock().did.clone(),
             in_touch: health.away_for.is_none() && health.reports_pending == 0,
             times_away: health.times_away,
+            away: health.away_for.is_some(),
             last_error: health.last_error,
             ..Answer::default()
         }

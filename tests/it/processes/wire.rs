@@ -68,6 +68,8 @@ pub struct Answer {
     pub in_touch: bool,
     /// How often the store was away.
     pub times_away: u64,
+    /// The store is away now.
+    pub away: bool,
     /// Of the store, in words.
     pub last_error: Option<String>,
 }

@@ -105,7 +105,7 @@ async fn agrees(stage: &Stage, names: &[String], fleet: &Fleet) -> bool {
             .views
             .iter()
             .map(|view| (view.generation, view.state));
-        answer.in_touch && seen.eq(circuits.iter().copied())
+        !answer.away && seen.eq(circuits.iter().copied())
     })
 }
 
@@ -160,7 +160,7 @@ async fn a_fleet_under_traffic_survives_a_redis_that_fails_in_every_way() {
         }
         let look = async {
             let answers = fleet.order_all(|| Order::Look).await;
-            let away = answers.into_iter().filter(|answer| !answer.in_touch);
+            let away = answers.into_iter().filter(|answer| answer.away);
             let errors = away.filter_map(|answer| answer.last_error);
             seen.lock().entry(planned.fault).or_default().extend(errors);
         };

@@ -14,9 +14,9 @@ use crate::{
     processes::{fleet::Life, wire::Totals},
 };
 
-/// Failed calls in a row that one process makes on one circuit before it rejects: those that outweigh what its window
-/// holds of good ones, which is a second's, and what is made until an answer is there. A slot has some 700.
-const UNPROTECTED: u64 = 500;
+/// Failed calls in a row that one process makes on one circuit before it rejects. Some 160 are: what outweighs the good
+/// ones in its window, which is a second's, and what is made until an answer is there. An outage has some 700.
+const UNPROTECTED: u64 = 350;
 /// Calls of a process, or in 10 000, that may be held up by more than half a second beyond `store_timeout` and what the
 /// machine is known to have held them up: not all of it is known.
 const HELD_UP: u64 = 3;
