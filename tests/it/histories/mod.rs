@@ -35,7 +35,7 @@ use crate::{
 const PROCESSES: usize = 8;
 const CIRCUITS: usize = 3;
 /// What a run must have seen to have shown anything, however short it is.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 5;
 const KILLS: u64 = 6;
 
 fn say(words: &str) {
