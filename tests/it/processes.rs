@@ -5,7 +5,7 @@
 //! `COMMONTRIP_TEST_ROUNDS` (half-open rounds a circuit, default 40) makes the long run longer.
 //! No bound here is about speed: they are what "never" means on a machine with other things to do.
 
-mod child;
+pub mod child;
 pub mod fleet;
 pub mod load;
 mod probes;
@@ -85,7 +85,7 @@ pub async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
 }
 
 /// Circuits that change quickly: every limit with short and long waits, and with half-opens that end undecided.
-fn stormy(index: usize) -> Policy {
+pub fn stormy(index: usize) -> Policy {
     let policy = Policy::builder()
         .permitted_number_of_calls_in_half_open_state(1 + index as u64 % 3)
         // Shorter than a probe may take: the next half-open finds those of the last one still out.
@@ -107,7 +107,7 @@ async fn admits_all(fleet: &Fleet) -> bool {
     answers.iter().all(|a| a.views.iter().all(admits))
 }
 
-fn key(name: &str, part: &str) -> String {
+pub fn key(name: &str, part: &str) -> String {
     format!("commontrip:{{{name}}}:{part}")
 }
 
@@ -125,7 +125,7 @@ async fn stream(name: &str) -> Vec<(u64, String, String)> {
     entries.iter().map(|(_, entry)| fields(entry)).collect()
 }
 
-fn percentiles(mut times: Vec<u64>) -> String {
+pub fn percentiles(mut times: Vec<u64>) -> String {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     let n = times.len();

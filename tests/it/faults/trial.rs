@@ -254,7 +254,7 @@ impl Trial {
         self.judge_answers(&mut wrong);
         self.judge_times(&away, &mut wrong);
         for (process, times) in away.iter().enumerate() {
-            let (expected, error) = (&self.away, &looks[process].error);
+            let (expected, error) = (&self.away, &looks[process].last_error);
             // A machine that stands still for 50 ms is a store that is away, rightly.
             let slow = error
                 .as_ref()

@@ -26,6 +26,7 @@ use tokio::{
 
 use super::load::Load;
 use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, Totals, Verdict, View, unix_ms};
+use crate::histories::replica;
 
 /// Calls in 100 that are dropped without an outcome.
 const DROPPED: u8 = 8;
@@ -51,6 +52,9 @@ pub async fn run() {
     let Some(Order::Setup(setup)) = orders.recv().await else {
         panic!("the first order is the setup");
     };
+    if let Some(load) = setup.load.clone() {
+        return replica::run(setup, load, orders).await;
+    }
     let service = Arc::new(Service::new(setup));
     say(&Line::Answer(Answer::default()));
     let mut workers = Vec::new();
@@ -78,7 +82,7 @@ fn orders() -> mpsc::UnboundedReceiver<Order> {
 }
 
 /// A line to the parent. The harness writes to the same stream, hence the line break before.
-fn say(line: &Line) {
+pub fn say(line: &Line) {
     let text = serde_json::to_string(line).expect("lines can be JSON");
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "\n{text}").and_then(|()| out.flush());
@@ -200,7 +204,7 @@ impl Service {
                 let mut health = self.registries.iter().map(Commontrip::health);
                 answer.away = health.any(|h| h.away_for.is_some());
                 answer.times_away = self.times_away();
-                answer.error = self.registries.iter().find_map(|r| r.health().last_error);
+                answer.last_error = self.registries.iter().find_map(|r| r.health().last_error);
                 answer.unix_ms = unix_ms();
                 let mut health = self.registries.iter().map(Commontrip::health);
                 answer.in_touch = health.all(|h| h.away_for.is_none() && h.reports_pending == 0);

@@ -16,12 +16,14 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     sync::mpsc,
+    task::JoinHandle,
     time::timeout,
 };
 
 use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, unix_ms};
+use crate::histories::record::{Record, Tick};
 
 /// Long beyond what a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +35,10 @@ pub struct Life {
     pub ready_ms: u64,
     pub killed_ms: Option<u64>,
     pub seen: Vec<Seen>,
+    pub did: Vec<Record>,
+    pub ticks: Vec<Tick>,
+    /// What it wrote to stderr.
+    pub complaints: String,
 }
 
 pub struct Fleet {
@@ -43,6 +49,7 @@ pub struct Fleet {
     lives: Arc<Mutex<Vec<Life>>>,
     kills: AtomicU64,
     starts: AtomicU64,
+    listeners: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Replica {
@@ -61,6 +68,7 @@ impl Fleet {
             lives: Arc::default(),
             kills: AtomicU64::new(0),
             starts: AtomicU64::new(0),
+            listeners: Mutex::default(),
         }
     }
 
@@ -82,6 +90,11 @@ impl Fleet {
 
     pub fn lives(&self) -> Vec<Life> {
         self.lives.lock().clone()
+    }
+
+    /// A look at what was said so far, without a copy.
+    pub fn look<T>(&self, look: impl FnOnce(&[Life]) -> T) -> T {
+        look(&self.lives.lock())
     }
 
     pub fn kills(&self) -> u64 {
@@ -142,6 +155,16 @@ impl Fleet {
                 .expect("it can be waited for");
             assert!(status.success(), "a process ended with {status}");
         }
+        // All that was ever said is here, what the killed said too.
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        for listener in listeners {
+            let heard = timeout(PATIENCE, listener).await;
+            heard.expect("a pipe ends with its process").unwrap();
+        }
+        for life in self.lives.lock().iter() {
+            let quiet = !life.complaints.contains("panicked");
+            assert!(quiet, "process {}: {}", life.process, life.complaints);
+        }
         answers
     }
 
@@ -166,6 +189,7 @@ impl Fleet {
             .env(ROLE, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("this program starts");
@@ -177,12 +201,19 @@ impl Fleet {
                 ready_ms: u64::MAX,
                 killed_ms: None,
                 seen: Vec::new(),
+                did: Vec::new(),
+                ticks: Vec::new(),
+                complaints: String::new(),
             });
             lives.len() - 1
         };
         let (sender, answers) = mpsc::unbounded_channel();
         let said = process.stdout.take().expect("it is piped");
-        tokio::spawn(listen(said, sender, life, Arc::clone(&self.lives)));
+        let complaints = process.stderr.take().expect("it is piped");
+        self.listeners.lock().extend([
+            tokio::spawn(listen(said, sender, life, Arc::clone(&self.lives))),
+            tokio::spawn(hear(complaints, life, Arc::clone(&self.lives))),
+        ]);
         let mut replica = Replica {
             orders: process.stdin.take().expect("it is piped"),
             process,
@@ -213,8 +244,21 @@ async fn listen(
                 let _ = answers.send(answer);
             }
             Ok(Line::Seen(seen)) => lives.lock()[life].seen.push(seen),
+            Ok(Line::Did(record)) => lives.lock()[life].did.push(record),
+            Ok(Line::Tick(tick)) => lives.lock()[life].ticks.push(tick),
             Err(_) => {}
         }
+    }
+}
+
+/// Keeps what a process writes to stderr, and shows it as before.
+async fn hear(complaints: ChildStderr, life: usize, lives: Arc<Mutex<Vec<Life>>>) {
+    let mut lines = BufReader::new(complaints).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{line}");
+        let complaints = &mut lives.lock()[life].complaints;
+        complaints.push_str(&line);
+        complaints.push('\n');
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
 use commontrip::{Policy, State};
 use serde::{Deserialize, Serialize};
 
+use crate::histories::record::{Load, Record, Tick};
+
 /// Present in the environment of a process that is to be a replica.
 pub const ROLE: &str = "COMMONTRIP_TEST_CHILD";
 
@@ -24,6 +26,8 @@ pub struct Setup {
     pub store_timeout_ms: Option<u64>,
     /// What to start processes with, such as `ip netns exec x`; they take turns with these.
     pub started_with: Vec<Vec<String>>,
+    /// Present when its calls are recorded (`histories::replica`).
+    pub load: Option<Load>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +82,8 @@ pub struct Answer {
     pub away: bool,
     /// How often the store was away.
     pub times_away: u64,
-    /// Its last error.
-    pub error: Option<String>,
+    /// Its last error, in words.
+    pub last_error: Option<String>,
     pub measured: Measured,
     /// The process' clock.
     pub unix_ms: u64,
@@ -165,6 +169,8 @@ pub struct Seen {
 pub enum Line {
     Answer(Answer),
     Seen(Seen),
+    Did(Record),
+    Tick(Tick),
 }
 
 /// Wall clock, as Redis has it: they run on one machine, or so close that milliseconds agree.
