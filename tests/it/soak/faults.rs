@@ -3,15 +3,15 @@
 //! Owns the list and the carrying out; judges nothing. Invariant: the schedule follows from the seed alone, and Redis is
 //! whole again when a fault is over.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use tokio::task::block_in_place;
 
-use super::proxy::Proxy;
 use crate::{
     histories::{record::now_ns, witness::connect},
     processes::ms,
+    proxy::{Mode, Proxy},
     support::OwnServer,
 };
 
@@ -112,7 +112,7 @@ impl Schedule {
 /// The Redis of the soak, and the way to it.
 pub struct Stage {
     pub server: OwnServer,
-    pub proxy: Arc<Proxy>,
+    pub proxy: Proxy,
     folder: PathBuf,
 }
 
@@ -133,7 +133,7 @@ impl Stage {
         folder.arg("GET").arg("dir");
         let folder: (String, String) = folder.query_async(&mut redis).await.expect("a folder");
         Stage {
-            proxy: Proxy::start(server.port()).await,
+            proxy: Proxy::start(Ipv4Addr::LOCALHOST, server.port()).await,
             server,
             folder: folder.1.into(),
         }
@@ -141,7 +141,7 @@ impl Stage {
 
     /// The URL of the proxy, for those who are to suffer.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.proxy.port)
+        self.proxy.url()
     }
 
     /// Carries a fault out, and mends it. When Redis lost everything, in between which moments.
@@ -232,14 +232,14 @@ impl Stage {
                 self.tell(&["ACL", "SETUSER", "default", "+evalsha"]).await;
             }
             Fault::ProxyDelays => {
-                self.proxy.set(delay, false);
+                self.proxy.set(Mode::Delay(delay));
                 lasting.await;
-                self.proxy.set(Duration::ZERO, false);
+                self.proxy.set(Mode::Pass);
             }
             Fault::ProxyHangs => {
-                self.proxy.set(Duration::ZERO, true);
+                self.proxy.set(Mode::Hang);
                 lasting.await;
-                self.proxy.set(Duration::ZERO, false);
+                self.proxy.set(Mode::Pass);
             }
             Fault::ProxyCuts => {
                 for _ in 0..3 {

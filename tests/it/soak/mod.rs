@@ -10,7 +10,6 @@
 
 mod faults;
 mod found;
-mod proxy;
 mod verdict;
 
 use std::{
