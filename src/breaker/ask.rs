@@ -55,35 +55,42 @@ impl Cell {
         Err(self.reject(self.busy()))
     }
 
-    /// Leave to make one call where the cache does not know.
-    pub(super) async fn ask(self: &Arc<Self>, decision: Decision) -> Result<Ticket, Rejection> {
-        let answer = self.ask_store_or_mirror(decision).await;
+    /// Leave to make one call where the cache does not know, or knows only what is stale.
+    pub(super) async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        let answer = self.ask_store_or_mirror().await;
         answer.map_err(|rejection| self.reject(rejection))
     }
 
-    async fn ask_store_or_mirror(
-        self: &Arc<Self>,
-        decision: Decision,
-    ) -> Result<Ticket, Rejection> {
+    async fn ask_store_or_mirror(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         if self.decides_alone() {
             return self.ask_locally().ok_or_else(|| self.rejection());
         }
         let strict = self.policy.load().rules.decision_ttl_ms == 0;
-        let answer = if strict {
-            self.ask_detached(None).await
-        } else if decision == Decision::AskAlone {
-            match Turn::take(self) {
+        let answer = match self.gate.decide(self.now()) {
+            _ if strict => self.ask_detached(None).await,
+            Decision::AskAlone => match Turn::take(self) {
                 Some(turn) => self.ask_detached(Some(turn)).await,
                 None => return Err(self.busy()),
+            },
+            Decision::Ask => {
+                let _turn = self.ask_turn.lock().await;
+                // Whoever had the turn before may have brought the answer.
+                match self.admit() {
+                    Decision::Admit(tag) => return Ok(self.ticket(tag)),
+                    Decision::Reject(rejection) => return Err(rejection),
+                    _ => self.ask_detached(None).await,
+                }
             }
-        } else {
-            let _turn = self.ask_turn.lock().await;
-            // Whoever had the turn before may have brought the answer.
-            match self.admit() {
-                Decision::Admit(tag) => return Ok(self.ticket(tag)),
-                Decision::Reject(rejection) => return Err(rejection),
-                _ => self.ask_detached(None).await,
-            }
+            // A stale decision is renewed by one call of this process at a time, and the others go
+            // by it meanwhile: so a store that hangs holds up one of them.
+            Decision::Admit(tag) => match self.shared.renewing.try_lock() {
+                Ok(_turn) => self.ask_detached(None).await,
+                Err(_) => return Ok(self.ticket(tag)),
+            },
+            Decision::Reject(rejection) => match self.shared.renewing.try_lock() {
+                Ok(_turn) => self.ask_detached(None).await,
+                Err(_) => return Err(rejection),
+            },
         };
         let held = answer?;
         held.into_ticket().ok_or_else(|| self.rejection())

@@ -126,7 +126,7 @@ impl CircuitBreaker {
         let ticket = match self.cell.admit() {
             Decision::Admit(tag) => self.cell.ticket(tag),
             Decision::Reject(rejection) => return Err(self.cell.reject(rejection).into()),
-            decision => self.cell.ask(decision).await?,
+            _ => self.cell.ask().await?,
         };
         let held = Held::new(&self.cell, ticket);
         let result = match self.timeout() {
@@ -164,7 +164,7 @@ impl CircuitBreaker {
         match self.cell.admit() {
             Decision::Admit(tag) => Ok(self.permit(self.cell.ticket(tag))),
             Decision::Reject(rejection) => Err(self.cell.reject(rejection)),
-            decision => Ok(self.permit(self.cell.ask(decision).await?)),
+            _ => Ok(self.permit(self.cell.ask().await?)),
         }
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     /// Circuits that the reporter looks after.
     pub(super) active: Mutex<Vec<Arc<Cell>>>,
     pub(super) wake: Notify,
+    /// The turn to wait for the store though there is a decision, only a stale one.
+    pub(super) renewing: tokio::sync::Mutex<()>,
     pub(super) stop: watch::Sender<bool>,
     circuits: Mutex<HashMap<Name, Arc<Cell>>>,
     followed: watch::Sender<BTreeSet<Name>>,
@@ -367,6 +369,7 @@ impl CommontripBuilder {
             link: Link::default(),
             active: Mutex::default(),
             wake: Notify::new(),
+            renewing: tokio::sync::Mutex::default(),
             stop,
             circuits: Mutex::default(),
             followed,

@@ -145,7 +145,7 @@ impl Cell {
         }
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.shared.clock.coarse_ms()
     }
 

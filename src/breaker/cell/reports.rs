@@ -72,8 +72,6 @@ impl Cell {
         let stale = self.stale.swap(false, Ordering::SeqCst);
         let mut view = self.view.lock();
         let mut outbox = self.outbox.lock();
-        // The circuit that gave those is no more; kept, they would never let this one be parked.
-        outbox.settled_locally.clear();
         if outbox.pending.is_none() {
             let (counts, runs) = self.tally.drain(view.tag);
             let generation = view.shared.generation;
@@ -84,7 +82,8 @@ impl Cell {
                 report.alone_ms = own::alone_ms(own);
             }
             if own.is_none() {
-                // The circuit that gave those probes is no more.
+                // The circuit that gave those probes is no more; kept, they would never let this one
+                // be parked.
                 outbox.settled_locally.clear();
             }
             drop(outbox);

@@ -4,7 +4,7 @@
 //! healthy, one whose upstream fails as soon as the fault begins, one that was tripped before. In every fault:
 //! - a call ends as the circuit says, whatever becomes of Redis: the healthy circuit admits all calls, the tripped one
 //!   none, and the failing one rejects in every process while the fault still lasts;
-//! - a thread waits for Redis once at most, and what the breaker adds to a call stays what it was;
+//! - a process waits for Redis in one call at most, and what the breaker adds to a call stays what it was;
 //! - the store goes away as often as there is a reason for it;
 //! - afterwards all processes and Redis agree, and no generation has gone back.
 

@@ -44,8 +44,8 @@ impl Trial {
 
     pub(super) fn judge_times(&self, away: &[u64], wrong: &mut Vec<String>) {
         for (process, during) in self.during.iter().enumerate() {
-            // Those under way when the store goes; where it goes again and again, each time.
-            let may_wait = THREADS as u64 * away[process].max(1);
+            // One call of a process when the store goes; where it goes again and again, each time.
+            let may_wait = away[process].max(1);
             let waited = over(&during.breaker, WAITED);
             let hiccups = machine(during, WAITED);
             if waited > may_wait + hiccups {
