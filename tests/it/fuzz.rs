@@ -17,9 +17,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 
-use self::bench::{Bench, Checked, doing, fail};
+use self::bench::{Bench, Checked, Doing, doing, fail};
 use self::bytes::payload;
-use self::tampering::tampering;
+use self::tampering::{Tampering, tampering};
 use crate::scripts::{OPERATIONS, connect, dumped};
 use crate::support::{redis_url, unique};
 
@@ -145,6 +145,26 @@ fn a_key_of_another_type_is_an_error_that_says_so_until_the_key_is_deleted() {
         bench.all_answer()?;
         bench.adds_up()
     });
+}
+
+#[test]
+fn a_bucket_that_is_too_large_counts_nothing() {
+    let mut bench = Bench::new("bucket");
+    bench.set_up(Doing::Counting);
+    for bucket in [
+        "99999999999999999999 1",
+        "1 4503599627370496",
+        "9 9 99999999999999999999",
+    ] {
+        for policy in ["window_buckets=5", "window_ms=120000", ""] {
+            let (bucket, policy) = (bucket.as_bytes().to_vec(), policy.as_bytes().to_vec());
+            let start = BASE.to_string().into_bytes();
+            bench.tamper(&Tampering::Bucket(start, bucket));
+            bench.tamper(&Tampering::Field("policy", policy));
+            bench.set_time(LATER - 12_000);
+            bench.all_answer().unwrap();
+        }
+    }
 }
 
 #[tokio::test]

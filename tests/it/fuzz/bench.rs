@@ -175,6 +175,10 @@ impl Bench {
         request
     }
 
+    pub fn set_time(&mut self, now: u64) {
+        self.now = now;
+    }
+
     /// An answer that can be read; what it says of the window adds up.
     pub fn readable(operation: &str, answer: &[u8]) -> Checked<Snapshot> {
         let read = match operation {
@@ -184,6 +188,9 @@ impl Bench {
         let seen = read.map_err(|e| TestCaseError::fail(format!("{operation} answered {e}")))?;
         if answer.len() > 64 * 1024 {
             return fail(format!("{operation} answered {} bytes", answer.len()));
+        }
+        if seen.generation > 1 << 51 {
+            return fail("a replica that remembers this generation would be refused");
         }
         Ok(seen)
     }
