@@ -167,6 +167,16 @@ fn a_bucket_that_is_too_large_counts_nothing() {
     }
 }
 
+#[test]
+fn a_generation_that_no_replica_could_remember_is_none() {
+    let mut bench = Bench::new("generation");
+    bench.set_up(Doing::BeingForced);
+    let generation = ((1_u64 << 51) + 1).to_string().into_bytes();
+    bench.tamper(&Tampering::Field("generation", generation));
+    bench.all_answer().unwrap();
+    assert_eq!(bench.reset().unwrap().generation, 1);
+}
+
 #[tokio::test]
 async fn a_stranger_in_the_index_hides_no_circuit() {
     let prefix = unique("index");
