@@ -38,7 +38,7 @@ end
 -- Counts of the buckets that start at or before `last` and have left the window, and their names.
 local function expired(c, width, n, b)
   local names = {}
-  local first = c.window_at / width + 1
+  local first = math.floor(c.window_at / width) + 1
   for k = first, b do names[#names + 1] = string.format('%d', (k - n) * width) end
   if #names == 0 then return names, 0, 0, 0 end
   local calls, failures, slow = 0, 0, 0
@@ -56,7 +56,7 @@ local function totals(c)
   if string.sub(c.window, -2) == 'ms' and c.window == geometry() then
     local width, n = grid()
     local b = math.floor(now / width)
-    local gap = b - c.window_at / width
+    local gap = b - math.floor(c.window_at / width)
     if gap >= n or gap <= -n then return 0, 0, 0 end
     local _, calls, failures, slow = expired(c, width, n, b)
     return math.max(0, c.window_calls - calls), math.max(0, c.window_failures - failures), math.max(0, c.window_slow - slow)
@@ -67,7 +67,7 @@ end
 local function add_time(c, calls, failures, slow)
   local width, n = grid()
   local b = math.floor(now / width)
-  local gap = b - c.window_at / width
+  local gap = b - math.floor(c.window_at / width)
   if gap >= n or gap <= -n then
     forget_window(c)
     set(c, 'window', geometry())

@@ -1,0 +1,281 @@
+//! A circuit in some state, the scripts to ask it, and what must hold of it.
+
+use std::collections::HashMap;
+
+use commontrip::Policy;
+use commontrip::Snapshot;
+use commontrip::model::{Acquire, Command, Control, Counts, Grant, Head, Report, Rules};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestCaseError;
+use redis::{Connection, RedisError, Script};
+
+use super::{BASE, LATER};
+use crate::scripts::{OPERATIONS, Part, connect, expiries, invoke, keys, packed, request, script};
+use crate::support::{redis_url, unique};
+
+/// What a circuit is doing when the hostile request comes.
+#[derive(Clone, Copy, Debug)]
+pub enum Doing {
+    Nothing,
+    Counting,
+    CountingCalls,
+    Failing,
+    BeingOpen,
+    Probing,
+    BeingForced,
+}
+
+pub fn doing() -> impl Strategy<Value = Doing> {
+    select(vec![
+        Doing::Nothing,
+        Doing::Counting,
+        Doing::CountingCalls,
+        Doing::Failing,
+        Doing::BeingOpen,
+        Doing::Probing,
+        Doing::BeingForced,
+    ])
+}
+
+pub struct Bench {
+    pub redis: Connection,
+    scripts: HashMap<&'static str, Script>,
+    pub keys: Vec<String>,
+    window_calls: u64,
+    seq: u64,
+    now: u64,
+}
+
+/// What a replica remembers that remembers nothing.
+pub fn memoryless() -> Part {
+    let numbers = |n: &[i64]| n.iter().map(Part::of).collect::<Vec<_>>();
+    let mut parts = numbers(&[0, 0, 0, 0]);
+    parts.insert(1, Part::of("closed"));
+    parts.extend([Part::of(""), Part::of("")]);
+    Part::Many(parts)
+}
+
+pub type Checked<T = ()> = Result<T, TestCaseError>;
+
+pub fn fail<T>(what: impl Into<String>) -> Checked<T> {
+    Err(TestCaseError::fail(what.into()))
+}
+
+impl Bench {
+    pub fn new(name: &str) -> Self {
+        let mut redis = connect(redis_url());
+        let scripts = OPERATIONS.map(|operation| {
+            let script = script(operation);
+            script.load(&mut redis).unwrap();
+            (operation, script)
+        });
+        Self {
+            redis,
+            scripts: scripts.into(),
+            keys: keys(&unique(name), "c"),
+            window_calls: 0,
+            seq: 1,
+            now: LATER,
+        }
+    }
+
+    pub fn invoke(&mut self, operation: &str, bytes: Vec<u8>) -> Result<Vec<u8>, RedisError> {
+        invoke(
+            &mut self.redis,
+            &self.scripts[operation],
+            &self.keys,
+            &[bytes],
+        )
+    }
+
+    pub fn set_up(&mut self, doing: Doing) {
+        redis::cmd("DEL")
+            .arg(&self.keys)
+            .exec(&mut self.redis)
+            .unwrap();
+        let mut policy = *Policy::default().rules();
+        policy.quorum = 2;
+        self.now = LATER;
+        self.window_calls = match doing {
+            Doing::CountingCalls => 10,
+            _ => 0,
+        };
+        policy.window_calls = self.window_calls;
+        let head = |replica: &str, at: u64| Head {
+            now_ms: BASE + at,
+            replica: replica.into(),
+            policy,
+            ..Head::default()
+        };
+        let report = |replica: &str, trips: u64| {
+            packed(Report {
+                head: head(replica, 0),
+                seq: 1,
+                counts: Counts {
+                    successes: 8,
+                    failures: trips.max(2),
+                    slow_successes: 1,
+                    ..Counts::default()
+                },
+                trips,
+                alone_ms: 500,
+                ..Report::default()
+            })
+        };
+        let trips = u64::from(matches!(doing, Doing::BeingOpen | Doing::Probing));
+        if let Doing::Nothing = doing {
+            return;
+        }
+        self.invoke("report", report("q", trips)).unwrap();
+        if let Doing::Failing | Doing::BeingOpen | Doing::Probing = doing {
+            self.invoke("report", report("p", trips)).unwrap();
+        }
+        if let Doing::Probing = doing {
+            let token = "token".into();
+            let head = head("q", 30_000);
+            self.invoke("acquire", packed(Acquire { head, token }))
+                .unwrap();
+        }
+        if let Doing::BeingForced = doing {
+            let control = Control {
+                head: head("q", 1),
+                command: Command::ForceOpen,
+                author: "ada".into(),
+                ..Control::default()
+            };
+            self.invoke("control", packed(control)).unwrap();
+        }
+    }
+
+    /// A request that is right: of the circuit's generation and policy, and news.
+    pub fn right(&mut self, operation: &str) -> Part {
+        // Within one round everything leaves a window of 60 s.
+        self.now += 12_000;
+        let mut look = request("snapshot", self.now);
+        if let Part::Many(parts) = &mut look {
+            parts[4] = memoryless();
+        }
+        // A key of another type is an error, which is for the caller to see.
+        let seen = self.invoke("snapshot", look.bytes()).ok();
+        let seen = seen.and_then(|answer| rmp_serde::from_slice::<Snapshot>(&answer).ok());
+        let generation = seen.map_or(0, |seen| seen.generation);
+        let mut request = request(operation, self.now);
+        let Part::Many(parts) = &mut request else {
+            unreachable!("a request is an array")
+        };
+        if let Part::Many(policy) = &mut parts[3] {
+            policy[2] = Part::of(self.window_calls);
+        }
+        parts[4] = memoryless();
+        if operation == "report" {
+            self.seq += 1;
+            (parts[5], parts[6]) = (Part::of(self.seq), Part::of(generation));
+        }
+        request
+    }
+
+    pub fn set_time(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// An answer that can be read; what it says of the window adds up.
+    pub fn readable(operation: &str, answer: &[u8]) -> Checked<Snapshot> {
+        let read = match operation {
+            "acquire" => rmp_serde::from_slice::<Grant>(answer).map(|grant| grant.snapshot),
+            _ => rmp_serde::from_slice::<Snapshot>(answer),
+        };
+        let seen = read.map_err(|e| TestCaseError::fail(format!("{operation} answered {e}")))?;
+        if answer.len() > 64 * 1024 {
+            return fail(format!("{operation} answered {} bytes", answer.len()));
+        }
+        if seen.generation > 1 << 51 {
+            return fail("a replica that remembers this generation would be refused");
+        }
+        Ok(seen)
+    }
+
+    /// Every operation, asked as it should be, answers.
+    pub fn all_answer(&mut self) -> Checked {
+        for operation in [
+            "snapshot", "snapshot", "report", "acquire", "release", "report", "snapshot",
+        ] {
+            let right = self.right(operation).bytes();
+            match self.invoke(operation, right) {
+                Ok(answer) => Self::readable(operation, &answer).map(drop)?,
+                Err(error) => return fail(format!("{operation}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn reset(&mut self) -> Checked<Snapshot> {
+        let head = Head {
+            now_ms: self.now,
+            replica: "operator".into(),
+            policy: Rules::default(),
+            ..Head::default()
+        };
+        let command = Command::Reset;
+        let request = Control {
+            head,
+            command,
+            ..Control::default()
+        };
+        match self.invoke("control", packed(request)) {
+            Ok(answer) => Self::readable("control", &answer),
+            Err(error) => fail(format!("reset: {error}")),
+        }
+    }
+
+    /// The window's totals are the sum of its parts, and every key has a TTL.
+    pub fn adds_up(&mut self) -> Checked {
+        let fields: HashMap<Vec<u8>, Vec<u8>> = redis::cmd("HGETALL")
+            .arg(&self.keys[0])
+            .query(&mut self.redis)
+            .unwrap();
+        let field = |name: &str| {
+            let text = fields
+                .get(name.as_bytes())
+                .map_or("0".into(), |t| String::from_utf8_lossy(t));
+            text.parse::<i64>()
+                .unwrap_or_else(|_| panic!("{name} is {text}"))
+        };
+        let totals = ["window_calls", "window_failures", "window_slow"].map(field);
+        let kind: String = redis::cmd("TYPE")
+            .arg(&self.keys[1])
+            .query(&mut self.redis)
+            .unwrap();
+        let mut parts = [0; 3];
+        match kind.as_str() {
+            "hash" => {
+                let buckets: HashMap<String, String> = redis::cmd("HGETALL")
+                    .arg(&self.keys[1])
+                    .query(&mut self.redis)
+                    .unwrap();
+                for bucket in buckets.values() {
+                    for (sum, n) in parts.iter_mut().zip(bucket.split(' ')) {
+                        *sum += n.parse::<i64>().unwrap();
+                    }
+                }
+            }
+            "string" => {
+                let ring: String = redis::cmd("GET")
+                    .arg(&self.keys[1])
+                    .query(&mut self.redis)
+                    .unwrap();
+                let count = |set: &str| ring.chars().filter(|c| set.contains(*c)).count() as i64;
+                parts = [ring.len() as i64, count("fF"), count("SF")];
+            }
+            _ => {}
+        }
+        if totals != parts {
+            return fail(format!("totals {totals:?}, parts {parts:?}"));
+        }
+        let expiries = expiries(&mut self.redis, &self.keys);
+        if expiries.contains(&-1) {
+            return fail(format!("a key that never expires: {expiries:?}"));
+        }
+        Ok(())
+    }
+}
