@@ -14,6 +14,7 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod explore;
 mod late_replies;
 mod lua;
 mod processes;
