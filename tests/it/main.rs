@@ -15,6 +15,7 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod explore;
 mod faults;
 mod fuzz;
 mod histories;

@@ -1,0 +1,213 @@
+//! One replica of the exploration: what a breaker keeps of a circuit, and what it does with it.
+//!
+//! Says again in a few lines what `src/breaker` says: `cell/news.rs` (take, tally to late),
+//! `cell/reports.rs` (memory), `outbox.rs` (numbers, one report at a time), `ask.rs` (a grant that
+//! is too old or unknown is given back), `link.rs` (away, asking until back).
+
+use std::rc::Rc;
+
+use commontrip::{
+    Snapshot, State,
+    model::{Kind, Memory, Permission},
+};
+
+use super::{
+    scope::{Broken, Rule, Scope, Violation, check},
+    store::{Answer, Body, Ended, Filed, Outcome, Request},
+};
+
+/// Whether the store answers this replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    #[default]
+    There,
+    Away,
+    /// It has answered; what it says of the circuit was not heard yet.
+    Back,
+}
+
+/// A call that runs as a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub token: u32,
+    pub generation: u64,
+    /// When the store takes its place back.
+    pub deadline: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Replica {
+    /// The number of this life; each process has another.
+    pub life: u32,
+    pub link: Link,
+    pub seen: Rc<Snapshot>,
+    pub confirmed: Option<u64>,
+    pub number: u64,
+    pub pending: Option<Rc<Filed>>,
+    /// Outcomes of the present generation.
+    pub tally: Vec<Outcome>,
+    pub late: Vec<Outcome>,
+    pub settled: Vec<Ended>,
+    pub releases: Vec<u32>,
+    pub calls: Vec<Call>,
+}
+
+impl Replica {
+    pub fn new(life: u32) -> Self {
+        Self {
+            life,
+            ..Self::default()
+        }
+    }
+
+    pub fn memory(&self, now: u64) -> Memory {
+        let seen = &self.seen;
+        let age_ms = self.confirmed.map_or(0, |at| now - at);
+        let left = match seen.state {
+            State::HalfOpen => 0,
+            _ => seen.left_ms().saturating_sub(age_ms) as i64,
+        };
+        Memory {
+            generation: seen.generation,
+            state: seen.state,
+            left_ms: if seen.until_ms == 0 && seen.state.is_override() {
+                -1
+            } else {
+                left
+            },
+            age_ms,
+            opens: seen.consecutive_opens,
+            author: seen.override_author.clone(),
+            reason: seen.override_reason.clone(),
+        }
+    }
+
+    pub fn request(&self, body: Body, now: u64) -> Request {
+        let memory = self.memory(now);
+        let from = self.life;
+        Request { from, memory, body }
+    }
+
+    pub fn unsent(&self) -> usize {
+        self.tally.len() + self.late.len()
+    }
+
+    /// Outcomes that are not yet answered for.
+    pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+        let pending = self.pending.iter().flat_map(|filed| filed.outcomes());
+        self.tally.iter().chain(&self.late).chain(pending)
+    }
+
+    /// Takes over what is said of the circuit, unless something newer is known.
+    pub fn take(&mut self, scope: &Scope, news: &Rc<Snapshot>, now: u64) -> Result<(), Violation> {
+        let known = self.seen.generation;
+        let older = news.generation < known;
+        let takes_any = scope.is_broken(Broken::TakesOlderNews)
+            || self.link == Link::Back && scope.is_broken(Broken::TakesAnyNewsWhenBack);
+        if self.link == Link::Away || older && !takes_any {
+            return Ok(());
+        }
+        let same = news.generation == known && news.state == self.seen.state;
+        self.seen = Rc::clone(news);
+        self.confirmed = Some(now);
+        self.link = Link::There;
+        if !same {
+            self.late.append(&mut self.tally);
+        }
+        check(!older, Rule::GenerationNeverGoesBack, || {
+            format!("r{} knew {known} and took {}", self.life, news.generation)
+        })
+    }
+
+    /// The report to be sent: the one that was not answered, or a new one.
+    pub fn report(&mut self, scope: &Scope) -> Rc<Filed> {
+        let mut filed = match self.pending.take() {
+            None => {
+                self.number += 1;
+                Rc::new(Filed {
+                    seq: self.number,
+                    generation: self.seen.generation,
+                    counts: std::mem::take(&mut self.tally),
+                    late: std::mem::take(&mut self.late),
+                    settled: std::mem::take(&mut self.settled),
+                })
+            }
+            Some(filed) => filed,
+        };
+        if scope.is_broken(Broken::RenumbersReports) && filed.seq <= self.number {
+            self.number += 1;
+            Rc::make_mut(&mut filed).seq = self.number;
+        }
+        self.pending = Some(Rc::clone(&filed));
+        filed
+    }
+
+    /// A call ends, perhaps long after its lease.
+    pub fn end(&mut self, call: usize, outcome: Outcome) {
+        let Call {
+            token, generation, ..
+        } = self.calls.remove(call);
+        let kind = outcome.1;
+        self.late.push(outcome);
+        if kind == Kind::Ignored {
+            self.releases.push(token);
+        } else {
+            self.settled.push(Ended {
+                token,
+                generation,
+                kind,
+            });
+        }
+    }
+
+    /// A call of the present generation ends.
+    pub fn file(&mut self, outcome: Outcome) {
+        self.tally.push(outcome);
+    }
+
+    pub fn admits(&self) -> bool {
+        self.seen.state == State::Closed
+    }
+
+    /// The store answers.
+    pub fn hear(
+        &mut self,
+        scope: &Scope,
+        body: &Body,
+        answer: &Answer,
+        now: u64,
+    ) -> Result<(), Violation> {
+        match *body {
+            Body::Ask => {
+                self.link = Link::Back;
+                return Ok(());
+            }
+            Body::Report(_) => self.pending = None,
+            Body::Acquire(_) | Body::Release(_) | Body::Command(_) => {}
+        }
+        self.take(scope, &answer.snapshot, now)?;
+        if let (Body::Acquire(token), Permission::Probe) = (body, answer.permission) {
+            if answer.snapshot.generation < self.seen.generation {
+                self.releases.push(*token);
+            } else {
+                self.calls.push(Call {
+                    token: *token,
+                    generation: answer.snapshot.generation,
+                    deadline: answer.snapshot.now_ms + scope.rules().probe_lease_ms,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The store does not answer in time.
+    pub fn give_up(&mut self, scope: &Scope, body: &Body) {
+        self.link = Link::Away;
+        match *body {
+            // It may have been granted.
+            Body::Acquire(token) | Body::Release(token) => self.releases.push(token),
+            Body::Report(_) if scope.is_broken(Broken::ForgetsReports) => self.pending = None,
+            Body::Report(_) | Body::Ask | Body::Command(_) => {}
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What is explored, and by which rules: the bounds, the policy, and what is broken on purpose.
+
+use commontrip::model::Rules;
+
+/// One step of time, ms.
+pub const TICK: u64 = 1000;
+
+/// The bounds of one exploration.
+///
+/// Time, calls and transitions have no bound: states that differ only in their age are one state.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    pub name: &'static str,
+    pub replicas: usize,
+    /// Probes that the fleet may have out at once.
+    pub permitted: u64,
+    pub success_threshold: u64,
+    /// Ticks.
+    pub wait: u64,
+    pub lease: u64,
+    pub half_open: u64,
+    /// Probes that one replica may have running at once.
+    pub calls: usize,
+    /// Outcomes that one replica may have unsent, beside those in the report under way.
+    pub unsent: usize,
+    /// How often a message is late, repeated or lost.
+    pub messages: u8,
+    /// How often a replica dies.
+    pub crashes: u8,
+    /// How often the store is emptied, and the newest generation at which it is.
+    pub empties: u8,
+    pub emptied_up_to: u64,
+    /// How often an operator commands.
+    pub commands: u8,
+    pub broken: Option<Broken>,
+}
+
+impl Scope {
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            replicas: 3,
+            permitted: 1,
+            success_threshold: 1,
+            wait: 2,
+            lease: 2,
+            half_open: 2,
+            calls: 1,
+            unsent: 1,
+            messages: 0,
+            crashes: 0,
+            empties: 0,
+            emptied_up_to: 3,
+            commands: 0,
+            broken: None,
+        }
+    }
+
+    pub fn rules(&self) -> Rules {
+        let mut rules = Rules::default();
+        rules.failure_rate_threshold = 0;
+        rules.failure_count_threshold = 1;
+        rules.wait_duration_in_open_state_ms = self.wait * TICK;
+        rules.max_wait_duration_in_open_state_ms = self.wait * TICK;
+        rules.probe_lease_ms = self.lease * TICK;
+        rules.max_wait_duration_in_half_open_state_ms = self.half_open * TICK;
+        rules.permitted_number_of_calls_in_half_open_state = self.permitted;
+        rules.success_threshold = self.success_threshold;
+        rules
+    }
+
+    /// For how long a memory counts as recent, ms.
+    pub const fn recent_ms(&self) -> u64 {
+        (self.wait + self.lease) * TICK
+    }
+
+    pub fn is_broken(&self, how: Broken) -> bool {
+        self.broken == Some(how)
+    }
+}
+
+/// A rule broken on purpose, from outside of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The store forgets outstanding probes at each transition.
+    ForgetsProbes,
+    /// What is adopted as open ends at once.
+    SkipsTheWait,
+    /// What replicas remember is held to be old.
+    HoldsMemoriesOld,
+    /// What replicas remember is not heeded.
+    IgnoresMemories,
+    /// A number is news each time.
+    ForgetsNumbers,
+    /// Every report and every probe's outcome is held to be of the present generation.
+    TakesAnyGeneration,
+    /// A probe's outcome is held to be of a probe that is out.
+    TakesAnyToken,
+    /// A probe that never ends keeps its place for good.
+    NeverReaps,
+    /// A transition is published twice.
+    PublishesTwice,
+    /// A replica takes over older generations.
+    TakesOlderNews,
+    /// A replica to which the store has come back takes over whatever it hears first.
+    TakesAnyNewsWhenBack,
+    /// A replica gives a report that it sends again another number.
+    RenumbersReports,
+    /// A replica forgets a report that was not answered.
+    ForgetsReports,
+}
+
+/// What must hold in every state or on every step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    ProbeLimit,
+    OtherGenerationsMoveNothing,
+    GenerationNeverGoesBack,
+    ExactlyOnce,
+    ClosesAgain,
+    StaysOpen,
+    OneEventATransition,
+}
+
+#[derive(Debug)]
+pub struct Violation {
+    pub rule: Rule,
+    pub what: String,
+}
+
+pub fn check(holds: bool, rule: Rule, what: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds {
+        Ok(())
+    } else {
+        let what = what();
+        Err(Violation { rule, what })
+    }
+}
