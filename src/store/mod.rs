@@ -104,7 +104,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Transitions after a generation, oldest first; the newest 256 are kept.
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>>;
 
-    /// Names of the circuits that were used lately, sorted.
+    /// Names of the circuits that were used lately, sorted; a new one may come a moment later.
     fn circuits(&self) -> Answer<'_, Vec<String>>;
 
     /// Which part of the store keeps a circuit: circuits with the same number fail together.

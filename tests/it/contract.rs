@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::support::{OwnServer, redis_url, unique};
 use crate::transitions::{self, Subject};
+use crate::wait::until;
 
 /// How long anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -261,7 +262,10 @@ async fn circuits_that_were_used_are_listed(store: Arc<dyn Store>) {
     command(&store, &commanded, Command::Disable).await;
     let mut used = [commanded.to_string(), reported.to_string()];
     used.sort();
-    assert_eq!(store.circuits().await.unwrap(), used);
+    until("they are listed", async || {
+        store.circuits().await.unwrap() == used
+    })
+    .await;
 }
 
 async fn circuits_do_not_touch_each_other(store: Arc<dyn Store>) {
