@@ -33,4 +33,5 @@ mod soak;
 mod support;
 mod topology;
 mod transitions;
+mod votes;
 mod wait;
