@@ -15,7 +15,7 @@ use crate::{
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// A store that refuses to push may be told otherwise one day (an ACL), but not soon.
+/// A store that cannot push will not learn it soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(
@@ -24,6 +24,7 @@ pub(super) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut wait = FIRST_WAIT;
+    let mut warned = false;
     loop {
         let (sender, mut notices) = mpsc::unbounded_channel();
         let mut listening = shared.store.listen(followed.clone(), sender);
@@ -31,7 +32,7 @@ pub(super) async fn run(
             tokio::select! {
                 ended = &mut listening => break ended,
                 Some(notice) = notices.recv() => {
-                    wait = FIRST_WAIT;
+                    (wait, warned) = (FIRST_WAIT, false);
                     hear(&shared, notice);
                 }
                 () = stopped(&mut stop) => return,
@@ -43,9 +44,15 @@ pub(super) async fn run(
         }
         let pause = match ended {
             Ok(()) => return,
-            Err(StoreError::Refused(why)) => {
-                tracing::warn!(%why, "changes of circuits are not pushed; decisions are good for decision_ttl only");
-                REFUSED_WAIT
+            Err(error @ (StoreError::Refused(_) | StoreError::Unable(_))) => {
+                // Others have their line when the store goes away.
+                if !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(%error, "changes of circuits are not pushed; decisions are good for decision_ttl only");
+                }
+                match error {
+                    StoreError::Refused(_) => REFUSED_WAIT,
+                    _ => wait,
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "the connection that hears of changes broke");

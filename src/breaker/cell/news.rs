@@ -79,7 +79,9 @@ impl Cell {
     fn good_for(&self, policy: &Policy, pace_ms: u64) -> u64 {
         match policy.rules.decision_ttl_ms {
             0 => 0,
-            ttl if self.followed.load(Ordering::Relaxed) => ttl.max(pace_ms + GRACE_MS),
+            ttl if self.followed.load(Ordering::Relaxed) => {
+                ttl.max(pace_ms.saturating_add(GRACE_MS))
+            }
             ttl => ttl,
         }
     }

@@ -5,6 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Cell, View, own};
 use crate::model::{Head, Memory, Report, State};
 
+/// However slow a pace a store asks for, an hour is enough.
+const LONGEST_PACE_MS: u64 = 3_600_000;
+
 impl Cell {
     #[inline]
     pub(in crate::breaker) fn wake_if_parked(self: &Arc<Self>) {
@@ -120,6 +123,6 @@ impl Cell {
     pub(in crate::breaker) fn delivered(&self, pace_ms: u64) {
         let mut outbox = self.outbox.lock();
         outbox.pending = None;
-        outbox.pace_ms = pace_ms;
+        outbox.pace_ms = pace_ms.min(LONGEST_PACE_MS);
     }
 }
