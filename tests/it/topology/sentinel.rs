@@ -1,6 +1,6 @@
 //! Circuits behind Redis Sentinel.
 
-use commontrip::{CallError, Commontrip, State};
+use commontrip::{CallError, Commontrip, Snapshot, State};
 
 use super::{call, ms, policy, registry, tell, trip};
 use crate::{
@@ -121,6 +121,59 @@ async fn a_failover_while_a_circuit_trips_fails_no_call_and_ends_open_everywhere
     b.reset().await.unwrap();
     until("and carries a change", async || a.state() == State::Closed).await;
     watched.sentinels[0].resume();
+    for registry in replicas {
+        registry.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_lost_the_last_writes_opens_again_what_was_open() {
+    let watched = Watched::start().await;
+    let replicas = [0, 1].map(|_| registry(&watched.url()).build().unwrap());
+    let [a, b] = replicas
+        .each_ref()
+        .map(|r| r.circuit("lost", policy()).unwrap());
+    for breaker in [&a, &b] {
+        call(breaker, true).await.unwrap();
+    }
+    for registry in &replicas {
+        until("push is heard", async || registry.health().push).await;
+    }
+    // From here on nothing reaches the replica.
+    let port = watched.replica.port();
+    for command in [
+        "CONFIG SET masteruser nobody",
+        "CONFIG SET masterauth nothing",
+        "CLIENT KILL TYPE master",
+    ] {
+        let _: redis::Value = tell(port, command).await;
+    }
+    trip(&a).await;
+    until("both know", async || b.state() == State::Open).await;
+    let before = a.snapshot().await.unwrap();
+    assert_eq!(before.state, State::Open);
+    let missed: Option<String> = tell(port, "HGET commontrip:{lost} until_ms").await;
+    assert_eq!(missed, None, "the replica has heard of the trip");
+    watched.master.kill();
+    until("the stale replica is promoted", async || {
+        for breaker in [&a, &b] {
+            assert!(call(breaker, true).await.is_err(), "it closed");
+        }
+        let role: redis::Value = tell(port, "ROLE").await;
+        let promoted = format!("{role:?}").contains("master");
+        promoted && replicas.iter().all(|r| r.health().away_for.is_none())
+    })
+    .await;
+    until("all agree that it is open", async || {
+        let seen = [a.snapshot().await, b.snapshot().await].map(Result::ok);
+        let open = |s: &Option<Snapshot>| {
+            let open = |s: &Snapshot| s.state == State::Open && s.generation > before.generation;
+            s.as_ref().is_some_and(open)
+        };
+        assert_eq!([a.state(), b.state()], [State::Open; 2]);
+        seen.iter().all(open)
+    })
+    .await;
     for registry in replicas {
         registry.shutdown().await;
     }
