@@ -123,3 +123,66 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW_MS: u64 = 1000;
+
+    fn failures(failures: u64) -> Counts {
+        Counts {
+            failures,
+            ..Counts::default()
+        }
+    }
+
+    fn prepared(outbox: &mut Outbox, generation: u64, now: u64) -> Report {
+        let nothing = (Counts::default(), Runs::default());
+        outbox.prepare(generation, nothing.0, nothing.1, now, WINDOW_MS, true);
+        outbox.pending.clone().unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_counts_in_the_generation_that_was_remembered_and_in_no_other() {
+        for (generation, counts, late) in [(7, 3, 0), (8, 0, 3)] {
+            let mut outbox = Outbox::default();
+            outbox.keep(7, failures(3), 0, WINDOW_MS);
+            let report = prepared(&mut outbox, generation, 500);
+            let filed = (report.counts.failures, report.late.failures);
+            assert_eq!(filed, (counts, late), "generation {generation}");
+        }
+    }
+
+    #[test]
+    fn what_was_kept_and_has_left_the_window_is_only_counted() {
+        let mut outbox = Outbox::default();
+        outbox.keep(7, failures(2), 0, WINDOW_MS);
+        outbox.keep(7, failures(3), 900, WINDOW_MS);
+        let report = prepared(&mut outbox, 7, 1500);
+        assert_eq!((report.counts.failures, report.late.failures), (3, 2));
+    }
+
+    #[test]
+    fn however_long_the_store_is_away_little_is_kept() {
+        let mut outbox = Outbox::default();
+        for now in 0..100_000 {
+            outbox.keep(7, failures(1), now, WINDOW_MS);
+        }
+        assert!(outbox.away.len() as u64 <= PARTS + 1);
+        assert_eq!(outbox.late.failures, 99_000);
+    }
+
+    #[test]
+    fn what_waits_for_its_answer_too_long_is_only_counted_under_the_same_number() {
+        let mut outbox = Outbox::default();
+        outbox.prepare(7, failures(3), Runs::default(), 0, WINDOW_MS, false);
+        let number = outbox.pending.as_ref().unwrap().seq;
+        outbox.let_age(1000, WINDOW_MS);
+        assert_eq!(outbox.pending.as_ref().unwrap().counts.failures, 3);
+        outbox.let_age(1001, WINDOW_MS);
+        let old = outbox.pending.as_ref().unwrap();
+        assert_eq!((old.counts.failures, old.late.failures), (0, 3));
+        assert_eq!(old.seq, number);
+    }
+}

@@ -27,6 +27,7 @@ mod properties;
 mod provision;
 mod proxy;
 mod quorum;
+mod refusals;
 mod rooms;
 mod scripts;
 mod soak;
