@@ -40,18 +40,11 @@ impl Cell {
     /// Asks this replica's own circuit.
     pub(in crate::breaker) fn ask_locally(self: &Arc<Self>) -> Option<Ticket> {
         let mut request = self.request();
-        request.head.policy = self.own_rules();
+        request.head.policy = self.policy.load().rules;
         request.head.memory = Memory::default();
         let grant = self.own(|circuit, now| circuit.acquire(&request, now));
         self.take_own(&mut self.view.lock(), &grant.snapshot);
         self.granted(grant.permission, request.token, &grant.snapshot, true)
-    }
-
-    /// The policy in force, for a fleet of one.
-    fn own_rules(&self) -> Rules {
-        let mut rules = self.policy.load().rules;
-        rules.quorum = 1;
-        rules
     }
 
     /// Takes over what this replica's own circuit says.
@@ -125,7 +118,8 @@ impl Cell {
         let head = Head {
             entropy: fastrand::u64(..1000),
             replica: self.shared.replica.clone(),
-            policy: self.own_rules(),
+            // Alone it is a quorum: that is capped by who reports.
+            policy: self.policy.load().rules,
             ..Head::default()
         };
         let mut settled = std::mem::take(&mut outbox.settled_locally);
