@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{OwnServer, redis_url, unique};
+use crate::support::{OwnServer, admin_url, redis_url, unique, unique_prefix};
 use crate::transitions::{self, Subject};
 
 /// How long anything here may take, on a busy machine.
@@ -32,14 +32,14 @@ fn memory() -> Subject {
 }
 
 fn redis() -> Subject {
-    let prefix = unique("contract");
+    let prefix = unique_prefix("contract");
     let store = RedisStore::builder()
         .prefix(&prefix)
         .timeout(LONG)
         .open(redis_url())
         .unwrap();
     let lose = move |name: &Name| {
-        let client = ::redis::Client::open(redis_url()).unwrap();
+        let client = ::redis::Client::open(admin_url()).unwrap();
         let mut connection = client.get_connection().unwrap();
         let mut delete = ::redis::cmd("DEL");
         delete.arg(format!("{prefix}:{{{name}}}"));

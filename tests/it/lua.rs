@@ -10,7 +10,7 @@ use commontrip::store::{RedisStore, Store};
 use commontrip::{Counts, Name, Policy, State};
 use redis::{Connection, RedisResult, Script};
 
-use crate::support::{OwnServer, redis_url, unique};
+use crate::support::{OwnServer, admin_url, redis_url, unique_prefix};
 
 const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
 const PARTS: [&str; 6] = ["", ":window", ":probes", ":replicas", ":seq", ":events"];
@@ -316,7 +316,7 @@ fn expiries(redis: &mut Connection, keys: &[String]) -> Vec<i64> {
 
 #[test]
 fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
-    let (prefix, mut redis) = (unique("hostile"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("hostile"), connect(admin_url()));
     let now = 1_735_689_600_000;
     let good = |operation| request(operation, now).bytes();
     let mut refused = 0;
@@ -365,7 +365,7 @@ fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
 
 #[test]
 fn a_key_of_another_type_is_named_as_such() {
-    let (prefix, mut redis) = (unique("types"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("types"), connect(admin_url()));
     let script = script("report");
     script.load(&mut redis).unwrap();
     for i in 0..PARTS.len() {
@@ -384,7 +384,7 @@ fn a_key_of_another_type_is_named_as_such() {
 
 #[test]
 fn a_stored_policy_without_bounds_does_not_break_the_circuit() {
-    let (prefix, mut redis) = (unique("absurd"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("absurd"), connect(admin_url()));
     let keys = keys(&prefix, "c");
     let absurd = "window_ms=0 window_buckets=99999999 window_calls=999999999999999 jitter=999 =4 jitter= probe_lease_ms=-1";
     redis::cmd("HSET")
@@ -415,7 +415,7 @@ fn a_stored_policy_without_bounds_does_not_break_the_circuit() {
 
 #[tokio::test]
 async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
-    let (prefix, mut redis) = (unique("expiry"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("expiry"), connect(admin_url()));
     let store = store(redis_url(), &prefix);
     let name = Name::new("c").unwrap();
     let report = Report {
@@ -459,7 +459,7 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
 #[tokio::test]
 async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
     let server = OwnServer::start();
-    let (prefix, mut redis) = ("commontrip", connect(&server.url()));
+    let (prefix, mut redis) = ("commontrip", connect(&server.admin_url()));
     let store = store(&server.url(), prefix);
     let name = Name::new("payments").unwrap();
     let (mut calls, mut now, mut after_ten_thousand) = (0, 1_735_689_600_000, 0);
@@ -520,7 +520,7 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
 #[tokio::test]
 async fn scripts_that_were_flushed_are_loaded_again() {
     let server = OwnServer::start();
-    let store = store(&server.url(), "c");
+    let store = store(&server.url(), "commontrip-test-c");
     let name = Name::new("c").unwrap();
     for _ in 0..3 {
         let acquire = Acquire {
@@ -529,7 +529,7 @@ async fn scripts_that_were_flushed_are_loaded_again() {
         };
         store.acquire(&name, &acquire).await.unwrap();
         store.snapshot(&name, &head("r", 0)).await.unwrap();
-        let mut redis = connect(&server.url());
+        let mut redis = connect(&server.admin_url());
         redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap();
     }
 }

@@ -75,7 +75,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn redis_connection() -> redis::aio::MultiplexedConnection {
-    connection_to(support::redis_url()).await
+    connection_to(support::admin_url()).await
 }
 
 async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
