@@ -14,6 +14,8 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+#[cfg(feature = "cli")]
+mod doctor;
 mod late_replies;
 mod lua;
 mod processes;
