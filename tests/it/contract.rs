@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::support::{OwnServer, admin_url, redis_url, unique, unique_prefix};
 use crate::transitions::{self, Subject};
+use crate::wait::until;
 
 /// How long anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -258,7 +259,13 @@ async fn circuits_that_were_used_are_listed(store: Arc<dyn Store>) {
     command(&store, &commanded, Command::Disable).await;
     let mut used = [commanded.to_string(), reported.to_string()];
     used.sort();
-    assert_eq!(store.circuits().await.unwrap(), used);
+    // The index is written beside the operation, which does not wait for it.
+    until("both are listed", async || {
+        let listed = store.circuits().await.unwrap();
+        assert!(listed.iter().all(|name| used.contains(name)), "{listed:?}");
+        listed == used
+    })
+    .await;
 }
 
 async fn circuits_do_not_touch_each_other(store: Arc<dyn Store>) {
