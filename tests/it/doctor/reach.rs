@@ -200,8 +200,12 @@ async fn a_cluster_is_looked_at_as_a_whole() {
 
     let with_database = cluster.url().replacen('?', "/3?", 1);
     let found = examined(&with_database, &[]).await;
+    // Redis refuses `SELECT`; Valkey 9 has as many databases as it was told, by default one.
     let said = locked_out(&found);
-    assert!(said.contains("database 0 only"), "{said}");
+    assert!(
+        said.contains("number") && said.contains("URL's end"),
+        "{said}"
+    );
 
     // Each node believes what it was told until somebody claims the slot.
     for node in &cluster.nodes {
