@@ -34,7 +34,7 @@ struct Server(redis::Connection);
 impl Server {
     fn connect() -> Self {
         Self(
-            redis::Client::open(support::redis_url())
+            redis::Client::open(support::admin_url())
                 .unwrap()
                 .get_connection()
                 .unwrap(),

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::{
     clock::Clock,
     memory::MemoryStore,
-    redis::{RedisPool, RedisStore, RedisStoreBuilder},
+    redis::{Check, RedisPool, RedisStore, RedisStoreBuilder, Verdict},
 };
 use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, Snapshot};
 

@@ -241,7 +241,7 @@ async fn an_emptied_redis_does_not_close_a_circuit_or_set_its_generation_back() 
         .record(commontrip::Outcome::trip());
     until("open", async || breaker.state() == State::Open).await;
     let before = breaker.snapshot().await.unwrap();
-    let mut redis = redis::Client::open(server.url())
+    let mut redis = redis::Client::open(server.admin_url())
         .unwrap()
         .get_connection()
         .unwrap();
@@ -302,7 +302,7 @@ async fn killed_connections_lose_and_repeat_nothing() {
     let server = OwnServer::start();
     let (circuits, breaker) = replica(&server, policy().report_interval(Duration::ZERO));
     known(&circuits, &breaker).await;
-    let mut redis = redis::Client::open(server.url())
+    let mut redis = redis::Client::open(server.admin_url())
         .unwrap()
         .get_connection()
         .unwrap();
@@ -340,7 +340,7 @@ async fn a_flushed_script_cache_breaks_no_call() {
         let breaker = circuits.circuit(&name, policy().build().unwrap()).unwrap();
         (circuits, breaker)
     };
-    let mut redis = redis::Client::open(support::redis_url())
+    let mut redis = redis::Client::open(support::admin_url())
         .unwrap()
         .get_connection()
         .unwrap();
@@ -362,7 +362,7 @@ async fn events_are_neither_lost_nor_repeated_across_a_broken_connection() {
     known(&other, &operator).await;
     let mut events = breaker.events().await.unwrap();
     let first = breaker.snapshot().await.unwrap().generation + 1;
-    let mut redis = redis::Client::open(server.url())
+    let mut redis = redis::Client::open(server.admin_url())
         .unwrap()
         .get_connection()
         .unwrap();
@@ -409,7 +409,7 @@ async fn a_lost_record_of_events_is_not_asked_for_again_and_again() {
     let mut events = breaker.events().await.unwrap();
     breaker.reset().await.unwrap();
     assert_eq!(events.next().await.unwrap().generation, 1);
-    let mut redis = redis::Client::open(server.url())
+    let mut redis = redis::Client::open(server.admin_url())
         .unwrap()
         .get_connection()
         .unwrap();

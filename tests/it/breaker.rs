@@ -149,7 +149,7 @@ async fn a_pool_of_the_users_own_carries_a_circuit_with_push_and_without() {
 
 #[tokio::test]
 async fn keys_begin_with_the_prefix_that_was_chosen() {
-    let prefix = support::unique("app");
+    let prefix = support::unique_prefix("app");
     let circuits = Commontrip::builder()
         .redis(support::redis_url())
         .prefix(&prefix);
@@ -157,7 +157,7 @@ async fn keys_begin_with_the_prefix_that_was_chosen() {
     let breaker = circuits.circuit("payments", quick()).unwrap();
     succeed(&breaker).await.unwrap();
     circuits.flush().await;
-    let mut redis = redis::Client::open(support::redis_url())
+    let mut redis = redis::Client::open(support::admin_url())
         .unwrap()
         .get_connection()
         .unwrap();

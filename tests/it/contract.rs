@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{OwnServer, redis_url, unique};
+use crate::support::{OwnServer, admin_url, redis_url, unique, unique_prefix};
 use crate::transitions::{self, Subject};
 use crate::wait::until;
 
@@ -33,14 +33,14 @@ fn memory() -> Subject {
 }
 
 fn redis() -> Subject {
-    let prefix = unique("contract");
+    let prefix = unique_prefix("contract");
     let store = RedisStore::builder()
         .prefix(&prefix)
         .timeout(LONG)
         .open(redis_url())
         .unwrap();
     let lose = move |name: &Name| {
-        let client = ::redis::Client::open(redis_url()).unwrap();
+        let client = ::redis::Client::open(admin_url()).unwrap();
         let mut connection = client.get_connection().unwrap();
         let mut delete = ::redis::cmd("DEL");
         delete.arg(format!("{prefix}:{{{name}}}"));
@@ -262,8 +262,11 @@ async fn circuits_that_were_used_are_listed(store: Arc<dyn Store>) {
     command(&store, &commanded, Command::Disable).await;
     let mut used = [commanded.to_string(), reported.to_string()];
     used.sort();
-    until("they are listed", async || {
-        store.circuits().await.unwrap() == used
+    // The index is written beside the operation, which does not wait for it.
+    until("both are listed", async || {
+        let listed = store.circuits().await.unwrap();
+        assert!(listed.iter().all(|name| used.contains(name)), "{listed:?}");
+        listed == used
     })
     .await;
 }

@@ -19,7 +19,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use crate::support::{redis_url, unique};
+use crate::support::{admin_url, redis_url, unique, unique_prefix};
 
 const CASES: u32 = 600;
 const REPLICAS: [&str; 3] = ["a", "b", "c"];
@@ -633,13 +633,13 @@ fn the_scripts_do_what_the_model_does() {
         .enable_all()
         .build()
         .unwrap();
-    let prefix = unique("differential");
+    let prefix = unique_prefix("differential");
     let store = RedisStore::builder()
         .prefix(&prefix)
         .timeout(Duration::from_secs(10))
         .open(redis_url())
         .unwrap();
-    let client = redis::Client::open(redis_url()).unwrap();
+    let client = redis::Client::open(admin_url()).unwrap();
     let steps = AtomicU64::new(0);
     let transitions = Mutex::new(BTreeMap::<&str, u64>::new());
 

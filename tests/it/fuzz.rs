@@ -21,7 +21,7 @@ use self::bench::{Bench, Checked, Doing, doing, fail};
 use self::bytes::payload;
 use self::tampering::{Tampering, tampering};
 use crate::scripts::{OPERATIONS, connect, dumped};
-use crate::support::{redis_url, unique};
+use crate::support::{admin_url, redis_url, unique_prefix};
 use crate::wait::until;
 
 const BASE: u64 = 1_735_689_600_000;
@@ -180,7 +180,7 @@ fn a_generation_that_no_replica_could_remember_is_none() {
 
 #[tokio::test]
 async fn a_stranger_in_the_index_hides_no_circuit() {
-    let prefix = unique("index");
+    let prefix = unique_prefix("index");
     let store = RedisStore::builder()
         .prefix(&prefix)
         .timeout(Duration::from_secs(10));
@@ -201,7 +201,7 @@ async fn a_stranger_in_the_index_hides_no_circuit() {
     let mut index = redis::cmd("ZADD");
     index.arg(format!("{prefix}:circuits"));
     index.arg(1).arg(b"\xff").arg(2).arg("a\nb").arg(3).arg("");
-    index.exec(&mut connect(redis_url())).unwrap();
+    index.exec(&mut connect(admin_url())).unwrap();
     // The store's own entry is written in the background.
     until("the circuit is listed, and nothing else", async || {
         store.circuits().await.unwrap() == ["c"]

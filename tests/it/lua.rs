@@ -15,7 +15,7 @@ use crate::scripts::{
     OPERATIONS, PARTS, Part, array, connect, dumped, expiries, invoke, keys, packed, read, request,
     script,
 };
-use crate::support::{OwnServer, redis_url, unique};
+use crate::support::{OwnServer, admin_url, redis_url, unique_prefix};
 
 fn store(url: &str, prefix: &str) -> RedisStore {
     let builder = RedisStore::builder().prefix(prefix);
@@ -156,7 +156,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
-    let (prefix, mut redis) = (unique("hostile"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("hostile"), connect(admin_url()));
     let now = 1_735_689_600_000;
     let good = |operation| request(operation, now).bytes();
     let mut refused = 0;
@@ -205,7 +205,7 @@ fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
 
 #[test]
 fn a_key_of_another_type_is_named_as_such() {
-    let (prefix, mut redis) = (unique("types"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("types"), connect(admin_url()));
     let script = script("report");
     script.load(&mut redis).unwrap();
     for i in 0..PARTS.len() {
@@ -224,7 +224,7 @@ fn a_key_of_another_type_is_named_as_such() {
 
 #[test]
 fn a_stored_policy_without_bounds_does_not_break_the_circuit() {
-    let (prefix, mut redis) = (unique("absurd"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("absurd"), connect(admin_url()));
     let keys = keys(&prefix, "c");
     let absurd = "window_ms=0 window_buckets=99999999 window_calls=999999999999999 jitter=999 =4 jitter= probe_lease_ms=-1";
     redis::cmd("HSET")
@@ -255,7 +255,7 @@ fn a_stored_policy_without_bounds_does_not_break_the_circuit() {
 
 #[tokio::test]
 async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
-    let (prefix, mut redis) = (unique("expiry"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("expiry"), connect(admin_url()));
     let store = store(redis_url(), &prefix);
     let name = Name::new("c").unwrap();
     let report = Report {
@@ -313,7 +313,7 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
 #[tokio::test]
 async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
     let server = OwnServer::start();
-    let (prefix, mut redis) = ("commontrip", connect(&server.url()));
+    let (prefix, mut redis) = ("commontrip", connect(&server.admin_url()));
     let store = store(&server.url(), prefix);
     let name = Name::new("payments").unwrap();
     let (mut calls, mut now, mut after_ten_thousand) = (0, 1_735_689_600_000, 0);
@@ -373,7 +373,7 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
 
 #[tokio::test]
 async fn replicas_that_come_and_go_leave_nothing_behind() {
-    let (prefix, mut redis) = (unique("come-and-go"), connect(redis_url()));
+    let (prefix, mut redis) = (unique_prefix("come-and-go"), connect(admin_url()));
     let store = store(redis_url(), &prefix);
     let name = Name::new("c").unwrap();
     for n in 0..300 {
@@ -449,7 +449,7 @@ fn without_a_quorum_a_report_costs_no_command_more() {
 #[tokio::test]
 async fn scripts_that_were_flushed_are_loaded_again() {
     let server = OwnServer::start();
-    let store = store(&server.url(), "c");
+    let store = store(&server.url(), "commontrip-test-c");
     let name = Name::new("c").unwrap();
     for _ in 0..3 {
         let acquire = Acquire {
@@ -458,7 +458,7 @@ async fn scripts_that_were_flushed_are_loaded_again() {
         };
         store.acquire(&name, &acquire).await.unwrap();
         store.snapshot(&name, &head("r", 0)).await.unwrap();
-        let mut redis = connect(&server.url());
+        let mut redis = connect(&server.admin_url());
         redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap();
     }
 }

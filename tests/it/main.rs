@@ -15,6 +15,8 @@ mod contract;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+#[cfg(feature = "cli")]
+mod doctor;
 mod explore;
 mod faults;
 mod fuzz;

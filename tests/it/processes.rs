@@ -76,7 +76,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn redis_connection() -> redis::aio::MultiplexedConnection {
-    connection_to(support::redis_url()).await
+    connection_to(support::admin_url()).await
 }
 
 pub async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use crate::support::{OwnServer, redis_url, unique};
+use crate::support::{OwnServer, admin_url, redis_url, say, unique};
 
 #[tokio::test]
 async fn the_shared_server_answers() {
@@ -22,6 +22,40 @@ async fn the_shared_server_is_one_for_all_runtimes() {
     assert_eq!(ping(&mut connect(redis_url()).await).await.unwrap(), "PONG");
 }
 
+#[tokio::test]
+async fn the_crate_is_a_user_who_may_do_nothing_but_what_the_crate_does() {
+    let own = OwnServer::start();
+    for (url, admin) in [
+        (redis_url().to_owned(), admin_url().to_owned()),
+        (own.url(), own.admin_url()),
+    ] {
+        if url == admin {
+            say(
+                "provision: the URL's user could make no other, so the crate's rights are not held to anything",
+            );
+            continue;
+        }
+        let mut crates = connect(&url).await;
+        let get = redis::cmd("GET").arg("commontrip:x").to_owned();
+        let read = redis::cmd("HGET").arg("elsewhere").arg("f").to_owned();
+        for forbidden in [redis::cmd("DBSIZE"), get, read] {
+            let answer = forbidden.exec_async(&mut crates).await;
+            let said = answer.unwrap_err().to_string();
+            assert!(said.contains("permissions"), "{said}");
+        }
+        let mut admins = connect(&admin).await;
+        let users: Vec<String> = redis::cmd("ACL")
+            .arg("USERS")
+            .query_async(&mut admins)
+            .await
+            .unwrap();
+        assert!(
+            users.iter().any(|user| user.starts_with("commontrip-test")),
+            "{users:?}"
+        );
+    }
+}
+
 #[test]
 fn unique_names_differ_and_keep_their_beginning() {
     let names: HashSet<String> = (0..1_000).map(|_| unique("checkout")).collect();
@@ -33,7 +67,7 @@ fn unique_names_differ_and_keep_their_beginning() {
 async fn an_own_server_survives_kill_and_restart_on_the_same_port() {
     let server = OwnServer::start();
     let url = server.url();
-    let mut connection = connect(&url).await;
+    let mut connection = connect(&server.admin_url()).await;
     set(&mut connection, "key").await;
 
     server.kill();
@@ -42,7 +76,7 @@ async fn an_own_server_survives_kill_and_restart_on_the_same_port() {
 
     server.restart();
     assert_eq!(server.url(), url);
-    let mut connection = connect(&url).await;
+    let mut connection = connect(&server.admin_url()).await;
     assert_eq!(ping(&mut connection).await.unwrap(), "PONG");
     let found: bool = redis::cmd("EXISTS")
         .arg("key")
@@ -55,15 +89,18 @@ async fn an_own_server_survives_kill_and_restart_on_the_same_port() {
 #[tokio::test]
 async fn a_running_server_can_be_restarted() {
     let server = OwnServer::start();
-    let before = run_id(&mut connect(&server.url()).await).await;
+    let before = run_id(&mut connect(&server.admin_url()).await).await;
     server.restart();
-    assert_ne!(before, run_id(&mut connect(&server.url()).await).await);
+    assert_ne!(
+        before,
+        run_id(&mut connect(&server.admin_url()).await).await
+    );
 }
 
 #[tokio::test]
 async fn a_paused_server_answers_after_resume() {
     let server = OwnServer::start();
-    let mut connection = connect(&server.url()).await;
+    let mut connection = connect(&server.admin_url()).await;
 
     server.pause();
     let mut other = connection.clone();
@@ -86,7 +123,7 @@ async fn a_paused_server_can_be_killed_and_restarted() {
     server.kill();
     server.restart();
     assert_eq!(
-        ping(&mut connect(&server.url()).await).await.unwrap(),
+        ping(&mut connect(&server.admin_url()).await).await.unwrap(),
         "PONG"
     );
 }
@@ -94,7 +131,7 @@ async fn a_paused_server_can_be_killed_and_restarted() {
 #[tokio::test]
 async fn an_own_server_takes_more_arguments() {
     let server = OwnServer::start_with(&["--maxmemory", "10mb"]);
-    let mut connection = connect(&server.url()).await;
+    let mut connection = connect(&server.admin_url()).await;
     let found: (String, u64) = redis::cmd("CONFIG")
         .arg("GET")
         .arg("maxmemory")

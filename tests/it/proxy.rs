@@ -20,6 +20,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use crate::support::userinfo;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Pass,
@@ -61,8 +63,9 @@ impl Proxy {
         proxy
     }
 
+    /// For the crate, as [`OwnServer::url`](crate::support::OwnServer::url) is.
     pub fn url(&self) -> String {
-        format!("redis://{}/", self.address)
+        format!("redis://{}@{}/", userinfo(), self.address)
     }
 
     pub fn port(&self) -> u16 {

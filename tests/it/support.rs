@@ -1,7 +1,9 @@
 //! Where the integration tests get their Redis.
 //!
-//! Owns finding or starting a server, and removing it again; knows nothing of the crate under test, so that the benches
-//! can include this file as a module of theirs.
+//! Owns finding or starting a server, and removing it again. Of the crate under test it knows only the ACL rules that it
+//! asks for, so that the benches can include this file as a module of theirs.
+//! The crate gets in as a user with those rights and no other ([`redis_url`], [`OwnServer::url`]); what a test does
+//! beside the crate, it does as an administrator ([`admin_url`], [`OwnServer::admin_url`]).
 //! Invariant: what is started here ends with this process, also when that is killed. A destructor can't promise it, so
 //! each server or container has a watchdog: a `sh` that reads a pipe only this process holds open (see [`Watchdog`]).
 
@@ -23,37 +25,59 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use testcontainers::core::{IntoContainerPort, WaitFor};
-use testcontainers::runners::AsyncRunner;
-use testcontainers::{GenericImage, ImageExt};
+
+#[allow(
+    unused_imports,
+    reason = "the benches include this file and use less of it than the tests"
+)]
+pub use self::user::{unique_prefix, userinfo};
+
+#[path = "support/container.rs"]
+mod container;
+#[path = "support/user.rs"]
+pub mod user;
 
 const URL: &str = "COMMONTRIP_TEST_REDIS_URL";
 const IMAGE: &str = "COMMONTRIP_TEST_REDIS_IMAGE";
 const SOURCE: &str = "COMMONTRIP_TEST_REDIS_SOURCE";
-const DEFAULT_IMAGE: &str = "redis:7";
 
 /// Keeps nothing on disk; the same words for a server and for a container.
 const NO_PERSISTENCE: [&str; 4] = ["--save", "", "--appendonly", "no"];
 
-/// Starting a container may include downloading its image.
-const CONTAINER_TIMEOUT: Duration = Duration::from_secs(300);
-
 const POLL: Duration = Duration::from_millis(10);
 const POLLS: u32 = 2_000;
 
-/// Returns the URL of the server that all tests of this process share, and starts it at the first call.
+/// Returns the URL of the server that all tests of this process share, and starts it at the first call. Its user may do
+/// what the README says that the crate needs, and nothing else.
 ///
 /// The first of these that works: the URL in `COMMONTRIP_TEST_REDIS_URL`; a container of `COMMONTRIP_TEST_REDIS_IMAGE`
 /// (default `redis:7`); a `redis-server` on PATH; the same from Debian's packages. `COMMONTRIP_TEST_REDIS_SOURCE` =
 /// `url`, `docker` or `server` allows only that one. The choice is printed to stderr.
 ///
+/// On a server that was given by its URL the user is made for this run and removed after it, if that URL's user may do
+/// so; else the crate is the URL's user too, which is said.
+///
 /// # Panics
 /// When there is no Redis, with what to do about it.
 #[track_caller]
 pub fn redis_url() -> &'static str {
-    static SHARED: OnceLock<Result<String, String>> = OnceLock::new();
+    &shared().url
+}
+
+/// Returns the same server's URL for who may do everything.
+///
+/// # Panics
+/// As [`redis_url`] does.
+#[track_caller]
+pub fn admin_url() -> &'static str {
+    &shared().admin_url
+}
+
+#[track_caller]
+fn shared() -> &'static Found {
+    static SHARED: OnceLock<Result<Found, String>> = OnceLock::new();
     match SHARED.get_or_init(provide) {
-        Ok(url) => url,
+        Ok(found) => found,
         Err(reason) => panic!("{reason}"),
     }
 }
@@ -75,6 +99,8 @@ pub fn say(words: &str) {
 /// Always a `redis-server` process, whatever the shared server is: only a process can be stopped and killed at once.
 pub struct OwnServer {
     port: u16,
+    /// What its URL says of the user.
+    user: String,
     folder: PathBuf,
     watchdog: Mutex<Watchdog>,
 }
@@ -108,7 +134,13 @@ impl OwnServer {
         server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
     }
 
+    /// For the crate: its user may do what the README says, and nothing else.
     pub fn url(&self) -> String {
+        format!("redis://{}127.0.0.1:{}/", self.user, self.port)
+    }
+
+    /// For who may do everything.
+    pub fn admin_url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
@@ -166,6 +198,11 @@ impl OwnServer {
             let port = free_port()?;
             let folder = env::temp_dir().join(unique("commontrip-redis"));
             let file = folder.join("config");
+            // A sentinel's users are others.
+            let (user, user_args) = match config {
+                None => (format!("{}@", user::userinfo()), user::server_args()),
+                Some(_) => (String::new(), Vec::new()),
+            };
             if let Some(config) = config {
                 let written = fs::create_dir(&folder).and_then(|()| fs::write(&file, config));
                 written.map_err(|err| format!("{}: {err}", file.display()))?;
@@ -178,10 +215,12 @@ impl OwnServer {
                     .args(config.map(|_| &file))
                     .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
                     .args(NO_PERSISTENCE)
+                    .args(user_args)
                     .args(args),
             )?;
             let server = OwnServer {
                 port,
+                user,
                 folder,
                 watchdog: Mutex::new(watchdog),
             };
@@ -268,13 +307,6 @@ end
 rm -rf "$folder"
 "#;
 
-/// Started before its container, which it knows by name: there is no moment in which nobody would remove it.
-const CONTAINER_WATCHDOG: &str = r#"
-trap '' HUP INT TERM
-read -r order
-docker rm --force --volumes "$1"
-"#;
-
 impl Watchdog {
     pub fn new(command: &mut Command) -> Result<Watchdog, String> {
         let shell = command
@@ -310,25 +342,25 @@ impl Drop for Watchdog {
     }
 }
 
-fn provide() -> Result<String, String> {
+fn provide() -> Result<Found, String> {
     let forced = env::var(SOURCE).ok().filter(|source| !source.is_empty());
     let url = env::var(URL).ok().filter(|url| !url.is_empty());
     let found = match (forced.as_deref(), url) {
-        (Some("url") | None, Some(url)) => given(&url),
+        (Some("url") | None, Some(url)) => user::given(&url),
         (Some("url"), None) => Err(format!("{SOURCE}=url, but {URL} is not set")),
-        (Some("docker"), _) => container(),
+        (Some("docker"), _) => container::start(),
         (Some("server"), _) => server(),
         (Some(other), _) => Err(format!("{SOURCE}={other}: it can be url, docker or server")),
-        (None, None) => container().or_else(|docker| {
+        (None, None) => container::start().or_else(|docker| {
             server()
                 .map_err(|server| format!("no container: {docker}\n  no redis-server: {server}"))
         }),
     };
     match found {
-        Ok((url, origin)) => {
+        Ok(found) => {
             // Straight to stderr: what eprintln! writes is hidden by the test harness unless the test fails.
-            let _ = writeln!(io::stderr(), "redis for the tests: {origin}, {url}");
-            Ok(url)
+            say(&format!("redis for the tests: {}", found.origin));
+            Ok(found)
         }
         Err(reason) => Err(format!(
             "there is no Redis for the tests.\n  {reason}\n\
@@ -340,93 +372,33 @@ fn provide() -> Result<String, String> {
     }
 }
 
-/// A URL and, for people, where it comes from.
-type Found = (String, String);
+/// A server.
+struct Found {
+    url: String,
+    admin_url: String,
+    /// Where it comes from, for people.
+    origin: String,
+}
 
-fn given(url: &str) -> Result<Found, String> {
-    redis::Client::open(url)
-        .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(5)))
-        .map(|_| (url.to_owned(), format!("given by {URL}")))
-        .map_err(|err| format!("{URL}={url} does not answer: {err}"))
+impl Found {
+    /// One that was started with the tests' user.
+    fn started(host: &str, port: u16, origin: String) -> Found {
+        Found {
+            url: format!("redis://{}@{host}:{port}/", user::userinfo()),
+            admin_url: format!("redis://{host}:{port}/"),
+            origin: format!("{origin}, redis://{host}:{port}/"),
+        }
+    }
 }
 
 fn server() -> Result<Found, String> {
     let program = program()?;
     let server = OwnServer::launch(program, None, &[])?;
-    let url = server.url();
+    let port = server.port();
     // It is to live as long as this process does; then its watchdog ends it.
     std::mem::forget(server);
-    Ok((url, format!("started {}", program.display())))
-}
-
-fn container() -> Result<Found, String> {
-    if on_path("docker").is_none() {
-        return Err("no docker command on PATH, which removes the container at the end".to_owned());
-    }
-    let image = env::var(IMAGE)
-        .ok()
-        .filter(|image| !image.is_empty())
-        .unwrap_or_else(|| DEFAULT_IMAGE.to_owned());
-    let name = unique("commontrip-test");
-    let watchdog = Watchdog::new(Command::new("sh").args(["-c", CONTAINER_WATCHDOG, "sh", &name]))?;
-
-    // The caller may be inside a runtime, where another can't be entered: hence a thread.
-    let started = thread::spawn({
-        let image = image.clone();
-        move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|err| err.to_string())?;
-            runtime.block_on(async {
-                let address =
-                    tokio::time::timeout(CONTAINER_TIMEOUT, start_container(&image, &name)).await;
-                address.map_err(|_| format!("not there after {CONTAINER_TIMEOUT:?}"))?
-            })
-        }
-    });
-    let (host, port) = started
-        .join()
-        .unwrap_or_else(|_| Err("the thread that starts it panicked".to_owned()))
-        .map_err(|err| format!("docker, image {image}: {err}"))?;
-    std::mem::forget(watchdog);
-    Ok((
-        format!("redis://{host}:{port}/"),
-        format!("container of {image}"),
-    ))
-}
-
-async fn start_container(image: &str, name: &str) -> Result<(String, u16), String> {
-    let (repository, tag) = match image.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (image, "latest"),
-    };
-    let container = GenericImage::new(repository, tag)
-        .with_exposed_port(6379.tcp())
-        .with_wait_for(WaitFor::message_on_stdout("Ready to accept connections"))
-        .with_cmd(NO_PERSISTENCE)
-        .with_container_name(name)
-        .start()
-        .await
-        .map_err(|err| err.to_string())?;
-    let host = container
-        .get_host()
-        .await
-        .map_err(|err| err.to_string())?
-        .to_string();
-    let port = container
-        .get_host_port_ipv4(6379)
-        .await
-        .map_err(|err| err.to_string())?;
-    // Its destructor would remove it at once; the watchdog does that later.
-    std::mem::forget(container);
-    // The port is that of IPv4, and `localhost` could be read as IPv6.
-    let host = if host == "localhost" {
-        "127.0.0.1".to_owned()
-    } else {
-        host
-    };
-    Ok((host, port))
+    let origin = format!("started {}", program.display());
+    Ok(Found::started("127.0.0.1", port, origin))
 }
 
 /// The `redis-server` program, installed first if this is a Debian and we may.
@@ -461,10 +433,9 @@ pub fn install(what: &str, package: &str) -> Result<(), String> {
     if user.stdout.trim_ascii() != b"0" {
         return Err(format!("{missing}, and only root can install it"));
     }
-    let _ = writeln!(
-        io::stderr(),
+    say(&format!(
         "for the tests: {missing}, installing it with apt-get"
-    );
+    ));
     for arguments in [
         &["update"][..],
         &["install", "--yes", "--no-install-recommends", package],

@@ -3,6 +3,7 @@
 //! Owns the command line and the exit status; uses the crate's public API only.
 
 mod demo;
+mod doctor;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,9 @@ enum Command {
     /// Show a fleet trip, probe and recover together, in the terminal.
     #[command(after_help = demo::AFTER_HELP)]
     Demo(demo::Options),
+    /// Look at a Redis as its user: what works, what does not, and what to do.
+    #[command(after_help = doctor::AFTER_HELP)]
+    Doctor(doctor::Options),
     /// One replica of the demo, told what to do on its standard input.
     #[command(hide = true)]
     Replica,
@@ -29,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Replica => demo::run_replica(),
     }
 }

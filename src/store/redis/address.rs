@@ -68,6 +68,16 @@ impl Address {
             master: first,
         }))
     }
+
+    /// One node of a Cluster, reached as the URL's first is; `None` where this is no Cluster.
+    pub(super) fn node(&self, host: &str, port: u16) -> Option<Self> {
+        let Self::Cluster(nodes) = self else {
+            return None;
+        };
+        let first = nodes.first()?;
+        let addr = placed(first.addr(), host.to_owned(), port);
+        Some(Self::Cluster(vec![first.clone().set_addr(addr)]))
+    }
 }
 
 fn connection_info(url: &str) -> Result<ConnectionInfo, String> {
@@ -76,6 +86,23 @@ fn connection_info(url: &str) -> Result<ConnectionInfo, String> {
     }
     let info = url.into_connection_info();
     info.map_err(|e| e.to_string())
+}
+
+/// The URL's settings at another host and port.
+fn placed(first: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
+    match first.clone() {
+        ConnectionAddr::TcpTls {
+            insecure,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure,
+            tls_params,
+        },
+        _ => ConnectionAddr::Tcp(host, port),
+    }
 }
 
 /// What a URL says in its query beyond what a single server's does.
@@ -118,19 +145,7 @@ fn beside(first: &ConnectionAddr, node: &str) -> Result<ConnectionAddr, String> 
         .filter(|(host, _)| !host.is_empty())
         .ok_or_else(|| format!("node={node}: it must be host:port"))?;
     let host = host.trim_matches(['[', ']']).to_owned();
-    Ok(match first.clone() {
-        ConnectionAddr::TcpTls {
-            insecure,
-            tls_params,
-            ..
-        } => ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure,
-            tls_params,
-        },
-        _ => ConnectionAddr::Tcp(host, port),
-    })
+    Ok(placed(first, host, port))
 }
 
 #[cfg(test)]

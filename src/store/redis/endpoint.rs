@@ -104,6 +104,15 @@ impl Endpoint {
         }
     }
 
+    /// One node of this Cluster; `None` where this is none.
+    pub(super) fn at(&self, host: &str, port: u16) -> Option<Self> {
+        let Self::At(address, access) = self else {
+            return None;
+        };
+        let node = address.node(host, port)?;
+        Some(Self::At(Box::new(node), access.clone()))
+    }
+
     /// A connection for subscriptions. A Cluster passes publications on to all of its nodes, so
     /// any will do.
     pub(super) async fn subscriber(&self) -> Result<PubSub, StoreError> {

@@ -16,6 +16,33 @@ impl Prefix {
         fits.then(|| Self(prefix.to_owned()))
     }
 
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As a pattern that matches this prefix; what a pattern cannot hold matches any character.
+    pub(super) fn pattern(&self) -> String {
+        let mut pattern = String::new();
+        for c in self.0.chars() {
+            match c {
+                '*' | '?' | '[' | ']' | '\\' | '^' => pattern.extend(['\\', c]),
+                c if c.is_whitespace() => pattern.push('?'),
+                c => pattern.push(c),
+            }
+        }
+        pattern
+    }
+
+    /// Whether a key is of a kind that this crate makes.
+    pub(super) fn is_ours(&self, key: &str) -> bool {
+        let name = || {
+            let rest = key.strip_prefix(&self.0)?.strip_prefix(":{")?;
+            Name::new(rest.split_once('}')?.0).ok()
+        };
+        let of_circuit = |name: Name| self.all(&name).iter().any(|ours| ours == key);
+        key == self.index() || name().is_some_and(of_circuit)
+    }
+
     /// The circuit's hash, which is also the name of its channel.
     pub(super) fn circuit(&self, name: &Name) -> String {
         format!("{}:{{{name}}}", self.0)
@@ -69,5 +96,15 @@ mod tests {
         assert_eq!(prefix.name_of("app:{payments}"), Some(name));
         assert_eq!(prefix.name_of("other:{payments}"), None);
         assert!(Prefix::new("a{b").is_none());
+        for (key, ours) in [
+            ("app:circuits", true),
+            ("app:{payments}", true),
+            ("app:{payments}:window", true),
+            ("app:{payments}:colour", false),
+            ("app:sessions", false),
+            ("application:circuits", false),
+        ] {
+            assert_eq!(prefix.is_ours(key), ours, "{key}");
+        }
     }
 }

@@ -134,6 +134,11 @@ impl Lines {
         })
     }
 
+    /// Where connections come from.
+    pub(super) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// The connection in use, or the next one.
     pub(super) async fn get(self: &Arc<Self>) -> Result<Up, StoreError> {
         let mut state = self.state.subscribe();

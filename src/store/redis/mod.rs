@@ -6,6 +6,7 @@ mod access;
 mod address;
 mod builder;
 mod endpoint;
+mod examine;
 mod keys;
 mod line;
 mod listen;
@@ -30,7 +31,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub use self::{builder::RedisStoreBuilder, endpoint::RedisPool};
+pub use self::{
+    builder::RedisStoreBuilder,
+    endpoint::RedisPool,
+    examine::{Check, Verdict},
+};
 use self::{
     endpoint::Endpoint,
     keys::Prefix,

@@ -56,8 +56,13 @@ impl Slots {
 
     /// Whether somebody serves each slot. While a dead master has no successor yet, nobody does.
     pub(super) fn is_whole(&self) -> bool {
+        self.unserved() == 0
+    }
+
+    /// How many slots nobody serves.
+    pub(super) fn unserved(&self) -> usize {
         let served = |(first, last, _): &(u16, u16, u16)| usize::from(last - first) + 1;
-        self.ranges.iter().map(served).sum::<usize>() == usize::from(SLOTS)
+        usize::from(SLOTS).abs_diff(self.ranges.iter().map(served).sum())
     }
 
     pub(super) fn shard(&self, slot: u16) -> u16 {

@@ -127,8 +127,14 @@ const UNABLE: [&str; 7] = [
 ];
 /// Codes of our scripts for what is wrong in itself.
 const INVALID: [&str; 2] = ["EREQUEST", "EARITY"];
-/// How a script is told that its user lacks a right.
-const UNABLE_IN_SCRIPT: &str = "The user executing the script can't";
+/// How a script is told that its user lacks a right: by Redis 7.0; by 7.2 and later, and Valkey.
+const UNABLE_IN_SCRIPT: [&str; 2] = [
+    "The user executing the script can't",
+    "ACL failure in script",
+];
+/// What is said before the server's words when a right is lacking.
+pub(super) const LACKS_A_RIGHT: &str =
+    "the ACL user lacks a right, which `commontrip doctor` names: ";
 
 pub(super) fn error(error: RedisError) -> StoreError {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, Moved, NoPerm, ReadOnly};
@@ -140,9 +146,7 @@ pub(super) fn error(error: RedisError) -> StoreError {
         ErrorKind::Server(Moved) => StoreError::Unable(format!(
             "it is part of a Cluster, which needs a redis-cluster:// URL: {words}"
         )),
-        ErrorKind::Server(NoPerm) => StoreError::Unable(format!(
-            "the ACL user lacks a right, which `commontrip doctor` names: {words}"
-        )),
+        ErrorKind::Server(NoPerm) => StoreError::Unable(format!("{LACKS_A_RIGHT}{words}")),
         ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly)
         | ErrorKind::AuthenticationFailed
         | ErrorKind::MasterNameNotFoundBySentinel
@@ -150,9 +154,9 @@ pub(super) fn error(error: RedisError) -> StoreError {
         | ErrorKind::RESP3NotSupported => StoreError::Unable(words),
         _ if error.code().is_some_and(|code| UNABLE.contains(&code)) => StoreError::Unable(words),
         _ if error.code().is_some_and(|code| INVALID.contains(&code)) => StoreError::Invalid(words),
-        _ if words.contains(UNABLE_IN_SCRIPT) => StoreError::Unable(format!(
-            "the ACL user lacks a right, which `commontrip doctor` names: {words}"
-        )),
+        _ if UNABLE_IN_SCRIPT.iter().any(|said| words.contains(said)) => {
+            StoreError::Unable(format!("{LACKS_A_RIGHT}{words}"))
+        }
         _ => StoreError::Refused(words),
     }
 }
@@ -340,6 +344,21 @@ mod tests {
         );
         let event = event(&entry).unwrap();
         assert_eq!((event.generation, event.note.as_str()), (7, "\u{fffd}\0"));
+    }
+
+    #[test]
+    fn a_right_that_a_script_lacks_is_said_so_by_every_server() {
+        for said in [
+            "The user executing the script can't run this command or subcommand script: f1, on @user_script:1.",
+            "ACL failure in script: User ana has no permissions to run the 'zadd' command script: f1, on @user_script:1.",
+        ] {
+            let said = redis::make_extension_error("ERR".to_owned(), Some(said.to_owned()));
+            let error = error(said);
+            assert!(
+                error.is_away() && error.to_string().contains(LACKS_A_RIGHT),
+                "{error}"
+            );
+        }
     }
 
     #[test]

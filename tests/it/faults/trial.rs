@@ -111,9 +111,8 @@ impl Trial {
     pub async fn start_as(fault: &'static str, server: &OwnServer, way: Way) -> Trial {
         let asks = way.asks;
         let (circuits, setup) = setup(way);
-        let server = server.url();
         let (tripped, policy) = &circuits[TRIPPED];
-        let observer = observer_on(&server, tripped, policy);
+        let observer = observer_on(&server.url(), tripped, policy);
         let permit = observer.acquire().await.unwrap();
         permit.record(Outcome::trip());
         until("it is open", async || {
@@ -121,7 +120,7 @@ impl Trial {
         })
         .await;
         drop(observer);
-        let mut trial = Trial::of(fault, server, circuits, setup, true).await;
+        let mut trial = Trial::of(fault, server.admin_url(), circuits, setup, true).await;
         trial.asks = asks;
         trial.fleet.order_all(|| drive(&[])).await;
         until("the processes have heard of the circuits", async || {
@@ -137,7 +136,7 @@ impl Trial {
     /// Starts processes while there is no server: the trial begins with the fault.
     pub async fn start_without_server(fault: &'static str, server: &OwnServer) -> Trial {
         let (circuits, setup) = setup(Way::by(&server.url()));
-        let mut trial = Trial::of(fault, server.url(), circuits, setup, false).await;
+        let mut trial = Trial::of(fault, server.admin_url(), circuits, setup, false).await;
         trial.begin().await;
         trial
     }
@@ -379,7 +378,7 @@ fn setup(way: Way) -> (Vec<(String, Policy)>, Setup) {
 
 /// A connection of an operator's.
 pub async fn operator(server: &OwnServer) -> redis::aio::MultiplexedConnection {
-    connection_to(&server.url()).await
+    connection_to(&server.admin_url()).await
 }
 
 /// Sends a command, its words separated by spaces.

@@ -12,7 +12,7 @@ use redis::{Connection, RedisError, Script};
 
 use super::{BASE, LATER};
 use crate::scripts::{OPERATIONS, Part, connect, expiries, invoke, keys, packed, request, script};
-use crate::support::{redis_url, unique};
+use crate::support::{admin_url, unique_prefix};
 
 /// What a circuit is doing when the hostile request comes.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ pub fn fail<T>(what: impl Into<String>) -> Checked<T> {
 
 impl Bench {
     pub fn new(name: &str) -> Self {
-        let mut redis = connect(redis_url());
+        let mut redis = connect(admin_url());
         let scripts = OPERATIONS.map(|operation| {
             let script = script(operation);
             script.load(&mut redis).unwrap();
@@ -73,7 +73,7 @@ impl Bench {
         Self {
             redis,
             scripts: scripts.into(),
-            keys: keys(&unique(name), "c"),
+            keys: keys(&unique_prefix(name), "c"),
             window_calls: 0,
             seq: 1,
             now: LATER,

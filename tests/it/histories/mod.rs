@@ -94,7 +94,7 @@ impl Holders {
 async fn recorded(kills: bool) -> History {
     let seconds = number("COMMONTRIP_TEST_HISTORY_SECONDS", 4);
     let seed = number("COMMONTRIP_TEST_SEED", fastrand::u64(..));
-    let url = support::redis_url();
+    let url = support::admin_url();
     let circuits: Vec<_> = (0..CIRCUITS)
         .map(|i| (support::unique("history"), stormy(i)))
         .collect();
@@ -109,7 +109,7 @@ async fn recorded(kills: bool) -> History {
         failures: 3,
     };
     let setup = Setup {
-        redis: url.to_owned(),
+        redis: support::redis_url().to_owned(),
         registries: 1,
         circuits: circuits.clone(),
         load: Some(Load {

@@ -81,7 +81,7 @@ async fn lifetime_totals_are_what_all_processes_did() {
 #[tokio::test]
 async fn lifetime_totals_are_exact_though_connections_break() {
     let server = support::OwnServer::start();
-    let mut redis = connection_to(&server.url()).await;
+    let mut redis = connection_to(&server.admin_url()).await;
     let mut breaks = 0;
     totals_agree(&server.url(), 60, async || {
         // In the middle of whatever they do: some have asked, and never hear the answer.

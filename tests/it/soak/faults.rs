@@ -12,7 +12,7 @@ use crate::{
     histories::{record::now_ns, witness::connect},
     processes::ms,
     proxy::{Mode, Proxy},
-    support::OwnServer,
+    support::{OwnServer, user},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +128,7 @@ impl Stage {
             "--enable-debug-command",
             "yes",
         ]);
-        let mut redis = connect(&server.url()).await;
+        let mut redis = connect(&server.admin_url()).await;
         let mut folder = redis::cmd("CONFIG");
         folder.arg("GET").arg("dir");
         let folder: (String, String) = folder.query_async(&mut redis).await.expect("a folder");
@@ -202,8 +202,8 @@ impl Stage {
                 self.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
             }
             Fault::Busy => {
-                let mut killer = connect(&self.server.url()).await;
-                let mut looping = connect(&self.server.url()).await;
+                let mut killer = connect(&self.server.admin_url()).await;
+                let mut looping = connect(&self.server.admin_url()).await;
                 let looping = tokio::spawn(async move {
                     let mut endless = redis::cmd("EVAL");
                     endless.arg("while true do end").arg(0);
@@ -227,9 +227,9 @@ impl Stage {
                 self.tell(&["REPLICAOF", "NO", "ONE"]).await;
             }
             Fault::Denied => {
-                self.tell(&["ACL", "SETUSER", "default", "-evalsha"]).await;
+                self.tell(&["ACL", "SETUSER", user::USER, "-evalsha"]).await;
                 lasting.await;
-                self.tell(&["ACL", "SETUSER", "default", "+evalsha"]).await;
+                self.tell(&["ACL", "SETUSER", user::USER, "+evalsha"]).await;
             }
             Fault::ProxyDelays => {
                 self.proxy.set(Mode::Delay(delay));
@@ -252,7 +252,7 @@ impl Stage {
     }
 
     async fn tell(&self, words: &[&str]) {
-        let mut redis = connect(&self.server.url()).await;
+        let mut redis = connect(&self.server.admin_url()).await;
         said(&mut redis, words).await;
     }
 
@@ -271,7 +271,7 @@ impl Stage {
 
     /// Has Redis load all its data again, and take its time: some more keys than it has, at 2 ms each.
     async fn reload(&self, lasts: Duration, lasting: impl Future<Output = ()>) {
-        let mut redis = connect(&self.server.url()).await;
+        let mut redis = connect(&self.server.admin_url()).await;
         let keys = (lasts.as_millis() / 2).to_string();
         let fill =
             "for i = 1, ARGV[1] do redis.call('SET', 'filler:' .. i, string.rep('x', 2000)) end";

@@ -82,7 +82,7 @@ async fn outage(weather: &Weather) -> Duration {
 
 /// Which processes see all circuits as Redis has them.
 async fn agree(stage: &Stage, names: &[String], fleet: &Fleet) -> [bool; PROCESSES] {
-    let mut redis = connect(&stage.server.url()).await;
+    let mut redis = connect(&stage.server.admin_url()).await;
     let mut there = async || {
         let mut all = Vec::new();
         for name in names {
@@ -141,7 +141,7 @@ async fn a_fleet_under_traffic_survives_a_redis_that_fails_in_every_way() {
         }),
         ..Setup::default()
     };
-    let witness = Witness::new(&stage.server.url(), names.clone());
+    let witness = Witness::new(&stage.server.admin_url(), names.clone());
     let fleet = Fleet::start(setup, PROCESSES).await;
     fleet.serve(0).await;
 
@@ -180,7 +180,7 @@ async fn a_fleet_under_traffic_survives_a_redis_that_fails_in_every_way() {
     }
 
     // The services are in good health from now on.
-    let mut redis = connect(&stage.server.url()).await;
+    let mut redis = connect(&stage.server.admin_url()).await;
     let over = Instant::now();
     let mut closed = false;
     while over.elapsed() < PATIENCE && !closed {

@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// A folder with a CA, a server's certificate and a client's.
-struct Certificates(PathBuf);
+pub struct Certificates(PathBuf);
 
 impl Certificates {
-    fn new() -> Certificates {
+    pub fn new() -> Certificates {
         let folder = env::temp_dir().join(support::unique("commontrip-tls"));
         fs::create_dir(&folder).unwrap();
         let made = Certificates(folder);
@@ -38,12 +38,12 @@ impl Certificates {
         made
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
     }
 
     /// A server that speaks TLS on the port that is returned, and asks clients for a certificate or not.
-    fn serve(&self, clients: bool) -> (OwnServer, u16) {
+    pub fn serve(&self, clients: bool) -> (OwnServer, u16) {
         let port = free_port().unwrap();
         let path = |file| self.path(file).display().to_string();
         let server = OwnServer::start_with(&[
@@ -111,7 +111,7 @@ async fn error_of(store: RedisStore) -> String {
 async fn tls_with_a_ca_of_ones_own_carries_commands_and_pushes() {
     let certificates = Certificates::new();
     let (_server, port) = certificates.serve(false);
-    let url = format!("rediss://localhost:{port}/");
+    let url = format!("rediss://{}@localhost:{port}/", support::userinfo());
     is_shared(|| {
         let builder = builder().tls_ca_file(certificates.path("ca.pem"));
         builder.open(&url).unwrap()
@@ -131,7 +131,7 @@ async fn tls_with_a_ca_of_ones_own_carries_commands_and_pushes() {
 async fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
     let certificates = Certificates::new();
     let (_server, port) = certificates.serve(true);
-    let url = format!("rediss://127.0.0.1:{port}/");
+    let url = format!("rediss://{}@127.0.0.1:{port}/", support::userinfo());
     let trusting = || builder().tls_ca_file(certificates.path("ca.pem"));
     is_shared(|| {
         let known = trusting().tls_client_files(
@@ -206,8 +206,8 @@ async fn a_password_comes_from_the_url_the_builder_or_a_file_that_may_change() {
 #[tokio::test]
 async fn resp3_a_database_and_a_prefix_are_what_the_url_and_the_builder_say() {
     let server = OwnServer::start();
-    let url = format!("redis://127.0.0.1:{}/3?protocol=resp3", server.port());
-    is_shared(|| builder().prefix("shop").open(&url).unwrap()).await;
+    let url = format!("{}3?protocol=resp3", server.url());
+    is_shared(|| builder().prefix("commontrip-test-shop").open(&url).unwrap()).await;
     let client = redis::Client::open(format!("redis://127.0.0.1:{}/3", server.port())).unwrap();
     let mut database = client.get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS")
@@ -216,7 +216,10 @@ async fn resp3_a_database_and_a_prefix_are_what_the_url_and_the_builder_say() {
         .await
         .unwrap();
     assert!(
-        !keys.is_empty() && keys.iter().all(|key| key.starts_with("shop:")),
+        !keys.is_empty()
+            && keys
+                .iter()
+                .all(|key| key.starts_with("commontrip-test-shop:")),
         "{keys:?}"
     );
     let elsewhere: u64 = tell(server.port(), "DBSIZE").await;

@@ -1,7 +1,10 @@
 //! A Cluster of real servers: three masters with a replica each.
 
 use super::{ms, tell};
-use crate::{support::OwnServer, wait::until};
+use crate::{
+    support::{self, OwnServer},
+    wait::until,
+};
 
 pub struct Cluster {
     /// Masters at first, each followed by nothing; then their replicas in the same order.
@@ -73,7 +76,8 @@ impl Cluster {
     /// A URL that names two of the nodes.
     pub fn url(&self) -> String {
         let (one, other) = (self.nodes[0].port(), self.nodes[1].port());
-        format!("redis-cluster://127.0.0.1:{one}?node=127.0.0.1:{other}")
+        let user = support::userinfo();
+        format!("redis-cluster://{user}@127.0.0.1:{one}?node=127.0.0.1:{other}")
     }
 
     pub async fn id(&self, node: usize) -> String {

@@ -1,8 +1,8 @@
 //! Redis as people run it: Cluster, Sentinel, TLS, passwords; each of real servers that the test starts.
 
-mod access;
+pub mod access;
 mod cluster;
-mod cluster_servers;
+pub mod cluster_servers;
 mod sentinel;
 
 use std::time::Duration;
@@ -52,7 +52,7 @@ async fn admin(port: u16) -> MultiplexedConnection {
 }
 
 /// One command, its words in a string.
-async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
+pub async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
     let mut words = command.split_whitespace();
     let mut cmd = redis::cmd(words.next().unwrap());
     for word in words {

@@ -57,8 +57,9 @@ impl Watched {
 
     fn url(&self) -> String {
         let ports: Vec<_> = self.sentinels.iter().map(OwnServer::port).collect();
+        let user = support::userinfo();
         format!(
-            "redis-sentinel://127.0.0.1:{}?node=127.0.0.1:{}&node=127.0.0.1:{}&sentinelServiceName=main",
+            "redis-sentinel://{user}@127.0.0.1:{}?node=127.0.0.1:{}&node=127.0.0.1:{}&sentinelServiceName=main",
             ports[0], ports[1], ports[2]
         )
     }
@@ -183,11 +184,23 @@ async fn a_failover_that_lost_the_last_writes_opens_again_what_was_open() {
 async fn a_sentinels_pool_carries_a_circuit() {
     let watched = Watched::start().await;
     let urls = watched.sentinels.iter().map(OwnServer::url).collect();
-    let config = deadpool_redis::sentinel::Config::from_urls::<Vec<String>>(
+    let mut config = deadpool_redis::sentinel::Config::from_urls::<Vec<String>>(
         urls,
         "main".to_owned(),
         deadpool_redis::sentinel::SentinelServerType::Master,
     );
+    let (user, password) = support::userinfo()
+        .split_once(':')
+        .map(|(u, p)| (u.to_owned(), p.to_owned()))
+        .unwrap();
+    config.node_connection_info = Some(deadpool_redis::sentinel::SentinelNodeConnectionInfo {
+        redis_connection_info: Some(deadpool_redis::RedisConnectionInfo {
+            username: Some(user),
+            password: Some(password),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
     let pool = config
         .create_pool(Some(deadpool_redis::Runtime::Tokio1))
         .unwrap();

@@ -24,7 +24,7 @@ use commontrip::Name;
 
 use self::{facts::Fact, show::Show};
 
-pub use self::{facts::KINDS as AFTER_HELP, process::run_replica};
+pub use self::{facts::KINDS as AFTER_HELP, process::run_replica, show::wrap};
 
 /// What `commontrip demo` can be told.
 #[derive(Args, Debug)]

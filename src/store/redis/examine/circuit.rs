@@ -1,0 +1,269 @@
+//! What the crate does, done once: each right tried, a circuit tripped and probed, a change heard.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, future::try_join};
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    super::StoreError,
+    Check, Node,
+    node::is_silence,
+    rights::{RIGHTS, When, lacking},
+    words,
+};
+use crate::{
+    model::{
+        Acquire, Command, Control, Grant, Head, Permission, Release, Report, Rules, Snapshot, State,
+    },
+    store::Clock,
+};
+
+/// Tries each right that is needed, one by one.
+pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: String) -> Check {
+    let name = "rights";
+    let prefix = &node.inner.prefix;
+    // Beside the circuit, so that the trials never meet what the scripts write.
+    let (key, index) = (format!("{}:trial", node.key()), prefix.index());
+    let needed: Vec<_> = RIGHTS.iter().filter(|right| needed(right.when)).collect();
+    let mut refusals = Vec::new();
+    for trial in needed.iter().filter_map(|right| right.trial(&key, &index)) {
+        let answer = node.ask(&trial).await;
+        if is_silence(&answer) {
+            let words = answer.map_or_else(|error| error.to_string(), |_| String::new());
+            return words::explained(name, &words, &words);
+        }
+        refusals.extend(answer.err().map(|error| error.to_string()));
+    }
+    // The index is written to as well.
+    let touch = redis::cmd("ZREM").arg(&index).arg("-").to_owned();
+    let touched = node.anywhere().ask(&touch).await;
+    refusals.extend(touched.err().map(|error| error.to_string()));
+    // What is not a lacking right, the check of the push tells.
+    match subscribed(&node).await {
+        Some(Ok((mut sink, _stream))) => {
+            let done = timeout(node.patience, sink.unsubscribe(node.key())).await;
+            refusals.extend(
+                done.ok()
+                    .and_then(Result::err)
+                    .map(|error| error.to_string()),
+            );
+        }
+        Some(Err(words)) => refusals.push(words),
+        None => {}
+    }
+    if let Some(words) = refusals
+        .iter()
+        .find(|words| words.contains("unknown command"))
+    {
+        let check = Check::failure(name, words.clone()).means("The crate cannot work without.");
+        return check.advice(
+            "Ask whoever runs this server to allow the command; some providers disable scripts or Pub/Sub.",
+        );
+    }
+    let mut missing: Vec<String> = Vec::new();
+    for rule in refusals.iter().filter_map(|words| lacking(words, prefix)) {
+        if !missing.contains(&rule) {
+            missing.push(rule);
+        }
+    }
+    if missing.is_empty() {
+        let (tried, prefix) = (needed.len(), prefix.as_str());
+        let found = format!("all {tried} commands, on keys and channels {prefix}:*");
+        return Check::ok(name, found);
+    }
+    let quoted: Vec<_> = missing.iter().map(|rule| quoted(rule)).collect();
+    let mut check = Check::failure(name, format!("user {user} lacks {}", missing.join(" ")))
+        .means("Redis refuses this user what the crate must do, and each replica decides alone.")
+        .advice(format!(
+            "As an administrator, on each server and its replicas: redis-cli ACL SETUSER {user} {}, \
+             then ACL SAVE or CONFIG REWRITE.",
+            quoted.join(" ")
+        ));
+    check.missing = missing;
+    check
+}
+
+/// As a shell takes it.
+fn quoted(rule: &str) -> String {
+    match rule.starts_with('+') && !rule.contains('|') {
+        true => rule.to_owned(),
+        false => format!("'{}'", rule.replace('\'', "'\\''")),
+    }
+}
+
+/// A connection that hears of the circuit's changes, or why there is none; `None` for a pool.
+async fn subscribed(node: &Node) -> Option<Result<(PubSubSink, PubSubStream), String>> {
+    let connection = match node.subscriber().await? {
+        Ok(connection) => connection,
+        Err(error) => return Some(Err(words::of(&error))),
+    };
+    let (mut sink, stream) = connection.split();
+    let done = timeout(node.patience, sink.subscribe(node.key())).await;
+    Some(match done {
+        Ok(Ok(())) => Ok((sink, stream)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(words::of(&StoreError::Timeout(node.patience))),
+    })
+}
+
+/// A circuit from its making to its end: trips, lets a probe through, takes it back, is reset. And
+/// whether the trip was heard of.
+pub(super) async fn life(node: Node) -> (Check, Check) {
+    let listening = subscribed(&node).await;
+    let clock = Clock::system();
+    let begun = clock.precise_ns();
+    let (tripped, heard) = match listening {
+        Some(Ok((_sink, mut stream))) => {
+            let hear = async {
+                let message = timeout(node.patience, stream.next()).await;
+                Ok(message.ok().flatten().map(|_| clock.precise_ns() - begun))
+            };
+            // Without a trip there is nothing to be heard of.
+            match try_join(trip(&node), hear).await {
+                Ok((state, heard)) => (Ok(state), Some(Ok(heard))),
+                Err(error) => (Err(error), Some(Ok(None))),
+            }
+        }
+        Some(Err(words)) => (trip(&node).await, Some(Err(words))),
+        None => (trip(&node).await, None),
+    };
+    let ran = match tripped {
+        Ok(_) => rest(&node).await,
+        Err(error) => Err(error),
+    };
+    clean(&node).await;
+    let push = pushed(&ran, heard);
+    (lived(ran, &node), push)
+}
+
+fn head() -> Head {
+    let policy = Rules {
+        wait_duration_in_open_state_ms: 1,
+        ..Rules::default()
+    };
+    Head {
+        replica: "commontrip-doctor".to_owned(),
+        policy,
+        ..Head::default()
+    }
+}
+
+async fn trip(node: &Node) -> Result<State, StoreError> {
+    let report = Report {
+        head: head(),
+        seq: 1,
+        trips: 1,
+        counts: crate::model::Counts {
+            failures: 1,
+            ..Default::default()
+        },
+        ..Report::default()
+    };
+    let snapshot: Snapshot = node.run(&node.inner.scripts.report, &report).await?;
+    expect("open", snapshot.state == State::Open, &snapshot)
+}
+
+async fn rest(node: &Node) -> Result<State, StoreError> {
+    let scripts = &node.inner.scripts;
+    let token = "commontrip-doctor:1".to_owned();
+    let acquire = Acquire {
+        head: head(),
+        token: token.clone(),
+    };
+    let probe = async {
+        loop {
+            let grant: Grant = node.run(&scripts.acquire, &acquire).await?;
+            if grant.permission == Permission::Probe {
+                return Ok(grant.snapshot);
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let late = |_| Err(StoreError::Refused("no probe was given".to_owned()));
+    timeout(node.patience, probe).await.unwrap_or_else(late)?;
+    let release = Release {
+        head: head(),
+        token,
+    };
+    let _: Snapshot = node.run(&scripts.release, &release).await?;
+    let snapshot: Snapshot = node.run(&scripts.snapshot, &head()).await?;
+    expect(
+        "half-open",
+        snapshot.state == State::HalfOpen && snapshot.probes == 0,
+        &snapshot,
+    )?;
+    let reset = Control {
+        head: head(),
+        command: Command::Reset,
+        author: "commontrip-doctor".to_owned(),
+        ..Control::default()
+    };
+    let snapshot: Snapshot = node.run(&scripts.control, &reset).await?;
+    expect("closed", snapshot.state == State::Closed, &snapshot)
+}
+
+fn expect(state: &str, holds: bool, snapshot: &Snapshot) -> Result<State, StoreError> {
+    match holds {
+        true => Ok(snapshot.state),
+        false => Err(StoreError::Refused(format!(
+            "the circuit should be {state} now and is {}",
+            snapshot.state
+        ))),
+    }
+}
+
+/// Deletes the circuit; where that is not allowed, lets it expire.
+async fn clean(node: &Node) {
+    for key in node.inner.prefix.all(&node.circuit) {
+        if node.ask(redis::cmd("DEL").arg(&key)).await.is_err() {
+            let _ = node.ask(redis::cmd("PEXPIRE").arg(&key).arg(1)).await;
+        }
+    }
+}
+
+fn lived(ran: Result<State, StoreError>, node: &Node) -> Check {
+    let name = "circuit";
+    match ran {
+        Ok(_) => {
+            let circuit = &node.circuit;
+            let found = format!("{circuit} was tripped, probed, reset and deleted");
+            Check::ok(name, found)
+        }
+        Err(error) => {
+            let words = words::of(&error);
+            words::explained(name, &format!("the scripts do not run: {words}"), &words)
+        }
+    }
+}
+
+/// When the trip was heard of, ns after it was reported; `None` = not; an error = nobody listened.
+type Heard = Option<Result<Option<u64>, String>>;
+
+fn pushed(ran: &Result<State, StoreError>, heard: Heard) -> Check {
+    let name = "push";
+    let late = "Replicas hear of a change only when they ask: within decision_ttl.";
+    match heard {
+        None => Check::note(
+            name,
+            "a pool without a URL beside it cannot push".to_owned(),
+        )
+        .means(late),
+        Some(Ok(Some(ns))) => Check::ok(
+            name,
+            format!("a change was heard of in {:.1} ms", ns as f64 / 1e6),
+        ),
+        Some(Err(words)) => {
+            let mut check = words::explained(name, &format!("cannot subscribe: {words}"), &words);
+            check.verdict = super::Verdict::Warning;
+            check.means(late)
+        }
+        Some(Ok(None)) if ran.is_err() => {
+            Check::note(name, "not tried, for the circuit did not trip".to_owned())
+        }
+        Some(Ok(None)) => Check::warning(name, "a change was not heard of".to_owned())
+            .means(late)
+            .advice("See whether a proxy between here and Redis drops Pub/Sub."),
+    }
+}

@@ -1,0 +1,209 @@
+//! One server to be examined: the only one, or a master of a Cluster.
+//!
+//! Owns how it is asked; every wait ends. Judges nothing.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::{ConnectionLike, PubSub},
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    from_redis_value,
+};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::{
+    super::{Inner, StoreError, endpoint::Endpoint, line::Line, scripts::Operation, slots, wire},
+    Check,
+};
+use crate::model::Name;
+
+/// How many names are tried to find one that a master serves.
+const NAMES: usize = 500_000;
+
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) inner: Arc<Inner>,
+    line: Line,
+    /// Of a Cluster: which of its masters.
+    at: Option<(String, u16)>,
+    pub(super) patience: Duration,
+    /// A circuit that lives here, and ends with the examination.
+    pub(super) circuit: Name,
+}
+
+impl Node {
+    pub(super) fn of_server(inner: &Arc<Inner>, line: Line, patience: Duration) -> Option<Self> {
+        let circuit = scratch(|_| true)?;
+        let inner = Arc::clone(inner);
+        Some(Self {
+            inner,
+            line,
+            at: None,
+            patience,
+            circuit,
+        })
+    }
+
+    pub(super) fn of_master(
+        &self,
+        at: &(String, u16),
+        serves: impl Fn(u16) -> bool,
+    ) -> Option<Self> {
+        Some(Self {
+            at: Some(at.clone()),
+            circuit: scratch(|name| serves(slots::slot(name)))?,
+            ..self.clone()
+        })
+    }
+
+    /// Asked not here, but wherever a key lives.
+    pub(super) fn anywhere(&self) -> Self {
+        Self {
+            at: None,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn key(&self) -> String {
+        self.inner.prefix.circuit(&self.circuit)
+    }
+
+    pub(super) async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
+        let answer = async {
+            match (self.line.clone(), &self.at) {
+                (Line::Server(mut connection), _) => connection.req_packed_command(command).await,
+                (Line::Cluster(mut connection), None) => {
+                    connection.req_packed_command(command).await
+                }
+                (Line::Cluster(mut connection), Some((host, port))) => {
+                    let (host, port) = (host.clone(), *port);
+                    let node = SingleNodeRoutingInfo::ByAddress { host, port };
+                    let node = RoutingInfo::SingleNode(node);
+                    connection.route_command(command.clone(), node).await
+                }
+            }
+        };
+        let late = |_| {
+            Err(RedisError::from(std::io::Error::from(
+                std::io::ErrorKind::TimedOut,
+            )))
+        };
+        let answer = timeout(self.patience, answer).await.unwrap_or_else(late);
+        answer.and_then(Value::extract_error)
+    }
+
+    pub(super) async fn read<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        Ok(from_redis_value(self.ask(command).await?)?)
+    }
+
+    /// What `INFO` says of a section: `field:value` lines.
+    pub(super) async fn info(&self, section: &str) -> RedisResult<String> {
+        self.read(redis::cmd("INFO").arg(section)).await
+    }
+
+    /// One setting of the server's.
+    pub(super) async fn config(&self, name: &str) -> RedisResult<String> {
+        let answer: Vec<String> = self.read(redis::cmd("CONFIG").arg("GET").arg(name)).await?;
+        let missing = || RedisError::from((ErrorKind::UnexpectedReturnType, "no such setting"));
+        answer.into_iter().nth(1).ok_or_else(missing)
+    }
+
+    /// Runs a script on the circuit.
+    pub(super) async fn run<T: Serialize, R: wire::Reply>(
+        &self,
+        operation: &Operation,
+        request: &T,
+    ) -> Result<R, StoreError> {
+        let run = (self.inner.prefix.all(&self.circuit), wire::encode(request)?);
+        let mut answer = self.ask(&operation.by_hash(&run)).await;
+        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.kind() == no_script)
+        {
+            answer = self.ask(&operation.in_full(&run)).await;
+        }
+        wire::decode_answer(answer)
+    }
+
+    /// A connection to this server on which to hear of changes; `None` for a pool, which has none.
+    pub(super) async fn subscriber(&self) -> Option<Result<PubSub, StoreError>> {
+        let push = self.inner.push.as_ref()?;
+        let late = |_| Err(StoreError::Timeout(self.patience));
+        let there = self
+            .at
+            .as_ref()
+            .and_then(|(host, port)| push.at(host, *port));
+        let endpoint: &Endpoint = there.as_ref().unwrap_or(push);
+        let connecting = timeout(self.patience, endpoint.subscriber());
+        Some(connecting.await.unwrap_or_else(late))
+    }
+
+    /// Where it is, for people.
+    pub(super) fn label(&self) -> Option<String> {
+        self.at
+            .as_ref()
+            .map(|(host, port)| format!("{host}:{port}"))
+    }
+}
+
+/// Whether nobody answered; an error that a server made is an answer.
+pub(super) fn is_silence(answer: &RedisResult<Value>) -> bool {
+    answer.as_ref().is_err_and(|error| {
+        matches!(
+            error.kind(),
+            ErrorKind::Io | ErrorKind::ClusterConnectionNotFound
+        )
+    })
+}
+
+fn scratch(serves: impl Fn(&Name) -> bool) -> Option<Name> {
+    let run = fastrand::u32(..);
+    (0..NAMES).find_map(|i| {
+        let name = Name::new(&format!("commontrip-doctor-{run:08x}-{i}")).ok()?;
+        serves(&name).then_some(name)
+    })
+}
+
+/// Looks at each node and says it in one.
+pub(super) async fn everywhere<F: Future<Output = Check>>(
+    nodes: &[Node],
+    look: impl Fn(Node) -> F,
+) -> Check {
+    let checks = join_all(nodes.iter().map(|node| look(node.clone()))).await;
+    merged(nodes, checks)
+}
+
+/// Nodes named in one line, at most.
+const NAMED: usize = 3;
+
+/// The worst of what was found, and where, unless it is the same everywhere.
+pub(super) fn merged(nodes: &[Node], checks: Vec<Check>) -> Check {
+    let labelled = || nodes.iter().map(Node::label).zip(&checks);
+    let Some(worst) = checks.iter().max_by_key(|check| check.verdict) else {
+        // Without a node there is nothing to be found; the connection's check says so.
+        return Check::note("nodes", "no server was reached".to_owned());
+    };
+    let mut check = worst.clone();
+    if checks.iter().any(|other| other.found != check.found) {
+        let there = labelled().filter(|(_, other)| other.verdict == check.verdict);
+        let there: Vec<_> = there
+            .map(|(label, other)| format!("{}: {}", label.unwrap_or_default(), other.found))
+            .collect();
+        check.found = there[..there.len().min(NAMED)].join("; ");
+        if there.len() > NAMED {
+            check
+                .found
+                .push_str(&format!("; and {} more", there.len() - NAMED));
+        }
+    }
+    for rule in checks.iter().flat_map(|other| &other.missing) {
+        if !check.missing.contains(rule) {
+            check.missing.push(rule.clone());
+        }
+    }
+    check
+}

@@ -1,0 +1,235 @@
+//! The server itself: how it is reached, what it is, how fast, what time it thinks it is.
+
+use redis::{ConnectionAddr, ConnectionInfo, FromRedisValue, Value};
+use std::time::Duration;
+
+use super::{
+    super::{
+        RedisPool,
+        access::Access,
+        address::{Address, Sentinel},
+        endpoint::Endpoint,
+    },
+    Check, Node, words,
+};
+use crate::store::Clock;
+
+/// Where a store's connections go, as its URL says.
+pub(super) struct Place {
+    /// For people.
+    pub(super) words: String,
+    pub(super) user: String,
+    pub(super) database: i64,
+    pub(super) is_tls: bool,
+    pub(super) is_cluster: bool,
+    pub(super) is_sentinel: bool,
+}
+
+impl Place {
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
+        match endpoint {
+            Endpoint::At(address, access) => Self::at(address, access),
+            Endpoint::From(pool) => Self {
+                words: "a pool of the program's own".to_owned(),
+                user: "default".to_owned(),
+                database: 0,
+                is_tls: false,
+                is_cluster: matches!(pool, RedisPool::Cluster(_)),
+                is_sentinel: matches!(pool, RedisPool::Sentinel(_)),
+            },
+        }
+    }
+
+    fn at(address: &Address, access: &Access) -> Self {
+        let (words, info): (String, Option<&ConnectionInfo>) = match address {
+            Address::Server(info) => (format!("one server at {}", info.addr()), Some(info)),
+            Address::Cluster(nodes) => {
+                let named: Vec<_> = nodes.iter().map(|node| node.addr().to_string()).collect();
+                (format!("a Cluster, by {}", named.join(", ")), nodes.first())
+            }
+            Address::Sentinel(sentinel) => (watched(sentinel), Some(&sentinel.master)),
+        };
+        let tls = match info.map(ConnectionInfo::addr) {
+            Some(ConnectionAddr::TcpTls { insecure: true, .. }) => ", TLS that trusts anybody",
+            Some(ConnectionAddr::TcpTls { .. }) => ", TLS",
+            Some(ConnectionAddr::Unix(_)) => "",
+            _ => ", no TLS",
+        };
+        let settings = info.map(ConnectionInfo::redis_settings);
+        let user = access.username.as_deref();
+        let user = user.or_else(|| settings.and_then(|settings| settings.username()));
+        Self {
+            words: format!("{words}{tls}"),
+            user: user.unwrap_or("default").to_owned(),
+            database: settings.map_or(0, |settings| settings.db()),
+            is_tls: tls.starts_with(", TLS"),
+            is_cluster: matches!(address, Address::Cluster(_)),
+            is_sentinel: matches!(address, Address::Sentinel(_)),
+        }
+    }
+}
+
+fn watched(sentinel: &Sentinel) -> String {
+    let nodes: Vec<_> = sentinel.nodes.iter().map(ToString::to_string).collect();
+    let service = &sentinel.service;
+    format!(
+        "the master of {service:?}, by the sentinels {}",
+        nodes.join(", ")
+    )
+}
+
+/// Whether whatever is connected to serves requests.
+pub(super) async fn connection(node: &Node, place: &Place) -> Check {
+    let found = format!("{}, user {}", place.words, place.user);
+    match node.ask(&redis::cmd("PING")).await {
+        Ok(_) => Check::ok("connection", found),
+        Err(error) => {
+            let words = error.to_string();
+            // A right is the business of another check.
+            match super::rights::lacking(&words, &node.inner.prefix) {
+                Some(_) => Check::ok("connection", found),
+                None => words::explained("connection", &format!("{found}, says: {words}"), &words),
+            }
+        }
+    }
+}
+
+/// What `HELLO` says, which every user may send.
+struct Greeting {
+    server: String,
+    version: String,
+    mode: String,
+    role: String,
+}
+
+async fn greeting(node: &Node) -> Option<Greeting> {
+    let answer = node.ask(&redis::cmd("HELLO")).await.ok()?;
+    let pairs: Vec<(String, Value)> = match answer {
+        Value::Map(pairs) => pairs
+            .into_iter()
+            .filter_map(|(key, value)| Some((String::from_redis_value(key).ok()?, value)))
+            .collect(),
+        Value::Array(items) => {
+            let mut items = items.into_iter();
+            let mut pairs = Vec::new();
+            while let (Some(key), Some(value)) = (items.next(), items.next()) {
+                pairs.push((String::from_redis_value(key).ok()?, value));
+            }
+            pairs
+        }
+        _ => return None,
+    };
+    let text = |name: &str| {
+        let (_, value) = pairs.iter().find(|(key, _)| key == name)?;
+        String::from_redis_value(value.clone()).ok()
+    };
+    Some(Greeting {
+        server: text("server")?,
+        version: text("version")?,
+        mode: text("mode").unwrap_or_default(),
+        role: text("role").unwrap_or_default(),
+    })
+}
+
+/// What it is: the version, the mode and the role.
+pub(super) async fn version(node: Node, is_cluster: bool) -> Check {
+    let name = "server";
+    let Some(greeting) = greeting(&node).await else {
+        let found = "it does not say what it is".to_owned();
+        return Check::note(name, found).means("Redis 7.0 or later, or Valkey, is needed.");
+    };
+    let product = match &*greeting.server {
+        "redis" => "Redis",
+        "valkey" => "Valkey",
+        other => other,
+    };
+    let found = format!("{product} {}", greeting.version);
+    let major = greeting.version.split('.').next();
+    let major: Option<u32> = major.and_then(|major| major.parse().ok());
+    if product == "Redis" && major.is_some_and(|major| major < 7) {
+        let check = Check::failure(name, format!("{found}, older than 7.0"));
+        let check = check.means("Its scripts report errors in a way that the crate does not read.");
+        return check.advice("Upgrade to Redis 7.0 or later, or to Valkey.");
+    }
+    match (&*greeting.mode, &*greeting.role) {
+        ("sentinel", _) => Check::failure(name, format!("{found}, which is a sentinel"))
+            .means("A sentinel keeps no circuits; it knows where the master is.")
+            .advice("Use redis-sentinel://HOST:PORT?sentinelServiceName=NAME."),
+        ("cluster", _) if !is_cluster => {
+            Check::failure(name, format!("{found}, which is one node of a Cluster"))
+                .means("It serves some circuits and sends the others away.")
+                .advice("Use redis-cluster://HOST:PORT.")
+        }
+        (_, "replica" | "slave") => Check::failure(name, format!("{found}, which is a replica"))
+            .means("A replica takes no writes.")
+            .advice("Use the master's address, or redis-sentinel:// so that it is always found."),
+        _ => Check::ok(name, found),
+    }
+}
+
+const PINGS: usize = 100;
+
+fn ms(ns: u64) -> String {
+    format!("{:.1} ms", ns as f64 / 1e6)
+}
+
+/// How long an answer takes, against what the store allows for one.
+pub(super) async fn latency(node: Node, store_timeout: Duration) -> Check {
+    let name = "latency";
+    let clock = Clock::system();
+    let mut times = Vec::with_capacity(PINGS);
+    let begun = clock.precise_ns();
+    for _ in 0..PINGS {
+        let sent = clock.precise_ns();
+        // An error is an answer too.
+        let _ = node.ask(&redis::cmd("PING")).await;
+        times.push(clock.precise_ns() - sent);
+        if Duration::from_nanos(clock.precise_ns() - begun) > node.patience {
+            break;
+        }
+    }
+    times.sort_unstable();
+    let (median, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    let limit = store_timeout.as_nanos() as u64;
+    let found = format!(
+        "median {}, p99 {} of {} pings; store_timeout is {store_timeout:?}",
+        ms(median),
+        ms(p99),
+        times.len()
+    );
+    let means = "Whoever waits longer than store_timeout decides without Redis.";
+    let advice = "Put Redis nearer, relieve it, or give the store a longer store_timeout.";
+    if median >= limit {
+        Check::failure(name, found).means(means).advice(advice)
+    } else if p99 * 2 >= limit {
+        Check::warning(name, found).means(means).advice(advice)
+    } else {
+        Check::ok(name, found)
+    }
+}
+
+/// Differences below this are those of asking.
+const SAME_MS: u64 = 500;
+
+/// The server's time against this machine's.
+pub(super) async fn clock(node: Node) -> Check {
+    let name = "clock";
+    let clock = Clock::system();
+    let before = clock.unix_ms();
+    let answer: redis::RedisResult<(u64, u64)> = node.read(&redis::cmd("TIME")).await;
+    let Ok((seconds, micros)) = answer else {
+        return Check::note(name, "the server's time could not be asked for".to_owned());
+    };
+    let theirs = seconds * 1000 + micros / 1000;
+    let ours = before.midpoint(clock.unix_ms());
+    let apart = theirs.abs_diff(ours);
+    if apart < SAME_MS {
+        return Check::ok(name, "the same as here".to_owned());
+    }
+    let way = if theirs > ours { "ahead of" } else { "behind" };
+    let found = format!(
+        "the server is {:.1} s {way} this machine",
+        apart as f64 / 1000.0
+    );
+    Check::note(name, found).means("No harm: circuits go by the server's clock alone.")
+}
