@@ -417,7 +417,7 @@ fn commands(redis: &mut Connection) -> BTreeMap<String, u64> {
 #[test]
 fn without_a_quorum_a_report_costs_no_command_more() {
     let server = OwnServer::start();
-    let (script, mut redis) = (script("report"), connect(&server.url()));
+    let (script, mut redis) = (script("report"), connect(&server.admin_url()));
     script.load(&mut redis).unwrap();
     let keys = keys("commontrip", "c");
     let mut ran = |seq: u64, quorum: u64| {

@@ -3,7 +3,7 @@
 use super::{Findings, examined, saying, tell};
 use crate::{
     support::{self, OwnServer, free_port},
-    topology::{access::Certificates, cluster_servers::Cluster},
+    topology::{cluster_servers::Cluster, tls::Certificates},
     wait::until,
 };
 

@@ -7,7 +7,7 @@ use std::sync::{
 
 use commontrip::{CallError, CircuitBreaker, Commontrip, State};
 
-use super::{call, cluster_servers::Cluster, ms, policy, registry, tell, trip};
+use super::{admin, call, cluster_servers::Cluster, ms, policy, registry, tell, trip};
 use crate::{support, wait::until};
 
 #[tokio::test]
@@ -141,8 +141,24 @@ async fn a_killed_master_takes_only_its_own_circuits_away_until_its_replica_is_p
     trip(&open).await;
     let generation = open.snapshot().await.unwrap().generation;
     let port = cluster.nodes[dying].port();
-    // What a failover loses is another test's business.
-    let _: u64 = tell(port, "WAIT 1 1000").await;
+    // What a failover loses is another test's business; `WAIT` waits for its own connection's writes.
+    let mut connection = admin(port).await;
+    let mark = format!("commontrip:{{{}}}:mark", by_master[dying][0]);
+    let mut set = redis::cmd("SET");
+    let () = set
+        .arg(mark)
+        .arg(1)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let mut wait = redis::cmd("WAIT");
+    let have: u64 = wait
+        .arg(1)
+        .arg(5000)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(have, 1, "the replica has the trip");
 
     cluster.nodes[dying].kill();
     let errors = AtomicU64::new(0);
@@ -181,7 +197,8 @@ async fn a_killed_master_takes_only_its_own_circuits_away_until_its_replica_is_p
         begun.elapsed()
     ));
     assert_eq!(errors.into_inner(), 0);
-    assert_eq!(failing.state(), State::Open);
+    // Its own trip was evidence; with it, and maybe some more, the fleet's circuit opens.
+    trip(&failing).await;
     assert!(open.snapshot().await.unwrap().generation >= generation);
     // The other replica's own circuit agrees with the promoted master.
     let theirs = circuit(1, &by_master[dying][0]);

@@ -1,14 +1,16 @@
 //! Redis as people run it: Cluster, Sentinel, TLS, passwords; each of real servers that the test starts.
 
-pub mod access;
+mod access;
 mod cluster;
 pub mod cluster_servers;
 mod sentinel;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 use std::time::Duration;
 
 use commontrip::{CallError, CircuitBreaker, Commontrip, CommontripBuilder, Policy};
-use redis::{FromRedisValue, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
 
 use crate::wait::until;
 
@@ -48,7 +50,11 @@ async fn trip(breaker: &CircuitBreaker) {
 
 async fn admin(port: u16) -> MultiplexedConnection {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(10)))
+        .set_response_timeout(Some(Duration::from_secs(10)));
+    let connection = client.get_multiplexed_async_connection_with_config(&patient);
+    connection.await.unwrap()
 }
 
 /// One command, its words in a string.
