@@ -169,6 +169,9 @@ impl Shared {
             }
             Err(error) => error,
         };
+        if let StoreError::Invalid(why) = &error {
+            cell.lose_report(why);
+        }
         let words = in_words(&error);
         tracing::debug!(error = %words, circuit = %cell.name, "the store is still away");
         self.link.trouble.lock().last_error = Some(words);

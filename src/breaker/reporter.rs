@@ -142,18 +142,14 @@ async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
         Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
     };
     let now = Instant::now();
-    for ((cell, report), answer) in batch.iter().zip(answers) {
+    for ((cell, _), answer) in batch.iter().zip(answers) {
         cell.outbox.lock().last = Some(now);
         match answer {
             Ok(snapshot) => {
                 cell.delivered(snapshot.pace_ms);
                 cell.take_shared(&snapshot);
             }
-            Err(StoreError::Invalid(why)) => {
-                // It would never be taken, and would keep all later ones from being sent.
-                tracing::error!(circuit = %cell.name, %why, ?report, "a report is lost: the store does not take it");
-                cell.delivered(0);
-            }
+            Err(StoreError::Invalid(why)) => cell.lose_report(&why),
             Err(error) => shared.store_failed(cell, &error),
         }
     }

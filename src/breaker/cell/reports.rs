@@ -119,6 +119,15 @@ impl Cell {
         Some(report)
     }
 
+    /// The store does not take the report: it would never, and would keep all later ones from
+    /// being sent.
+    pub(in crate::breaker) fn lose_report(&self, why: &str) {
+        let report = self.outbox.lock().pending.take();
+        if let Some(report) = report {
+            tracing::error!(circuit = %self.name, why, ?report, "a report is lost: the store does not take it");
+        }
+    }
+
     /// The store has filed the report, and asks for this pace.
     pub(in crate::breaker) fn delivered(&self, pace_ms: u64) {
         let mut outbox = self.outbox.lock();
