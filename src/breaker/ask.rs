@@ -36,7 +36,7 @@ impl Cell {
         if let Decision::Reject(rejection) = decision {
             return Err(self.reject(rejection));
         }
-        if self.decides_alone() {
+        if self.asks_own() {
             return self
                 .ask_locally()
                 .ok_or_else(|| self.reject(self.rejection()));
@@ -62,7 +62,7 @@ impl Cell {
     }
 
     async fn ask_store_or_mirror(self: &Arc<Self>) -> Result<Ticket, Rejection> {
-        if self.decides_alone() {
+        if self.asks_own() {
             return self.ask_locally().ok_or_else(|| self.rejection());
         }
         let strict = self.policy.load().rules.decision_ttl_ms == 0;

@@ -176,6 +176,54 @@ async fn late_news_do_not_set_the_generation_back_when_the_store_returns() {
     store.go_on.notify_one();
 }
 
+/// The circuit that is asked whether the store is back has its news at once, the other one does not.
+#[tokio::test]
+async fn as_soon_as_the_store_is_back_it_gives_the_probes_and_not_the_replica() {
+    let store = Slow::default();
+    let circuits = Commontrip::builder()
+        .store(store.clone())
+        .store_timeout(Duration::from_secs(60));
+    let circuits = circuits.build().unwrap();
+    let wait = Duration::from_millis(20);
+    let policy = Policy::builder().wait_duration_in_open_state(wait);
+    let policy = policy.build().unwrap();
+    let names = ["one", "other"].map(|name| Name::new(name).unwrap());
+    let breakers = names
+        .each_ref()
+        .map(|name| circuits.circuit(name.as_str(), policy.clone()).unwrap());
+    for breaker in &breakers {
+        let permit = breaker.acquire().await.unwrap();
+        permit.record(commontrip::Outcome::trip());
+        until("it is open", async || breaker.state() == State::Open).await;
+    }
+    let busy = circuits.circuit("busy", policy.clone()).unwrap();
+    busy.acquire().await.unwrap();
+    circuits.flush().await;
+    store.lose.store(1, Ordering::SeqCst);
+    store.hold.store(true, Ordering::SeqCst);
+    busy.acquire().await.unwrap().success();
+    // The one that is lost, the one that asks, and the one that brings the news.
+    for held in 1..=3 {
+        until("a report is under way", async || {
+            store.held.load(Ordering::SeqCst) == held
+        })
+        .await;
+        if held < 3 {
+            store.go_on.notify_one();
+        }
+    }
+    assert_eq!(circuits.health().away_for, None);
+    for (name, breaker) in names.iter().zip(&breakers) {
+        let permit = breaker.acquire().await.unwrap();
+        let seen = store.inner.snapshot(name, &Head::default()).await.unwrap();
+        assert!(permit.is_probe(), "{name}");
+        assert_eq!(seen.probes, 1, "{name}");
+        permit.success();
+    }
+    store.hold.store(false, Ordering::SeqCst);
+    store.go_on.notify_one();
+}
+
 #[tokio::test]
 async fn a_report_whose_reply_was_lost_is_counted_once() {
     let store = Slow::default();

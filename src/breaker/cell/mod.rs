@@ -55,7 +55,7 @@ pub(super) struct Cell {
     pub(super) stale: AtomicBool,
     /// An [`Away`]. While it is not `No` only the link's task asks the store for this circuit.
     away: AtomicU8,
-    /// Decisions come from this replica's own circuit or from the policy, not from the store.
+    /// This replica is open for itself, for want of a quorum.
     alone: AtomicBool,
     /// This replica's own circuit.
     own: Mutex<Circuit>,
@@ -162,7 +162,7 @@ impl Cell {
     #[inline(never)]
     fn admit_slowly(self: &Arc<Self>, now: u64) -> Decision {
         let decision = self.gate.decide(now);
-        if self.gate.is_fresh(now) || self.is_away() || self.decides_alone() {
+        if self.gate.is_fresh(now) || self.asks_own() {
             return decision;
         }
         if self.policy.load().rules.decision_ttl_ms == 0 {

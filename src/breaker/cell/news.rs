@@ -66,7 +66,7 @@ impl Cell {
         }
         view.seen = snapshot.clone();
         view.source = source;
-        self.alone.store(source != Source::Shared, Ordering::SeqCst);
+        self.alone.store(source == Source::Alone, Ordering::SeqCst);
         let policy = self.policy.load();
         self.gate.set(snapshot, &policy, source, view.tag, now);
         self.gate.renew(match source {
@@ -104,6 +104,7 @@ impl Cell {
             // Its own circuit goes on as it is.
             OnStoreFailure::Local if alone => {
                 view.source = Source::Local;
+                self.alone.store(false, Ordering::SeqCst);
                 return was == Away::No as u8;
             }
             OnStoreFailure::Local => {

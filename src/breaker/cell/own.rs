@@ -14,9 +14,10 @@ use crate::{
 };
 
 impl Cell {
-    /// Whether decisions are this replica's own.
-    pub(in crate::breaker) fn decides_alone(&self) -> bool {
-        self.alone.load(Ordering::SeqCst)
+    /// Whether the own circuit is asked, and not the store. As soon as the store is back it is asked,
+    /// though its news may not be there: two circuits must not give probes.
+    pub(in crate::breaker) fn asks_own(&self) -> bool {
+        self.is_away() || self.alone.load(Ordering::SeqCst)
     }
 
     /// One operation on this replica's own circuit; no I/O.
