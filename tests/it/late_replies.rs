@@ -197,7 +197,7 @@ async fn as_soon_as_the_store_is_back_it_gives_the_probes_and_not_the_replica() 
         until("it is open", async || breaker.state() == State::Open).await;
     }
     let busy = circuits.circuit("busy", policy.clone()).unwrap();
-    busy.acquire().await.unwrap();
+    busy.acquire().await.unwrap().success();
     circuits.flush().await;
     store.lose.store(1, Ordering::SeqCst);
     store.hold.store(true, Ordering::SeqCst);
