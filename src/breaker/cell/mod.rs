@@ -239,7 +239,9 @@ impl Cell {
         } else {
             view.shared.generation
         };
-        if seen.generation < newer {
+        // What was asked of the own circuit while the news of the store came in: those win.
+        let overtaken = local && probe.is_some() && view.source == Source::Shared;
+        if overtaken || seen.generation < newer {
             // The circuit has moved on since this was granted.
             if let (Some(probe), false) = (probe, local) {
                 self.outbox.lock().releases.push(probe.token);

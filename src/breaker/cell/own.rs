@@ -48,16 +48,19 @@ impl Cell {
         self.granted(grant.permission, request.token, &grant.snapshot, true)
     }
 
-    /// Takes over what this replica's own circuit says.
+    /// Takes over what this replica's own circuit says, where that decides.
     fn take_own(&self, view: &mut View, own: &Snapshot) {
-        let same = view.seen.generation == own.generation;
         let (seen, source) = match view.source {
             Source::Local if own.generation >= view.seen.generation => (own.clone(), Source::Local),
             Source::Alone if own.state == State::Closed => (view.shared.clone(), Source::Shared),
             Source::Alone => (own.clone(), Source::Alone),
-            Source::Shared if own.state != State::Closed => (own.clone(), Source::Alone),
             _ => return,
         };
+        self.show_own(view, own, &seen, source);
+    }
+
+    fn show_own(&self, view: &mut View, own: &Snapshot, seen: &Snapshot, source: Source) {
+        let same = view.seen.generation == own.generation;
         let goes_on = same && view.source == source;
         if !goes_on {
             tracing::info!(
@@ -66,7 +69,7 @@ impl Cell {
                 "circuit of this replica alone changed"
             );
         }
-        self.show(view, &seen, source, goes_on);
+        self.show(view, seen, source, goes_on);
     }
 
     /// While the store is away: feeds this replica's own circuit, and keeps the sums for later.
@@ -111,7 +114,12 @@ impl Cell {
     pub(super) fn take_judgement(&self, view: &mut View, own: &Snapshot) {
         view.own = [own.calls, own.failures, own.slow];
         view.own_run = own.consecutive_failures;
-        self.take_own(view, own);
+        match view.source {
+            Source::Shared if own.state != State::Closed => {
+                self.show_own(view, own, own, Source::Alone);
+            }
+            _ => self.take_own(view, own),
+        }
     }
 
     /// Files outcomes in the own circuit.
