@@ -32,7 +32,7 @@ use crate::{
 /// Waits between two questions to a store that is away; each is lengthened at random by up to a
 /// half, so that a fleet does not ask in step.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Default)]
 pub(super) struct Link {

@@ -42,8 +42,8 @@ impl RedisStoreBuilder {
 
     /// Sets how long one operation may take. Default 50 ms.
     ///
-    /// Connecting goes on in the background for up to a second (or this time, where it is longer)
-    /// when no operation waits for it any more.
+    /// Connecting goes on in the background for up to half a second (or four times this time, where
+    /// that is longer) when no operation waits for it any more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -27,8 +27,9 @@ use tokio::{
 
 use super::{StoreError, endpoint::Endpoint, slots::Slots, wire};
 
-/// How long connecting may take at least; it goes on when nobody waits any more.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long connecting may take at least; it goes on when nobody waits any more. Less than the
+/// second after which a lost SYN is sent again: a new attempt is there sooner when a partition ends.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// The shortest time between two attempts to replace a Cluster's connection that is in use.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -128,7 +129,7 @@ impl Lines {
     pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             endpoint,
-            patience: timeout.max(PATIENCE),
+            patience: (timeout * 4).max(PATIENCE),
             state: watch::channel(State::None).0,
             replacing: AtomicBool::new(false),
         })
