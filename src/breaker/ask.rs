@@ -57,11 +57,11 @@ impl Cell {
 
     /// Leave to make one call where the cache does not know, or knows only what is stale.
     pub(super) async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
-        let answer = self.ask_store_or_mirror().await;
+        let answer = self.ask_store_or_own().await;
         answer.map_err(|rejection| self.reject(rejection))
     }
 
-    async fn ask_store_or_mirror(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+    async fn ask_store_or_own(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         if self.asks_own() {
             return self.ask_locally().ok_or_else(|| self.rejection());
         }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     model::{Name, Snapshot},
-    store::StoreError,
+    store::{StoreError, in_words},
 };
 
 /// Waits between two questions to a store that is away; each is lengthened at random by up to a
@@ -210,21 +210,6 @@ impl Shared {
             tracing::info!(?away_for, circuits = cells.len(), replica = %self.replica, "the store is back");
         }
     }
-}
-
-/// The error with its causes, in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Some errors repeat their cause's words.
-        let said = error.to_string();
-        if !words.ends_with(&said) {
-            words = format!("{words}: {said}");
-        }
-        cause = error.source();
-    }
-    words
 }
 
 /// When a group is asked for next, and how long the wait before that is.

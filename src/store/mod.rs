@@ -61,6 +61,21 @@ impl StoreError {
     }
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Some errors repeat their cause's words.
+        let said = error.to_string();
+        if !words.contains(&said) {
+            words = format!("{words}: {said}");
+        }
+        cause = error.source();
+    }
+    words
+}
+
 /// News of the circuits that a listener follows.
 #[derive(Debug)]
 #[non_exhaustive]

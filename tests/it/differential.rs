@@ -19,6 +19,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
+use crate::scripts::keys;
 use crate::support::{admin_url, redis_url, unique, unique_prefix};
 
 const CASES: u32 = 600;
@@ -534,21 +535,7 @@ impl Pair<'_> {
     }
 
     fn keys(&self) -> Vec<String> {
-        let circuit = format!("{}:{{{}}}", self.prefix, self.name);
-        let parts = [
-            "",
-            ":window",
-            ":probes",
-            ":replicas",
-            ":seq",
-            ":events",
-            ":failing",
-            ":alone",
-        ];
-        parts
-            .iter()
-            .map(|part| format!("{circuit}{part}"))
-            .collect()
+        keys(self.prefix, self.name.as_str())
     }
 
     fn compare(&mut self) -> Result<(), TestCaseError> {

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 use deadpool_redis::{cluster, sentinel};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ProtocolVersion, RedisError,
+    AsyncConnectionConfig, Client, ConnectionInfo, ProtocolVersion,
     aio::{MultiplexedConnection, PubSub},
     cluster::ClusterClientBuilder,
     sentinel::{SentinelClientBuilder, SentinelServerType},
@@ -157,8 +157,7 @@ async fn master(sentinel: &Sentinel, access: &Access) -> Result<Client, StoreErr
     let mut nodes = sentinel.nodes.clone();
     fastrand::shuffle(&mut nodes);
     let info = access.admit(&sentinel.master)?;
-    let client = sentinel_client(nodes, sentinel, &info, access)?;
-    let mut client = client.map_err(wire::error)?;
+    let mut client = sentinel_client(nodes, sentinel, &info, access)?;
     client.async_get_client().await.map_err(wire::error)
 }
 
@@ -167,7 +166,7 @@ fn sentinel_client(
     sentinel: &Sentinel,
     master: &ConnectionInfo,
     #[cfg_attr(not(feature = "tls"), expect(unused_variables))] access: &Access,
-) -> Result<Result<redis::sentinel::SentinelClient, RedisError>, StoreError> {
+) -> Result<redis::sentinel::SentinelClient, StoreError> {
     let settings = master.redis_settings();
     let builder = SentinelClientBuilder::new(nodes, &sentinel.service, SentinelServerType::Master);
     let mut builder = builder.map_err(wire::error)?;
@@ -199,7 +198,7 @@ fn sentinel_client(
                 .set_client_to_sentinel_certificates(certificates);
         }
     }
-    Ok(builder.build())
+    builder.build().map_err(wire::error)
 }
 
 fn cluster_client(

@@ -29,6 +29,17 @@ pub struct Past {
     pub killed: bool,
 }
 
+impl Past {
+    /// What of it concerns one circuit.
+    pub fn of_circuit(&self, index: usize) -> Past {
+        let records = self.records.iter().filter(|r| r.circuit == index);
+        Past {
+            records: records.copied().collect(),
+            killed: self.killed,
+        }
+    }
+}
+
 /// What Redis has of a circuit, and what its policy permits.
 #[derive(Clone, Debug, Default)]
 pub struct Circuit {
@@ -95,16 +106,7 @@ pub fn violations(history: &History) -> Vec<Violation> {
     }
     let mut found = Vec::new();
     for (index, circuit) in history.circuits.iter().enumerate() {
-        let of_circuit = |past: &Past| Past {
-            records: past
-                .records
-                .iter()
-                .filter(|r| r.circuit == index)
-                .copied()
-                .collect(),
-            killed: past.killed,
-        };
-        let lives: Vec<_> = lives.iter().map(of_circuit).collect();
+        let lives: Vec<_> = lives.iter().map(|past| past.of_circuit(index)).collect();
         found.extend(probes(index, circuit, &lives));
         found.extend(chain(index, circuit));
         for (life, past) in lives.iter().enumerate() {

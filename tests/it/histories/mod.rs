@@ -220,16 +220,8 @@ fn assert_lawful(history: &History) {
         found.len()
     );
     for (index, circuit) in history.circuits.iter().enumerate() {
-        let of = |past: &Past| Past {
-            records: past
-                .records
-                .iter()
-                .filter(|r| r.circuit == index)
-                .copied()
-                .collect(),
-            killed: past.killed,
-        };
-        let lives: Vec<_> = history.lives.iter().map(of).collect();
+        let lives = history.lives.iter().map(|past| past.of_circuit(index));
+        let lives: Vec<_> = lives.collect();
         let (most, _) = most_probes(circuit, &lives);
         assert_eq!(most, circuit.permitted, "as many at once as are permitted");
     }

@@ -147,16 +147,8 @@ fn summary(history: &History, ends: &[&Tick]) -> String {
         records.filter(|record| is(record.what)).count()
     };
     let out = |(index, circuit): (usize, &Circuit)| {
-        let of = |past: &Past| Past {
-            records: past
-                .records
-                .iter()
-                .filter(|r| r.circuit == index)
-                .copied()
-                .collect(),
-            killed: false,
-        };
-        let lives: Vec<_> = history.lives.iter().map(of).collect();
+        let lives = history.lives.iter().map(|past| past.of_circuit(index));
+        let lives: Vec<_> = lives.collect();
         format!("{}/{}", most_probes(circuit, &lives).0, circuit.permitted)
     };
     let out: Vec<_> = history.circuits.iter().enumerate().map(out).collect();

@@ -10,7 +10,7 @@ pub mod tls;
 use std::time::Duration;
 
 use commontrip::{CallError, CircuitBreaker, Commontrip, CommontripBuilder, Policy};
-use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 
 use crate::wait::until;
 
@@ -58,12 +58,17 @@ async fn admin(port: u16) -> MultiplexedConnection {
 }
 
 /// One command, its words in a string.
-pub async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
+async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
+    let answer = try_to_tell(port, command).await;
+    answer.unwrap_or_else(|err| panic!("{command} on {port}: {err}"))
+}
+
+/// The same to a server that may cut connections, as one does that is being promoted.
+async fn try_to_tell<T: FromRedisValue>(port: u16, command: &str) -> RedisResult<T> {
     let mut words = command.split_whitespace();
     let mut cmd = redis::cmd(words.next().unwrap());
     for word in words {
         cmd.arg(word);
     }
-    let answer = cmd.query_async(&mut admin(port).await).await;
-    answer.unwrap_or_else(|err| panic!("{command} on {port}: {err}"))
+    cmd.query_async(&mut admin(port).await).await
 }

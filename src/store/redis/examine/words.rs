@@ -9,6 +9,7 @@ use super::{
     rights::lacking,
     server::Place,
 };
+use crate::store::in_words;
 
 /// What an error contains, in small letters; what it means; what to do. The first that fits counts.
 const KNOWN: &[(&[&str], &str, &str)] = &[
@@ -198,18 +199,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
 pub(super) fn of(error: &StoreError) -> String {
     let words = match error {
         StoreError::Unable(words) | StoreError::Refused(words) => words.clone(),
-        StoreError::Unreachable(source) => {
-            let mut words = source.to_string();
-            let mut cause = source.source();
-            while let Some(error) = cause {
-                let said = error.to_string();
-                if !words.contains(&said) {
-                    words = format!("{words}: {said}");
-                }
-                cause = error.source();
-            }
-            words
-        }
+        StoreError::Unreachable(source) => in_words(source),
         other => other.to_string(),
     };
     words.replace(LACKS_A_RIGHT, "")
