@@ -49,12 +49,17 @@ async fn trip(breaker: &CircuitBreaker) {
 }
 
 async fn admin(port: u16) -> MultiplexedConnection {
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
+    connect(port).await.unwrap()
+}
+
+async fn connect(port: u16) -> RedisResult<MultiplexedConnection> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
     let patient = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(10)))
         .set_response_timeout(Some(Duration::from_secs(10)));
-    let connection = client.get_multiplexed_async_connection_with_config(&patient);
-    connection.await.unwrap()
+    client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await
 }
 
 /// One command, its words in a string.
@@ -70,5 +75,5 @@ async fn try_to_tell<T: FromRedisValue>(port: u16, command: &str) -> RedisResult
     for word in words {
         cmd.arg(word);
     }
-    cmd.query_async(&mut admin(port).await).await
+    cmd.query_async(&mut connect(port).await?).await
 }
