@@ -1,5 +1,6 @@
 //! What the breaker costs Redis: each script's round trip beside PING's, its server time from
-//! `INFO commandstats`, the commands that calls send, and the memory that a circuit takes.
+//! `INFO commandstats` (one request at a time, and many in flight over one connection), how many
+//! went the steady way, the commands that calls send, and the memory that a circuit takes.
 //!
 //! `redis/case` are criterion's measurements; a table with the ratios and the server's own
 //! figures follows. The Redis is found as the tests find theirs.
@@ -15,18 +16,26 @@
 mod support;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     time::{Duration, Instant},
 };
 
 use commontrip::{
-    Commontrip, Counts, Name, Override, RedisStore, State, Store,
-    model::{Acquire, Head, Release, Report},
+    Commontrip, Counts, Name, Override, RedisStore, Snapshot, State, Store,
+    model::{Acquire, Head, Latencies, Release, Report},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
+use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
 const CALLS: u64 = 5_000;
+/// A report with the latencies of 20 calls, each for five; a snapshot when there were such reports.
+const MEASURED: &str = "report, latencies";
+const LATENCIES: &str = "snapshot, latencies";
+/// Requests in flight over one connection.
+const FLIGHT: u64 = 100;
+/// The least of so many repetitions is shown: others use the machine too.
+const REPETITIONS: usize = 5;
 
 /// What the server says of its commands.
 struct Server(redis::Connection);
@@ -82,6 +91,8 @@ struct Case {
     store: RedisStore,
     circuit: Name,
     number: Cell<u64>,
+    /// As the last answer showed it.
+    seen: RefCell<Snapshot>,
 }
 
 impl Case {
@@ -96,12 +107,14 @@ impl Case {
             store,
             circuit,
             number: Cell::new(0),
+            seen: RefCell::default(),
         }
     }
 
-    fn head() -> Head {
+    fn head(&self) -> Head {
         Head {
             replica: "bench-1".to_owned(),
+            seen: self.seen.borrow().clone(),
             ..Head::default()
         }
     }
@@ -112,9 +125,17 @@ impl Case {
     }
 
     async fn run(&self, operation: &str) {
-        let (store, circuit, head) = (&self.store, &self.circuit, Self::head());
+        let (store, circuit, head) = (&self.store, &self.circuit, self.head());
         match operation {
-            "report" => {
+            "report" | MEASURED => {
+                let mut latencies = Latencies::default();
+                if operation == MEASURED {
+                    // Most near 20 ms, a few far from it.
+                    for _ in 0..20 {
+                        let seconds = -0.02 * (1.0 - fastrand::f64()).ln();
+                        latencies.record(Duration::from_secs_f64(seconds), 5);
+                    }
+                }
                 let counts = Counts {
                     successes: 90,
                     failures: 10,
@@ -124,10 +145,13 @@ impl Case {
                     head,
                     seq: self.next(),
                     counts,
+                    latencies,
                     ..Report::default()
                 };
                 let answers = store.report(&[(circuit.clone(), report)]).await.unwrap();
-                assert_eq!(answers[0].as_ref().unwrap().state, State::Closed);
+                let seen = answers[0].as_ref().unwrap();
+                assert_eq!(seen.state, State::Closed);
+                self.seen.replace(seen.clone());
             }
             "acquire" => {
                 let token = format!("bench-1:{}", self.next());
@@ -145,7 +169,7 @@ impl Case {
                     .map(drop)
                     .unwrap();
             }
-            "snapshot" => store.snapshot(circuit, &head).await.map(drop).unwrap(),
+            "snapshot" | LATENCIES => store.snapshot(circuit, &head).await.map(drop).unwrap(),
             _ => store.ping().await.unwrap(),
         }
     }
@@ -177,18 +201,37 @@ fn scripts(criterion: &mut Criterion) {
 
     let mut server = Server::connect();
     println!(
-        "\n{:<10} {:>12} {:>8} {:>12}",
-        "script", "median µs", "x PING", "server µs"
+        "\n{:<20} {:>12} {:>8} {:>12} {:>12} {:>9}",
+        "script", "median µs", "x PING", "server µs", "pipelined", "steady"
     );
     let ping = median(&runtime, async || case.run("ping").await);
-    println!("{:<10} {ping:>12.1} {:>8.2} {:>12}", "ping", 1.0, "");
-    for name in ["report", "acquire", "release", "snapshot"] {
-        server.reset();
-        let time = median(&runtime, async || case.run(name).await);
-        let (_, server_us) = server.stat("evalsha");
+    println!("{:<20} {ping:>12.1} {:>8.2}", "ping", 1.0);
+    for name in [
+        "report", "acquire", "release", "snapshot", MEASURED, LATENCIES,
+    ] {
+        let (mut time, mut alone, mut piped, mut steady) = (f64::MAX, f64::MAX, f64::MAX, 0.0);
+        for _ in 0..REPETITIONS {
+            server.reset();
+            time = time.min(median(&runtime, async || case.run(name).await));
+            alone = alone.min(server.stat("evalsha").1);
+            server.reset();
+            runtime.block_on(async {
+                for _ in 0..CALLS / FLIGHT {
+                    join_all((0..FLIGHT).map(|_| case.run(name))).await;
+                }
+            });
+            let (calls, server_us) = server.stat("evalsha");
+            piped = piped.min(server_us);
+            // The general way reads the whole circuit.
+            steady = 100.0 - server.stat("hgetall").0 as f64 * 100.0 / calls as f64;
+        }
         println!(
-            "{name:<10} {time:>12.1} {:>8.2} {server_us:>12.2}",
-            time / ping
+            "{name:<20} {time:>12.1} {:>8.2} {alone:>12.2} {piped:>12.2} {:>9}",
+            time / ping,
+            match name {
+                "report" | "acquire" => format!("{steady:.1} %"),
+                _ => String::new(),
+            }
         );
     }
 
@@ -198,7 +241,7 @@ fn scripts(criterion: &mut Criterion) {
         case.number.get() * 100
     );
     let mut all = 0;
-    for part in ["", ":window", ":probes", ":replicas", ":seq"] {
+    for part in ["", ":window", ":probes", ":replicas", ":seq", ":latency"] {
         let bytes = server.memory(&format!("{key}{part}"));
         all += bytes;
         println!(

@@ -1,22 +1,23 @@
 -- report: file what a replica has seen since its last report, settle its probes, trip or close.
 -- Mode: write. Idempotent: yes (a number seen before changes nothing). Twin: model::Circuit::report.
 --
--- KEYS[1..8]  circuit, window, probes, replicas, seq, events, failing, alone (lib/prelude)
+-- KEYS[1..9]  circuit, window, probes, replicas, seq, events, failing, alone, latency (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled,
---                      alone_ms}
+--                      alone_ms, latencies}
 --               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted};
 --                             counts belong to `generation`, late ones to older generations
 --               run           {first, longest, last} runs of failures in counts, in calls
 --               trips         outcomes in counts that ask for an open circuit whatever the thresholds
 --               settled       array of {token, generation, kind}; kind: 0 ignored, 1 success, 2 failure, 3 trip
 --               alone_ms      how long the replica is open for itself yet (0 = it is not)
+--               latencies     {bucket, count, bucket, count, ...} of calls of any generation, buckets ascending
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
 local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 
-array(request, 14, 'request')
+array(request, 15, 'request')
 local seq = whole(request[6], 'seq')
 local generation = whole(request[7], 'generation')
 local counts = wholes(request[8], 6, MOST_CALLS, 'counts')
@@ -33,6 +34,9 @@ for i = 1, #settled do
   if whole(s[3], 'kind') > 3 then refuse('EREQUEST', 'kind must be from 0 to 3') end
 end
 local alone_ms = whole(request[14], 'alone_ms')
+local latencies = array(request[15], nil, 'latencies')
+local measured = #latencies > 0 and latency()
+if measured then measured.check(latencies) end
 local successes, failures, slow_successes, slow_failures = counts[1], counts[2], counts[3], counts[4]
 if slow_successes > successes or slow_failures > failures then
   refuse('EREQUEST', 'more slow calls than calls')
@@ -80,13 +84,14 @@ if not last or seq > tonumber(last) then
     keep(c, SEQ)
   end
 
-  add(c, 'successes_total', successes + late[1])
-  add(c, 'failures_total', failures + late[2])
-  add(c, 'slow_total', slow_successes + slow_failures + late[3] + late[4])
-  add(c, 'ignored_total', counts[5] + late[5])
-  add(c, 'not_permitted_total', counts[6] + late[6])
-  if successes + late[1] > 0 then set(c, 'last_success_ms', now) end
-  if failures + late[2] > 0 then set(c, 'last_failure_ms', now) end
+  c.successes_total = c.successes_total + successes + late[1]
+  c.failures_total = c.failures_total + failures + late[2]
+  c.slow_total = c.slow_total + slow_successes + slow_failures + late[3] + late[4]
+  c.ignored_total = c.ignored_total + counts[5] + late[5]
+  c.not_permitted_total = c.not_permitted_total + counts[6] + late[6]
+  if successes + late[1] > 0 then c.last_success_ms = now end
+  if failures + late[2] > 0 then c.last_failure_ms = now end
+  if measured then measured.add(c, latencies) end
 
   if policy[QUORUM] > 1 then quorum().note_alone(c, alone_ms) end
   for _, s in ipairs(settled) do settle(c, s[1], s[2], s[3]) end
@@ -96,7 +101,7 @@ if not last or seq > tonumber(last) then
     local first, longest, final = run[1], run[2], run[3]
     local joined = c.consecutive_failures
     if successes == 0 then first, final = failures, joined + failures end
-    set(c, 'consecutive_failures', final)
+    c.consecutive_failures = final
     longest = math.max(first > 0 and joined + first or 0, longest)
 
     if policy[QUORUM] > 1 and (failures > 0 or policy[SLOW_MS] > 0 and slow_successes > 0) then

@@ -6,7 +6,8 @@
 //! rolling counters and probe permits live in Redis and move only in atomic scripts.
 //!
 //! - [`Commontrip::redis`], [`Commontrip::builder`], [`Commontrip::embedded`]: where circuits live
-//! - [`CircuitBreaker::call`], [`acquire`](CircuitBreaker::acquire), [`Protect`]: making calls
+//! - [`CircuitBreaker::call`], [`call_sync`](CircuitBreaker::call_sync),
+//!   [`acquire`](CircuitBreaker::acquire), [`Protect`]: making calls
 //! - [`Policy`]: when a circuit opens, for how long, how it closes
 //! - [`Outcome`]: what became of a call; [`Rejection`]: why it was not made
 //! - [`CircuitBreaker::events`], [`snapshot`](CircuitBreaker::snapshot): looking at a circuit
@@ -26,8 +27,8 @@ pub use breaker::{
     Health, Override, Permit, Protect, Rejection,
 };
 pub use model::{
-    Counts, Event, Name, NameError, OnStoreFailure, Outcome, Policy, PolicyBuilder, PolicyError,
-    Reason, Rules, Snapshot, State,
+    Counts, Event, LatencyRecording, Name, NameError, OnStoreFailure, Outcome, Percentiles, Policy,
+    PolicyBuilder, PolicyError, Reason, Rules, Snapshot, State,
 };
 pub use store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError};
 

@@ -62,7 +62,7 @@ local function transitions()
     announce(c, from, by, note)
     if to == 'closed' or to == 'metrics_only' then
       forget_window(c, FAILING)
-      set(c, 'consecutive_failures', 0)
+      c.consecutive_failures = 0
       set(c, 'retry_after_until_ms', 0)
     end
     publish(c)

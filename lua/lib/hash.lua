@@ -34,13 +34,55 @@ local function add(c, field, n)
   if n > 0 then set(c, field, c[field] + n) end
 end
 
+-- Counts as they are kept: "calls failures slow", or "calls failures" when none was slow. What is
+-- not of that form counts nothing.
+local function parse(counts)
+  local calls, failures, slow = string.match(counts or '', '^(%d+) (%d+) ?(%d*)$')
+  local x, y, z = tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
+  if x > LARGEST or y > LARGEST or z > LARGEST then return 0, 0, 0 end
+  return x, y, z
+end
+
+local function write(calls, failures, slow)
+  return string.format(slow > 0 and '%d %d %d' or '%d %d', calls, failures, slow)
+end
+
+-- What an ordinary report changes is in two fields: reading, writing and finding each costs Redis, and
+-- one of more than 64 bytes makes the whole hash take twice the memory.
+local COUNTS, RECENT = 'window=%d/%d/%d total=%d/%d/%d/%d/%d', 'run=%d success=%d failure=%d'
+
+-- The numbers of such a field; none where it is not of its form.
+local function numbers(text, form)
+  local found = { string.match(text, '^' .. string.gsub(form, '%%d', '(%%d+)') .. '$') }
+  for i = 1, #found do
+    found[i] = tonumber(found[i])
+    if found[i] > LARGEST then return {} end
+  end
+  return found
+end
+
+local function parse_kept(c)
+  local counts, recent = numbers(c.counts, COUNTS), numbers(c.recent, RECENT)
+  c.window_calls, c.window_failures, c.window_slow = counts[1] or 0, counts[2] or 0, counts[3] or 0
+  c.successes_total, c.failures_total, c.slow_total = counts[4] or 0, counts[5] or 0, counts[6] or 0
+  c.ignored_total, c.not_permitted_total = counts[7] or 0, counts[8] or 0
+  c.consecutive_failures, c.last_success_ms, c.last_failure_ms = recent[1] or 0, recent[2] or 0, recent[3] or 0
+end
+
+local function write_kept(c)
+  local counts = string.format(COUNTS, c.window_calls, c.window_failures, c.window_slow, c.successes_total,
+    c.failures_total, c.slow_total, c.ignored_total, c.not_permitted_total)
+  local recent = string.format(RECENT, c.consecutive_failures, c.last_success_ms, c.last_failure_ms)
+  set(c, 'counts', string.find(counts, '[1-9]') and counts or '')
+  set(c, 'recent', string.find(recent, '[1-9]') and recent or '')
+end
+
 local function forget_window(c, also)
   redis.call('DEL', WINDOW, also or WINDOW)
   set(c, 'window', '')
   set(c, 'window_at', 0)
-  set(c, 'window_calls', 0)
-  set(c, 'window_failures', 0)
-  set(c, 'window_slow', 0)
+  set(c, 'window_ended', '')
+  c.window_calls, c.window_failures, c.window_slow = 0, 0, 0
 end
 
 -- Lets what is stored with the circuit win over the caller's policy; what is not understood, or
@@ -64,10 +106,9 @@ local REASONS = ' failure_rate failure_count consecutive_failures slow_call_rate
 local function read()
   local c = {
     state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
-    window = '', window_at = 0, window_calls = 0, window_failures = 0, window_slow = 0, consecutive_failures = 0,
-    probe_successes = 0, probe_failures = 0, ramp_until_ms = 0, retry_after_until_ms = 0, successes_total = 0,
-    failures_total = 0, slow_total = 0, ignored_total = 0, not_permitted_total = 0, last_success_ms = 0,
-    last_failure_ms = 0, override_author = '', override_reason = '', policy = '', replicas = 0, expires_ms = 0,
+    window = '', window_at = 0, window_ended = '', counts = '', recent = '', probe_successes = 0, probe_failures = 0,
+    ramp_until_ms = 0, retry_after_until_ms = 0, override_author = '', override_reason = '', policy = '',
+    replicas = 0, expires_ms = 0,
   }
   local changed, stored = {}, redis.call('HGETALL', CIRCUIT)
   for i = 1, #stored, 2 do
@@ -87,6 +128,7 @@ local function read()
     end
   end
   c.changed, c.missing, c.pace_ms = changed, #stored == 0, 0
+  parse_kept(c)
   local state, reason = c.state, c.reason
   if state ~= 'closed' and state ~= 'open' and state ~= 'half_open' and not is_override(state) then
     set(c, 'state', 'closed')
@@ -104,6 +146,7 @@ end
 local function save(c, renew)
   renew = renew or c.missing or c.expires_ms - now < lifetime(c) - DAY / 8
   if renew then set(c, 'expires_ms', now + lifetime(c)) end
+  write_kept(c)
   local args = c.missing and { 'state', c.state, 'generation', c.generation } or {}
   for _, field in ipairs(c.changed) do
     local value = c[field]

@@ -1,7 +1,7 @@
 -- prelude: what every script begins with: keys, request, checks, server time.
 --
 -- Owns the shape of KEYS and of the request's head; knows nothing of states.
--- Every script takes the same eight KEYS, all of one circuit and so of one slot:
+-- Every script takes the same nine KEYS, all of one circuit and so of one slot:
 --
 -- KEYS[1]  circuit   hash    what a person reads with HGETALL; its name is also the channel
 -- KEYS[2]  window    hash (time) or string (count)
@@ -11,14 +11,15 @@
 -- KEYS[6]  events    stream  the newest 256 transitions
 -- KEYS[7]  failing   zset    member = replica, score = when it last reported a failure (Unix ms)
 -- KEYS[8]  alone     zset    member = replica, score = until when it is open for itself (Unix ms)
+-- KEYS[9]  latency   hash    slice start (Unix ms) -> "bucket:count ..." of how long calls took
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
---   {now_ms (0 = server time), entropy (0..999), replica, policy {25 integers},
+--   {now_ms (0 = server time), entropy (0..999), replica, policy {26 integers},
 --    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
 -- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range).
 
 local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local FAILING, ALONE = KEYS[7], KEYS[8]
+local FAILING, ALONE, LATENCY = KEYS[7], KEYS[8], KEYS[9]
 
 local MAX_INT = 9007199254740991
 local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact
@@ -34,7 +35,7 @@ local WAIT_MS, BACKOFF_PERCENT, MAX_WAIT_MS, JITTER = 9, 10, 11, 12
 local BACKOFF_RESET_MS, PERMITTED, SUCCESS_THRESHOLD = 13, 14, 15
 local PROBE_FAILURES, HALF_OPEN_MS, LEASE_MS, RAMP_MS = 16, 17, 18, 19
 local REPORT_MS, SLOW_MS, QUORUM = 20, 21, 25
-local POLICY_SIZE = 25
+local POLICY_SIZE = 26
 local function policy_keys()
   return {
     'window_ms', 'window_buckets', 'window_calls', 'minimum_number_of_calls', 'failure_rate_threshold',
@@ -43,7 +44,7 @@ local function policy_keys()
     'backoff_reset_after_ms', 'permitted_number_of_calls_in_half_open_state', 'success_threshold',
     'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
     'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
-    'quorum',
+    'quorum', 'latency_recording',
   }
 end
 
@@ -89,7 +90,7 @@ local function array(value, length, what)
   return value
 end
 
-if #KEYS ~= 8 then refuse('EARITY', 'expected 8 keys, got ' .. #KEYS) end
+if #KEYS ~= 9 then refuse('EARITY', 'expected 9 keys, got ' .. #KEYS) end
 if #ARGV ~= 1 then refuse('EARITY', 'expected 1 argument, got ' .. #ARGV) end
 
 local decoded, request = pcall(cmsgpack.unpack, ARGV[1])

@@ -1,26 +1,29 @@
 -- window: sliding-window counts of one circuit, running totals beside their parts.
 --
 -- Owns bucket rotation, the ring and rate comparison; knows nothing of states.
--- A time window is a hash: bucket start (Unix ms) -> "calls failures slow" ("calls failures" when
--- none was slow). A count window is a string with one character an outcome: s success, f failure, S and F the same but slow.
--- Invariant: the circuit's window_* totals are the sum of the parts, unless somebody else wrote
--- into them: then they are wrong, but never negative, until a reset. Twin: `model::window`.
+-- A time window is a hash of the buckets that have ended: bucket start (Unix ms) -> counts. The newest
+-- bucket, which begins at window_at, is what `counts` has in the window less window_ended, so
+-- that a report need not write it. A count window is a string with one character an outcome: s
+-- success, f failure, S and F the same but slow.
+-- Invariants: window_ended is the sum of the ended buckets, a ring that of the window in `counts`, unless
+-- somebody else wrote into them: then they are wrong, but never negative, until a reset.
+-- Twin: `model::window`.
 
 local function shift(c, calls, failures, slow)
-  if calls ~= 0 then set(c, 'window_calls', math.max(0, c.window_calls + calls)) end
-  if failures ~= 0 then set(c, 'window_failures', math.max(0, c.window_failures + failures)) end
-  if slow ~= 0 then set(c, 'window_slow', math.max(0, c.window_slow + slow)) end
+  c.window_calls = math.max(0, c.window_calls + calls)
+  c.window_failures = math.max(0, c.window_failures + failures)
+  c.window_slow = math.max(0, c.window_slow + slow)
 end
 
-local function parse(bucket)
-  local calls, failures, slow = string.match(bucket or '', '^(%d+) (%d+) ?(%d*)$')
-  local x, y, z = tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
-  if x > LARGEST or y > LARGEST or z > LARGEST then return 0, 0, 0 end
-  return x, y, z
+-- Counts of the newest bucket: what the ended ones do not account for.
+local function newest(c)
+  local calls, failures, slow = parse(c.window_ended)
+  return math.max(0, c.window_calls - calls), math.max(0, c.window_failures - failures), math.max(0, c.window_slow - slow)
 end
 
-local function write(calls, failures, slow)
-  return string.format(slow > 0 and '%d %d %d' or '%d %d', calls, failures, slow)
+-- Says that the newest bucket is empty: all that is in the window has ended.
+local function end_newest(c)
+  set(c, 'window_ended', c.window_calls > 0 and write(c.window_calls, c.window_failures, c.window_slow) or '')
 end
 
 -- Bucket width in ms and number of buckets.
@@ -73,16 +76,16 @@ local function add_time(c, calls, failures, slow)
     set(c, 'window', geometry())
     set(c, 'window_at', b * width)
   elseif gap > 0 then
+    local ended, f, s = newest(c)
+    if ended > 0 then
+      redis.call('HSET', WINDOW, string.format('%d', c.window_at), write(ended, f, s))
+      keep(c, WINDOW)
+    end
     local names, x, y, z = expired(c, width, n, b)
     redis.call('HDEL', WINDOW, unpack(names))
     shift(c, -x, -y, -z)
+    end_newest(c)
     set(c, 'window_at', b * width)
-  end
-  if calls == 0 then return end
-  local start = string.format('%d', c.window_at)
-  local x, y, z = parse(redis.call('HGET', WINDOW, start))
-  if redis.call('HSET', WINDOW, start, write(x + calls, y + failures, z + slow)) == 1 then
-    keep(c, WINDOW)
   end
   shift(c, calls, failures, slow)
 end
@@ -132,6 +135,8 @@ local function rings()
     local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
     local buckets = string.sub(was, -2) == 'ms' and redis.call('HGETALL', WINDOW) or {}
     local at = c.window_at
+    buckets[#buckets + 1] = string.format('%d', at)
+    buckets[#buckets + 1] = write(newest(c))
     forget_window(c)
     set(c, 'window', is)
     if policy[WINDOW_CALLS] > 0 then
@@ -145,23 +150,29 @@ local function rings()
       add_time(c, calls, failures, slow)
       return
     end
-    local newest = math.floor(at / width)
-    set(c, 'window_at', newest * width)
+    local last = math.floor(at / width)
+    set(c, 'window_at', last * width)
     local merged = {}
     for i = 1, #buckets, 2 do
       local start = string.match(buckets[i], '^%d+$')
       local b = start and math.floor(tonumber(start) / width)
-      if b and b > newest - n and b <= newest then
+      if b and b > last - n and b <= last then
         local x, y, z = parse(buckets[i + 1])
         local m = merged[b] or { 0, 0, 0 }
         merged[b] = { m[1] + x, m[2] + y, m[3] + z }
       end
     end
+    local present = merged[last]
+    merged[last] = nil
     for b, m in pairs(merged) do
-      redis.call('HSET', WINDOW, string.format('%d', b * width), write(m[1], m[2], m[3]))
-      shift(c, m[1], m[2], m[3])
+      if m[1] > 0 then
+        redis.call('HSET', WINDOW, string.format('%d', b * width), write(m[1], m[2], m[3]))
+        shift(c, m[1], m[2], m[3])
+      end
     end
     keep(c, WINDOW)
+    end_newest(c)
+    shift(c, present[1], present[2], present[3])
   end
 
   return { add = add_count, convert = convert }

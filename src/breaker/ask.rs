@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     Rejection,
     cell::{Cell, Ticket},
-    gate::Decision,
+    gate::Hold,
     permit::Held,
 };
 
@@ -25,15 +25,15 @@ const SPARE_KEEPS: Duration = Duration::from_secs(1);
 impl Cell {
     /// Leave to make one call, or why not, without waiting: where the cache does not know, the
     /// answer is fetched for the next caller and this one is rejected.
-    pub(super) fn admit_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
-        let decision = self.admit();
-        if let Decision::Admit(tag) = decision {
-            return Ok(self.ticket(tag));
-        }
+    pub(super) fn enter_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        let hold = match self.enter() {
+            Ok(ticket) => return Ok(ticket),
+            Err(hold) => hold,
+        };
         if let Some(ticket) = self.spare.lock().take().and_then(Held::into_ticket) {
             return Ok(ticket);
         }
-        if let Decision::Reject(rejection) = decision {
+        if let Hold::Reject(rejection) = hold {
             return Err(self.reject(rejection));
         }
         if self.asks_own() {
@@ -55,8 +55,17 @@ impl Cell {
         Err(self.reject(self.busy()))
     }
 
+    /// Leave to make one call, or why not, once it is known.
+    pub(super) async fn enter_or_ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        match self.enter() {
+            Ok(ticket) => Ok(ticket),
+            Err(Hold::Reject(rejection)) => Err(self.reject(rejection)),
+            Err(_) => self.ask().await,
+        }
+    }
+
     /// Leave to make one call where the cache does not know, or knows only what is stale.
-    pub(super) async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+    async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let answer = self.ask_store_or_own().await;
         answer.map_err(|rejection| self.reject(rejection))
     }
@@ -68,26 +77,26 @@ impl Cell {
         let strict = self.policy.load().rules.decision_ttl_ms == 0;
         let answer = match self.gate.decide(self.now()) {
             _ if strict => self.ask_detached(None).await,
-            Decision::AskAlone => match Turn::take(self) {
+            Err(Hold::AskAlone) => match Turn::take(self) {
                 Some(turn) => self.ask_detached(Some(turn)).await,
                 None => return Err(self.busy()),
             },
-            Decision::Ask => {
+            Err(Hold::Ask) => {
                 let _turn = self.ask_turn.lock().await;
                 // Whoever had the turn before may have brought the answer.
-                match self.admit() {
-                    Decision::Admit(tag) => return Ok(self.ticket(tag)),
-                    Decision::Reject(rejection) => return Err(rejection),
-                    _ => self.ask_detached(None).await,
+                match self.enter() {
+                    Ok(ticket) => return Ok(ticket),
+                    Err(Hold::Reject(rejection)) => return Err(rejection),
+                    Err(_) => self.ask_detached(None).await,
                 }
             }
             // A stale decision is renewed by one call of this process at a time, and the others go
             // by it meanwhile: so a store that hangs holds up one of them.
-            Decision::Admit(tag) => match self.shared.renewing.try_lock() {
+            Ok(tag) => match self.shared.renewing.try_lock() {
                 Ok(_turn) => self.ask_detached(None).await,
                 Err(_) => return Ok(self.ticket(tag)),
             },
-            Decision::Reject(rejection) => match self.shared.renewing.try_lock() {
+            Err(Hold::Reject(rejection)) => match self.shared.renewing.try_lock() {
                 Ok(_turn) => self.ask_detached(None).await,
                 Err(_) => return Err(rejection),
             },
@@ -123,12 +132,12 @@ impl Cell {
             }
             Err(error) => {
                 // The grant may have been made and its answer lost.
-                self.outbox.lock().releases.push(request.token);
+                self.give_back(request.token);
                 self.shared.store_failed(self, &error);
-                match self.admit() {
-                    Decision::Admit(tag) => Ok(Held::new(Arc::clone(self), self.ticket(tag))),
-                    Decision::Reject(rejection) => Err(rejection),
-                    Decision::Ask | Decision::AskAlone => match self.ask_locally() {
+                match self.enter() {
+                    Ok(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
+                    Err(Hold::Reject(rejection)) => Err(rejection),
+                    Err(Hold::Ask | Hold::AskAlone) => match self.ask_locally() {
                         Some(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
                         None => Err(self.rejection()),
                     },

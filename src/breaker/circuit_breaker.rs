@@ -3,8 +3,7 @@
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use super::{
-    CallError, ControlError, Events, Permit, Rejection, cell::Cell, gate::Decision, permit::Held,
-    registry::Life,
+    CallError, ControlError, Events, Permit, Rejection, cell::Cell, permit::Held, registry::Life,
 };
 use crate::{
     model::{Command, Control, Outcome, Policy, Snapshot, State, millis},
@@ -86,12 +85,12 @@ impl CircuitBreaker {
     /// [`CallError::Rejected`] when the call was not made, [`CallError::TimedOut`] when it took
     /// longer than `call_timeout`, [`CallError::Failed`] with the call's own error.
     #[inline]
-    pub async fn call<F, Fut, T, E>(&self, call: F) -> Result<T, CallError<E>>
+    pub fn call<F, Fut, T, E>(&self, call: F) -> impl Future<Output = Result<T, CallError<E>>>
     where
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.call_with(by_result, call).await
+        self.call_with(by_result, call)
     }
 
     /// Makes a call when the circuit permits; `classify` says what its result means.
@@ -123,24 +122,27 @@ impl CircuitBreaker {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let ticket = match self.cell.admit() {
-            Decision::Admit(tag) => self.cell.ticket(tag),
-            Decision::Reject(rejection) => return Err(self.cell.reject(rejection).into()),
-            _ => self.cell.ask().await?,
-        };
-        let held = Held::new(&self.cell, ticket);
-        let result = match self.timeout() {
-            None => call().await,
-            Some(limit) => {
-                let call = pin!(call());
-                match tokio::time::timeout(limit, call).await {
-                    Ok(result) => result,
-                    Err(_) => {
-                        held.settle(Outcome::failure());
-                        return Err(CallError::TimedOut(limit));
-                    }
+        let ticket = match self.cell.pass() {
+            Some(pass) => pass.into(),
+            None => {
+                if let Some(rejection) = self.cell.refuse() {
+                    return Err(rejection.into());
                 }
+                // In a box, for else every call's future would be as large.
+                Box::pin(self.cell.enter_or_ask()).await?
             }
+        };
+        // Settled where it is: moved out of the future it would go through memory in other pieces.
+        let mut held = Held::new(&self.cell, ticket);
+        let Some(limit) = self.timeout() else {
+            let result = call().await;
+            held.settle(classify(&result));
+            return result.map_err(CallError::Failed);
+        };
+        let call = pin!(call());
+        let Ok(result) = tokio::time::timeout(limit, call).await else {
+            held.settle(Outcome::failure());
+            return Err(CallError::TimedOut(limit));
         };
         held.settle(classify(&result));
         result.map_err(CallError::Failed)
@@ -148,11 +150,61 @@ impl CircuitBreaker {
 
     #[inline]
     fn timeout(&self) -> Option<Duration> {
-        if self.cell.gate.is_timed() {
+        if self.cell.gate.glance().is_limited() {
             self.cell.policy.load().call_timeout()
         } else {
             None
         }
+    }
+
+    /// Makes a call that is no future, when the circuit permits; otherwise as [`call`](Self::call).
+    ///
+    /// Does not wait for the store: where the cache does not know, the call is rejected, as by
+    /// [`try_acquire`](Self::try_acquire). `call_timeout` cannot end such a call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use commontrip::{Commontrip, Policy};
+    ///
+    /// let numbers = Commontrip::embedded()?.circuit("numbers", Policy::default())?;
+    /// numbers.acquire().await?.success(); // the first answer must come from the store
+    /// assert_eq!(numbers.call_sync(|| "42".parse::<u32>())?, 42);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] when the call was not made, [`CallError::Failed`] with its own error.
+    #[inline]
+    pub fn call_sync<F, T, E>(&self, call: F) -> Result<T, CallError<E>>
+    where
+        F: FnOnce() -> Result<T, E>,
+    {
+        self.call_sync_with(by_result, call)
+    }
+
+    /// [`call_sync`](Self::call_sync); `classify` says what the result means.
+    ///
+    /// # Errors
+    /// As [`call_sync`](Self::call_sync).
+    #[inline]
+    pub fn call_sync_with<C, F, T, E>(&self, classify: C, call: F) -> Result<T, CallError<E>>
+    where
+        C: FnOnce(&Result<T, E>) -> Outcome,
+        F: FnOnce() -> Result<T, E>,
+    {
+        let ticket = match self.cell.pass() {
+            Some(pass) => pass.into(),
+            None => {
+                if let Some(rejection) = self.cell.refuse() {
+                    return Err(rejection.into());
+                }
+                self.cell.enter_at_once()?
+            }
+        };
+        let held = Held::new(&self.cell, ticket);
+        let result = call();
+        held.finish(classify(&result));
+        result.map_err(CallError::Failed)
     }
 
     /// Asks for leave to make one call; waits only where the cache does not know, and then for at
@@ -161,11 +213,8 @@ impl CircuitBreaker {
     /// # Errors
     /// [`Rejection`] when the call must not be made.
     pub async fn acquire(&self) -> Result<Permit, Rejection> {
-        match self.cell.admit() {
-            Decision::Admit(tag) => Ok(self.permit(self.cell.ticket(tag))),
-            Decision::Reject(rejection) => Err(self.cell.reject(rejection)),
-            _ => Ok(self.permit(self.cell.ask().await?)),
-        }
+        let ticket = self.cell.enter_or_ask().await?;
+        Ok(self.permit(ticket))
     }
 
     /// Asks for leave to make one call without waiting.
@@ -176,7 +225,7 @@ impl CircuitBreaker {
     /// # Errors
     /// [`Rejection`] when the call must not be made, or not yet.
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
-        let ticket = self.cell.admit_at_once()?;
+        let ticket = self.cell.enter_at_once()?;
         Ok(self.permit(ticket))
     }
 

@@ -9,16 +9,14 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Policy, Reason, Rules, Snapshot, State};
+use crate::model::{LatencyRecording, Policy, Reason, Rules, Snapshot, State};
 
 use super::Rejection;
 
-/// What the cache says to one call.
+/// Why the cache does not let a call pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    /// Go ahead, counted under this tag.
-    Admit(u32),
-    /// No.
+pub(super) enum Hold {
+    /// It must not.
     Reject(Rejection),
     /// The cache does not know: ask, and let others wait for the answer.
     Ask,
@@ -26,8 +24,9 @@ pub(super) enum Decision {
     AskAlone,
 }
 
-/// What stands in the word, lowest bit first: state 3, reason 5, flags 6; the tag above.
+/// What stands in the word, lowest bit first: state 3, reason 5, flags 8; the tag above.
 mod bits {
+    pub(super) const STATE: u64 = 7;
     pub(super) const REASON: u32 = 3;
     pub(super) const ADMITS: u64 = 1 << 8;
     pub(super) const UNKNOWN: u64 = 1 << 9;
@@ -35,6 +34,8 @@ mod bits {
     pub(super) const LOCAL: u64 = 1 << 11;
     pub(super) const TIMED: u64 = 1 << 12;
     pub(super) const AT_ONCE: u64 = 1 << 13;
+    pub(super) const LIMITED: u64 = 1 << 14;
+    pub(super) const RECORDED: u64 = 1 << 15;
     pub(super) const TAG: u32 = 32;
 }
 
@@ -55,8 +56,11 @@ pub(super) enum Source {
 #[repr(align(128))]
 pub(super) struct Gate {
     word: AtomicU64,
-    /// When the decision must be renewed, coarse ms.
+    /// When the decision must be renewed, coarse ms; and the same in the clock's ticks.
     fresh_until: AtomicU64,
+    fresh_until_tick: AtomicU64,
+    /// From which time a call is slow, ns.
+    slow_ns: AtomicU64,
     /// When the state ends by itself, or the next probe may be asked for; coarse ms, 0 = never.
     until: AtomicU64,
     /// The ramp: its end and length, and the share that it begins with.
@@ -70,6 +74,8 @@ impl Gate {
         Self {
             word: AtomicU64::new(bits::UNKNOWN),
             fresh_until: AtomicU64::new(0),
+            fresh_until_tick: AtomicU64::new(0),
+            slow_ns: AtomicU64::new(u64::MAX),
             until: AtomicU64::new(0),
             ramp_until: AtomicU64::new(0),
             ramp: AtomicU64::new(1),
@@ -77,13 +83,10 @@ impl Gate {
         }
     }
 
-    /// The whole decision of a call on a healthy circuit: one load, one comparison.
+    /// What can be read at one glance.
     #[inline]
-    pub(super) fn fast(&self, now: u64) -> Option<u32> {
-        let word = self.word.load(Ordering::Relaxed);
-        let fresh = now < self.fresh_until.load(Ordering::Relaxed);
-        let plain = word & (bits::ADMITS | bits::UNKNOWN | bits::RAMP) == bits::ADMITS;
-        (plain && fresh).then_some((word >> bits::TAG) as u32)
+    pub(super) fn glance(&self) -> Glance {
+        Glance(self.word.load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -91,48 +94,57 @@ impl Gate {
         now < self.fresh_until.load(Ordering::Relaxed)
     }
 
-    /// Whether a call's latency or duration matters.
+    /// [`is_fresh`](Self::is_fresh) by the clock's ticks.
     #[inline]
-    pub(super) fn is_timed(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & bits::TIMED != 0
+    pub(super) fn is_fresh_at(&self, tick: u64) -> bool {
+        tick < self.fresh_until_tick.load(Ordering::Relaxed)
     }
 
-    /// Whether outcomes are reported at once.
+    /// Whether a call that took so long was slow.
     #[inline]
-    pub(super) fn reports_at_once(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & bits::AT_ONCE != 0
+    pub(super) fn is_slow(&self, ns: u64) -> bool {
+        ns >= self.slow_ns.load(Ordering::Relaxed)
+    }
+
+    /// Whether the state has not ended by itself.
+    #[inline]
+    pub(super) fn is_shut(&self, now: u64) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        until == 0 || now < until
     }
 
     /// The decision, staleness aside.
-    pub(super) fn decide(&self, now: u64) -> Decision {
+    pub(super) fn decide(&self, now: u64) -> Result<u32, Hold> {
         let word = self.word.load(Ordering::Relaxed);
         let until = self.until.load(Ordering::Relaxed);
         let tag = (word >> bits::TAG) as u32;
         let over = until > 0 && now >= until;
         if word & bits::UNKNOWN != 0 {
-            return Decision::Ask;
+            return Err(Hold::Ask);
         }
         if word & bits::ADMITS != 0 {
             return if over {
-                Decision::Ask
+                Err(Hold::Ask)
             } else if word & bits::RAMP != 0 && !self.ramp_admits(now) {
-                Decision::Reject(self.rejection(now))
+                Err(Hold::Reject(self.rejection(now)))
             } else {
-                Decision::Admit(tag)
+                Ok(tag)
             };
         }
-        let half_open = word & 7 == State::HalfOpen as u64 && reason_of(word) != Reason::StoreAway;
+        let half_open =
+            word & bits::STATE == State::HalfOpen as u64 && reason_of(word) != Reason::StoreAway;
         if over || (half_open && until == 0) {
-            return Decision::AskAlone;
+            return Err(Hold::AskAlone);
         }
-        Decision::Reject(self.rejection(now))
+        Err(Hold::Reject(self.rejection(now)))
     }
 
     /// What to tell a call that is rejected now.
+    #[inline]
     pub(super) fn rejection(&self, now: u64) -> Rejection {
         let word = self.word.load(Ordering::Relaxed);
         let until = self.until.load(Ordering::Relaxed);
-        let state = State::ALL[(word & 7) as usize % State::ALL.len()];
+        let state = State::ALL[(word & bits::STATE) as usize % State::ALL.len()];
         let reason = reason_of(word);
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now).max(1));
         let (reason, retry_after) = match state {
@@ -170,15 +182,21 @@ impl Gate {
                 now + at.saturating_sub(seen.now_ms)
             }
         };
+        let spread = match source {
+            Source::Shared => spread_ms(seen.replicas),
+            _ => 0,
+        };
         let until = match (source, seen.state) {
             (Source::Fixed { .. }, _) | (_, State::Closed) => 0,
             // Probes are given on demand; when none is left, ask again a little later.
             (_, State::HalfOpen) => {
                 match seen.probes >= rules.permitted_number_of_calls_in_half_open_state {
-                    true => now + retry_probe_ms(rules),
+                    true => now + retry_probe_ms(rules).max(spread),
+                    false if spread > 0 => now + fastrand::u64(..=spread),
                     false => 0,
                 }
             }
+            (_, State::Open) => ends(seen.until_ms) + fastrand::u64(..=spread),
             (_, _) => ends(seen.until_ms),
         };
         let (admits, reason) = match source {
@@ -193,6 +211,11 @@ impl Gate {
         self.ramp_until
             .store(ends(seen.ramp_until_ms), Ordering::Relaxed);
         self.until.store(until, Ordering::Relaxed);
+        let slow_ns = match rules.slow_call_duration_threshold_ms {
+            0 => u64::MAX,
+            ms => ms.saturating_mul(1_000_000),
+        };
+        self.slow_ns.store(slow_ns, Ordering::Relaxed);
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let word = seen.state as u64
             | (reason as u64) << bits::REASON
@@ -203,25 +226,77 @@ impl Gate {
             )
             | flag(source != Source::Shared, bits::LOCAL)
             | flag(
-                rules.call_timeout_ms > 0 || rules.slow_call_duration_threshold_ms > 0,
+                rules.call_timeout_ms > 0
+                    || rules.slow_call_duration_threshold_ms > 0
+                    || policy.latency_recording() == LatencyRecording::EveryCall,
                 bits::TIMED,
             )
+            | flag(
+                policy.latency_recording() != LatencyRecording::Off,
+                bits::RECORDED,
+            )
             | flag(rules.report_interval_ms == 0, bits::AT_ONCE)
+            | flag(rules.call_timeout_ms > 0, bits::LIMITED)
             | u64::from(tag) << bits::TAG;
         self.word.store(word, Ordering::Relaxed);
     }
 
-    /// Says until when the decision is good; an admitting state ends with its own end.
-    pub(super) fn renew(&self, until: u64) {
-        let word = self.word.load(Ordering::Relaxed);
+    /// Says until when the decision is good; an admitting state ends with its own end. `tick_at`
+    /// gives the clock's ticks at a coarse time.
+    pub(super) fn renew(&self, until: u64, tick_at: impl Fn(u64) -> u64) {
         let ends = self.until.load(Ordering::Relaxed);
-        let admits = word & bits::ADMITS != 0;
-        let until = if admits && ends > 0 {
+        let until = if self.glance().0 & bits::ADMITS != 0 && ends > 0 {
             until.min(ends)
         } else {
             until
         };
+        self.fresh_until_tick
+            .store(tick_at(until), Ordering::Relaxed);
         self.fresh_until.store(until, Ordering::Relaxed);
+    }
+}
+
+/// The word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance(u64);
+
+impl Glance {
+    /// The tag under which calls pass, as long as that is fresh and without another question.
+    #[inline]
+    pub(super) fn admits(self) -> Option<u32> {
+        let plain = self.0 & (bits::ADMITS | bits::UNKNOWN | bits::RAMP) == bits::ADMITS;
+        plain.then_some((self.0 >> bits::TAG) as u32)
+    }
+
+    /// Whether no call passes until the state ends.
+    #[inline]
+    pub(super) fn rejects(self) -> bool {
+        let shut = self.0 & (bits::ADMITS | bits::UNKNOWN) == 0;
+        shut && self.0 & bits::STATE != State::HalfOpen as u64
+    }
+
+    /// Whether it matters how long any call takes.
+    #[inline]
+    pub(super) fn is_timed(self) -> bool {
+        self.0 & bits::TIMED != 0
+    }
+
+    /// Whether latencies are recorded, of each call or of some.
+    #[inline]
+    pub(super) fn is_recorded(self) -> bool {
+        self.0 & bits::RECORDED != 0
+    }
+
+    /// Whether calls have a time limit.
+    #[inline]
+    pub(super) fn is_limited(self) -> bool {
+        self.0 & bits::LIMITED != 0
+    }
+
+    /// Whether outcomes are reported at once.
+    #[inline]
+    pub(super) fn reports_at_once(self) -> bool {
+        self.0 & bits::AT_ONCE != 0
     }
 }
 
@@ -230,6 +305,24 @@ const RETRY_AWAY: Duration = Duration::from_secs(1);
 
 fn reason_of(word: u64) -> Reason {
     Reason::ALL[(word >> bits::REASON & 31) as usize % Reason::ALL.len()]
+}
+
+/// How many requests a second the replicas of one circuit may make when something has happened to
+/// all of them at once, ten times as many as when all is calm (`report.lua`).
+const REQUESTS_PER_SECOND: u64 = 2000;
+/// So few replicas need not take turns.
+const FEW: u64 = 20;
+/// However many there are said to be.
+const LONGEST_SPREAD_MS: u64 = 60_000;
+
+/// The time over which so many replicas spread what each does once, ms.
+pub(super) const fn spread_ms(replicas: u64) -> u64 {
+    let spread = replicas.saturating_sub(FEW) * 1000 / REQUESTS_PER_SECOND;
+    if spread < LONGEST_SPREAD_MS {
+        spread
+    } else {
+        LONGEST_SPREAD_MS
+    }
 }
 
 /// How soon a replica asks again for a probe permit that was not there.
@@ -265,39 +358,49 @@ mod tests {
     fn gate(snapshot: &Snapshot, policy: &Policy) -> Gate {
         let gate = Gate::new();
         gate.set(snapshot, policy, Source::Shared, 5, 100);
-        gate.renew(350);
+        gate.renew(350, |ms| ms * 1_000_000);
         gate
+    }
+
+    fn fast(gate: &Gate, now: u64) -> Option<u32> {
+        let by_ms = gate.glance().admits().filter(|_| gate.is_fresh(now));
+        let by_ticks = gate
+            .glance()
+            .admits()
+            .filter(|_| gate.is_fresh_at(now * 1_000_000));
+        assert_eq!(by_ms, by_ticks);
+        by_ms
     }
 
     #[test]
     fn a_new_gate_asks_and_a_closed_one_admits_while_fresh() {
-        assert_eq!(Gate::new().decide(0), Decision::Ask);
+        assert_eq!(Gate::new().decide(0), Err(Hold::Ask));
         let gate = gate(&seen(State::Closed, 0), &Policy::default());
-        assert_eq!(gate.fast(349), Some(5));
-        assert_eq!(gate.fast(350), None);
-        assert_eq!(gate.decide(350), Decision::Admit(5));
+        assert_eq!(fast(&gate, 349), Some(5));
+        assert_eq!(fast(&gate, 350), None);
+        assert_eq!(gate.decide(350), Ok(5));
     }
 
     #[test]
     fn an_open_gate_rejects_with_the_time_left_and_asks_when_it_is_over() {
         let gate = gate(&seen(State::Open, 500), &Policy::default());
-        let Decision::Reject(rejection) = gate.decide(300) else {
+        let Err(Hold::Reject(rejection)) = gate.decide(300) else {
             panic!("admitted")
         };
         assert_eq!(rejection.state, State::Open);
         assert_eq!(rejection.reason, Reason::FailureRate);
         assert_eq!(rejection.retry_after, Some(Duration::from_millis(300)));
-        assert_eq!(gate.decide(600), Decision::AskAlone);
+        assert_eq!(gate.decide(600), Err(Hold::AskAlone));
     }
 
     #[test]
     fn an_override_that_admits_is_asked_about_when_it_ends() {
         let gate = gate(&seen(State::Disabled, 50), &Policy::default());
-        assert_eq!(gate.fast(149), Some(5));
-        assert_eq!(gate.fast(150), None);
-        assert_eq!(gate.decide(150), Decision::Ask);
+        assert_eq!(fast(&gate, 149), Some(5));
+        assert_eq!(fast(&gate, 150), None);
+        assert_eq!(gate.decide(150), Err(Hold::Ask));
         let forced = self::gate(&seen(State::ForcedOpen, 0), &Policy::default());
-        assert!(matches!(forced.decide(9_999), Decision::Reject(r) if r.retry_after.is_none()));
+        assert!(matches!(forced.decide(9_999), Err(Hold::Reject(r)) if r.retry_after.is_none()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// A store that cannot push will not learn it soon.
+/// A store that cannot push, or gives this user no leave to listen, will not learn it soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(
@@ -56,10 +56,10 @@ pub(super) async fn run(
             }
             Err(error) => {
                 tracing::debug!(%error, "the connection that hears of changes broke");
-                wait
+                wait.min(LONGEST_WAIT)
             }
         };
-        wait = (wait * 2).min(LONGEST_WAIT);
+        wait = (wait * 2).min(REFUSED_WAIT);
         tokio::select! {
             () = tokio::time::sleep(pause.mul_f64(fastrand::f64().mul_add(0.5, 1.0))) => {}
             () = stopped(&mut stop) => return,
@@ -76,7 +76,7 @@ fn hear(shared: &Arc<Shared>, notice: Notice) {
         }
         Notice::Changed(name, snapshot) => {
             if let Some(cell) = shared.cell(&name) {
-                cell.take_shared(&snapshot);
+                cell.take_pushed(&snapshot);
             }
         }
     }

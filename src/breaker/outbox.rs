@@ -7,8 +7,11 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::model::{Counts, Report, Runs, Settled, millis};
+use crate::model::{Counts, Latencies, Report, Runs, Settled, millis};
 
+/// How often latencies are sent, at the most; and how often within a shorter window.
+const LATENCIES_EVERY_MS: u64 = 5000;
+const LATENCIES_IN_A_WINDOW: u64 = 4;
 /// Parts of a window that sums are kept in while the store is away.
 const PARTS: u64 = 10;
 
@@ -30,8 +33,16 @@ pub(super) struct Outbox {
     /// Sums gathered while away, oldest first, and the generation that they belong to.
     away: VecDeque<(u64, Counts)>,
     away_generation: u64,
+    /// Latencies that were not sent, and when the first were gathered; when they are due next.
+    latencies: Latencies,
+    latencies_since: u64,
+    latencies_due: u64,
     /// When the last report was answered or failed.
     pub(super) last: Option<Instant>,
+    /// When a report leaves, whatever the pace.
+    pub(super) alarm: Option<Instant>,
+    /// When outcomes last left at once.
+    urged: Option<Instant>,
     pub(super) pace_ms: u64,
 }
 
@@ -45,6 +56,22 @@ impl Outbox {
     pub(super) fn is_pending(&self) -> bool {
         let untold = !self.away.is_empty() || !self.late.is_empty() || !self.settled.is_empty();
         self.pending.is_some() || untold || !self.releases.is_empty()
+    }
+
+    /// Whether a report may leave at once now. When it has done so just before, and did not open the
+    /// circuit, an alarm is set instead, so that a failing fleet does not drown its store.
+    pub(super) fn urge(&mut self, now: Instant, apart: Duration) -> bool {
+        let again = self.urged.map(|last| last + apart).filter(|at| *at > now);
+        match again {
+            Some(at) => self.set_alarm(at),
+            None => self.urged = Some(now),
+        }
+        again.is_none()
+    }
+
+    /// Has a report leave at this time, unless one does before.
+    pub(super) fn set_alarm(&mut self, at: Instant) {
+        self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
     }
 
     /// Remembers how long the service asked to be left alone.
@@ -73,8 +100,9 @@ impl Outbox {
             true => counts += kept,
             false => self.late += kept,
         }
-        let silent = counts.is_empty() && self.late.is_empty() && self.settled.is_empty();
-        if silent && self.trips == 0 && !even_if_empty {
+        let outcomes = !counts.is_empty() || !self.late.is_empty() || !self.settled.is_empty();
+        let silent = !outcomes && self.trips == 0 && self.latencies.is_empty();
+        if silent && !even_if_empty {
             return;
         }
         self.pending_since = now;
@@ -87,6 +115,7 @@ impl Outbox {
             retry_after_ms: std::mem::take(&mut self.retry_after_ms),
             trips: std::mem::take(&mut self.trips),
             settled: std::mem::take(&mut self.settled),
+            latencies: std::mem::take(&mut self.latencies),
             ..Report::default()
         });
     }
@@ -98,8 +127,26 @@ impl Outbox {
         if let Some(pending) = self.pending.as_mut().filter(|_| old) {
             pending.late += std::mem::take(&mut pending.counts);
             pending.runs = Runs::default();
+            pending.latencies = Latencies::default();
             pending.trips = 0;
         }
+    }
+
+    /// Whether latencies are to be gathered: merging them costs a store more than all the rest of a
+    /// report, so they go with one report in many, and with the last before a pause.
+    pub(super) const fn wants_latencies(&self, now: u64) -> bool {
+        now >= self.latencies_due
+    }
+
+    /// Gathers latencies; those that are older than the window are dropped.
+    pub(super) fn gather(&mut self, latencies: &Latencies, now: u64, window_ms: u64) {
+        if self.latencies.is_empty() || now.saturating_sub(self.latencies_since) > window_ms {
+            self.latencies = Latencies::default();
+            self.latencies_since = now;
+        }
+        self.latencies.merge(latencies);
+        let often = LATENCIES_EVERY_MS.min(window_ms / LATENCIES_IN_A_WINDOW);
+        self.latencies_due = now + often.max(2 * self.pace_ms);
     }
 
     /// Keeps sums for the store's return; what leaves the window is only counted.

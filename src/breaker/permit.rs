@@ -6,7 +6,7 @@
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use super::{
-    cell::{Cell, Ticket},
+    cell::{Cell, Pass, Probe, Ticket},
     registry::Life,
 };
 use crate::model::Outcome;
@@ -14,35 +14,69 @@ use crate::model::Outcome;
 /// A ticket with the circuit that it is for, owned or borrowed; settles on drop.
 pub(super) struct Held<C: Borrow<Arc<Cell>>> {
     cell: C,
-    ticket: Option<Ticket>,
+    pass: Pass,
+    probe: Option<Box<Probe>>,
+    settled: bool,
 }
 
 impl<C: Borrow<Arc<Cell>>> Held<C> {
     #[inline]
-    pub(super) const fn new(cell: C, ticket: Ticket) -> Self {
+    pub(super) fn new(cell: C, ticket: Ticket) -> Self {
+        let Ticket { pass, probe } = ticket;
         Self {
             cell,
-            ticket: Some(ticket),
+            pass,
+            probe,
+            settled: false,
         }
     }
 
-    #[inline]
-    pub(super) fn settle(mut self, outcome: Outcome) {
-        if let Some(ticket) = self.ticket.take() {
-            self.cell.borrow().settle(ticket, outcome);
+    /// Files what became of the call; the first time only.
+    // By reference: it is in use just here, and moving it would take longer than the rest.
+    #[inline(always)]
+    pub(super) fn settle(&mut self, outcome: Outcome) {
+        let cell: &Arc<Cell> = self.cell.borrow();
+        let took_ns = cell.elapsed_ns(self.pass);
+        if self.probe.is_none() && cell.settle_plainly(self.pass, &outcome, took_ns) {
+            self.settled = true;
+        } else if let Some(ticket) = self.take() {
+            self.cell.borrow().settle(ticket, outcome, took_ns);
         }
     }
 
     /// The ticket alone, for another holder.
     pub(super) fn into_ticket(mut self) -> Option<Ticket> {
-        self.ticket.take()
+        self.take()
+    }
+
+    #[inline(never)]
+    fn take(&mut self) -> Option<Ticket> {
+        let settled = std::mem::replace(&mut self.settled, true);
+        (!settled).then(|| Ticket {
+            pass: self.pass,
+            probe: self.probe.take(),
+        })
+    }
+}
+
+impl Held<&Arc<Cell>> {
+    /// [`settle`](Self::settle), and the end of it. A settled one owns nothing: to forget it saves the
+    /// look at it that dropping takes.
+    #[inline(always)]
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        self.settle(outcome);
+        if self.settled {
+            std::mem::forget(self);
+        }
     }
 }
 
 impl<C: Borrow<Arc<Cell>>> Drop for Held<C> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
+        if !self.settled
+            && let Some(ticket) = self.take()
+        {
             self.cell.borrow().abandon(ticket);
         }
     }
@@ -67,7 +101,7 @@ impl Permit {
     /// Whether the call is a probe of a half-open circuit.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.held.ticket.as_ref().is_some_and(Ticket::is_probe)
+        self.held.probe.is_some()
     }
 
     /// The call succeeded.
@@ -81,7 +115,7 @@ impl Permit {
     }
 
     /// The call ended so.
-    pub fn record(self, outcome: Outcome) {
+    pub fn record(mut self, outcome: Outcome) {
         self.held.settle(outcome);
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Shared {
     pub(super) replica: String,
     pub(super) store_timeout: Duration,
     pub(super) link: Link,
-    /// Circuits that the reporter looks after.
+    /// Circuits that the reporter looks after: those whose `parked` is not set.
     pub(super) active: Mutex<Vec<Arc<Cell>>>,
     pub(super) wake: Notify,
     /// The turn to wait for the store though there is a decision, only a stale one.
@@ -88,10 +88,27 @@ impl Shared {
     /// Has the reporter look after a circuit.
     #[cold]
     pub(super) fn activate(&self, cell: &Arc<Cell>) {
+        if !cell.parked.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut active = self.active.lock();
         if cell.parked.swap(false, Ordering::SeqCst) {
-            self.active.lock().push(Arc::clone(cell));
+            active.push(Arc::clone(cell));
+            drop(active);
             self.wake.notify_one();
         }
+    }
+
+    /// Has the reporter look after these no longer.
+    pub(super) fn park(&self, cells: &[Arc<Cell>]) {
+        if cells.is_empty() {
+            return;
+        }
+        let mut active = self.active.lock();
+        for cell in cells {
+            cell.parked.store(true, Ordering::SeqCst);
+        }
+        active.retain(|cell| !cell.parked.load(Ordering::SeqCst));
     }
 }
 
@@ -417,4 +434,29 @@ fn host_name() -> String {
 #[cfg(not(target_os = "linux"))]
 fn host_name() -> String {
     std::env::var("HOSTNAME").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_counted_as_a_circuit_is_parked_is_found_a_little_later() {
+        let circuits = Commontrip::embedded().unwrap();
+        let breaker = circuits.circuit("c", Policy::default()).unwrap();
+        breaker.acquire().await.unwrap().success();
+        let cell = circuits.life.0.cell(&Name::new("c").unwrap()).unwrap();
+        while !cell.parked.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // As by a caller who has not seen that it was parked.
+        cell.tally.reject();
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if breaker.snapshot().await.unwrap().not_permitted_total == 1 {
+                return;
+            }
+        }
+        panic!("it is never reported");
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     Event, Head, Kind, Memory, Reason, Rules, Snapshot, State,
     operations::moment,
     request::LONGEST_MS,
+    slices::Slices,
     window::{Sums, Window},
 };
 
@@ -48,6 +49,8 @@ pub struct Circuit {
     pub(super) failing: BTreeMap<String, u64>,
     /// Replica -> until when it is open for itself.
     pub(super) alone: BTreeMap<String, u64>,
+    /// How long calls took, whatever the state was.
+    pub(super) latencies: Slices,
     events: VecDeque<Event>,
     published: Vec<Snapshot>,
 }
@@ -144,36 +147,30 @@ impl Circuit {
         for (part, of) in [(":failing", &self.failing), (":alone", &self.alone)] {
             held.insert(part, texts(&mut of.iter().map(|(r, at)| (r, *at))));
         }
+        held.insert(":latency", self.latencies.held());
         held.retain(|_, fields| !fields.is_empty());
         held
     }
 
     fn fields(&self) -> BTreeMap<String, String> {
-        let [calls, failures, slow] = self.window.sums;
+        let [counts, recent] = self.held_counts();
+        let ended = self.window.held_ended();
         let numbers = [
             ("since_ms", self.since_ms),
             ("until_ms", self.until_ms),
             ("consecutive_opens", self.consecutive_opens),
             ("window_at", self.window.at),
-            ("window_calls", calls),
-            ("window_failures", failures),
-            ("window_slow", slow),
-            ("consecutive_failures", self.consecutive_failures),
             ("probe_successes", self.probe_successes),
             ("probe_failures", self.probe_failures),
             ("ramp_until_ms", self.ramp_until_ms),
             ("retry_after_until_ms", self.retry_after_until_ms),
-            ("successes_total", self.totals.successes),
-            ("failures_total", self.totals.failures),
-            ("slow_total", self.totals.slow),
-            ("ignored_total", self.totals.ignored),
-            ("not_permitted_total", self.totals.not_permitted),
             ("replicas", self.live_replicas),
-            ("last_success_ms", self.totals.last_success_ms),
-            ("last_failure_ms", self.totals.last_failure_ms),
         ];
         let texts = [
             ("window", &self.window.geometry),
+            ("counts", &counts),
+            ("recent", &recent),
+            ("window_ended", &ended),
             ("override_author", &self.override_author),
             ("override_reason", &self.override_reason),
             ("policy", &self.policy),
@@ -190,6 +187,28 @@ impl Circuit {
             fields.insert("reason".to_owned(), self.reason.to_string());
         }
         fields
+    }
+
+    /// What an ordinary report changes, as Redis holds it in two fields, each empty when there is
+    /// nothing.
+    fn held_counts(&self) -> [String; 2] {
+        let [calls, failures, slow] = self.window.sums;
+        let Totals {
+            successes,
+            failures: failed,
+            slow: slow_ones,
+            ignored,
+            not_permitted,
+            last_success_ms,
+            last_failure_ms,
+        } = &self.totals;
+        let counts = format!(
+            "window={calls}/{failures}/{slow} total={successes}/{failed}/{slow_ones}/{ignored}/{not_permitted}"
+        );
+        let run = self.consecutive_failures;
+        let recent = format!("run={run} success={last_success_ms} failure={last_failure_ms}");
+        let says_something = |text: &String| text.contains(|c: char| ('1'..='9').contains(&c));
+        [counts, recent].map(|text| Some(text).filter(says_something).unwrap_or_default())
     }
 
     pub(super) fn turn<'a>(&self, head: &'a Head, now: u64) -> Turn<'a> {
@@ -406,6 +425,7 @@ impl Circuit {
             replicas: self.live_replicas,
             failing: self.failing_now(t),
             alone: self.alone_now(t),
+            latency: None,
         }
     }
 }

@@ -3,24 +3,35 @@
 //! Owns every rule; reads no clock, does no I/O, imports nothing of ours. `now` is always an
 //! argument, in Unix milliseconds. Twin: `lua/`, which says the same where the state is.
 
+mod brief;
 mod circuit;
 mod event;
+pub(crate) mod latency;
 mod name;
 mod operations;
 mod outcome;
 mod policy;
 mod quorum;
 mod request;
+mod slices;
 mod snapshot;
 mod state;
 mod window;
 
-pub(crate) use self::{request::millis, window::Sums};
+pub(crate) use self::{
+    latency::{BUCKETS, bucket_of},
+    operations::pace_ms,
+    request::millis,
+    snapshot::LARGEST,
+    window::Sums,
+};
+pub use brief::Request;
 pub use circuit::Circuit;
 pub use event::Event;
+pub use latency::{Latencies, Percentiles};
 pub use name::{Name, NameError};
 pub use outcome::{Counts, Outcome, Runs};
-pub use policy::{OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};
+pub use policy::{LatencyRecording, OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};
 pub use request::{
     Acquire, Command, Control, Grant, Head, Kind, Memory, Permission, Release, Report, Settled,
 };

@@ -3,8 +3,8 @@
 //! One function a script; each reads, decides, then writes. Twin: `lua/*.lua`.
 
 use super::{
-    Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Snapshot,
-    State,
+    Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Rules,
+    Snapshot, State,
     circuit::Turn,
     quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS},
     request::LONGEST_MS,
@@ -14,6 +14,13 @@ use super::{
 const REPLICA_MEMORY_MS: u64 = 3_600_000;
 /// The budget that those share who are there.
 const REPORTS_PER_SECOND: u64 = 200;
+
+/// How long each of so many replicas should wait between reports, ms.
+pub(crate) fn pace_ms(rules: &Rules, replicas: u64) -> u64 {
+    rules
+        .report_interval_ms
+        .max(replicas * 1000 / REPORTS_PER_SECOND)
+}
 /// How many forgotten replicas one report clears away.
 const CLEARED: usize = 100;
 
@@ -74,6 +81,7 @@ impl Circuit {
         let t = self.load(&report.head, now);
         if self.is_news(report, now) {
             self.count_totals(report, now);
+            self.latencies.add(&t.rules, now, &report.latencies);
             self.note_alone(&t, report.alone_ms);
             for s in &report.settled {
                 self.settle(&t, s.generation, &s.token, s.kind, report.retry_after_ms);
@@ -83,8 +91,7 @@ impl Circuit {
                 self.file(&t, report);
             }
         }
-        let pace = self.live_replicas * 1000 / REPORTS_PER_SECOND;
-        self.pace_ms = t.rules.report_interval_ms.max(pace);
+        self.pace_ms = pace_ms(&t.rules, self.live_replicas);
         self.current(&t)
     }
 
@@ -219,6 +226,7 @@ impl Circuit {
         let t = self.turn(head, now);
         let mut snapshot = self.picture(&t, self.window.totals(&t.rules, now));
         snapshot.pace_ms = 0;
+        snapshot.latency = self.latencies.seen(&t.rules, now).percentiles();
         snapshot
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Counts, Rules, Runs, Snapshot, State};
+use super::{Counts, Latencies, Rules, Runs, Snapshot, State};
 
 /// The longest time that goes over the wire, ms: a hundred years.
 pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
@@ -31,6 +31,10 @@ pub struct Head {
     pub policy: Rules,
     /// What the replica remembers of the circuit.
     pub memory: Memory,
+    /// The circuit as the replica has last seen it. Not sent: an answer in which only counts are
+    /// new is made whole with it.
+    #[serde(skip)]
+    pub seen: Snapshot,
 }
 
 /// What a replica remembers of a circuit, for a store that lost it.
@@ -84,6 +88,8 @@ pub struct Report {
     pub settled: Vec<Settled>,
     /// How long this replica is open for itself yet, ms; 0 = it is not.
     pub alone_ms: u64,
+    /// How long calls took, those of any generation; `ignored` ones are not in it.
+    pub latencies: Latencies,
 }
 
 /// One probe's outcome.
@@ -197,7 +203,7 @@ macro_rules! array_coded {
     ($($request:ty { $($field:ident),+ })+) => {$(
         impl Serialize for $request {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let Head { now_ms, entropy, replica, policy, memory } = &self.head;
+                let Head { now_ms, entropy, replica, policy, memory, seen: _ } = &self.head;
                 (now_ms, entropy, replica, policy, memory, $(&self.$field),+).serialize(serializer)
             }
         }
@@ -206,7 +212,7 @@ macro_rules! array_coded {
 
 array_coded! {
     Acquire { token }
-    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled, alone_ms }
+    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled, alone_ms, latencies }
     Release { token }
     Control { command, for_ms, author, reason, policy }
 }

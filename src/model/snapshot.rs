@@ -7,10 +7,10 @@ use serde::{
     de::{Error, Visitor},
 };
 
-use super::{Reason, State};
+use super::{Percentiles, Reason, State};
 
 /// The largest number that a store keeps: sums of a few stay exact in Lua.
-const LARGEST: u64 = (1 << 52) - 1;
+pub(crate) const LARGEST: u64 = (1 << 52) - 1;
 /// The longest pace, ms: that of the longest `report_interval`.
 const LONGEST_PACE_MS: u64 = 3_600_000;
 /// The longest text that a store takes, bytes.
@@ -85,6 +85,10 @@ pub struct Snapshot {
     pub failing: u64,
     /// Replicas that are open for themselves; 0 where `quorum` is 1.
     pub alone: u64,
+    /// How long the calls of the window took (of the last minute, where the window counts calls); only
+    /// where a snapshot was asked for, and `None` when no latency was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Percentiles>,
 }
 
 impl Snapshot {

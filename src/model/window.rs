@@ -1,7 +1,8 @@
 //! Sliding-window counts of one circuit, running totals beside their parts.
 //!
 //! Owns bucket rotation, the ring and rate comparison; knows nothing of states or Redis.
-//! Invariant: the totals are the sum of the parts. Twin: `lua/lib/window.lua`.
+//! Invariant: the totals are the sum of the parts. Twin: `lua/lib/window.lua`, which keeps the newest
+//! bucket as the difference between the totals and those that have ended.
 
 use std::collections::BTreeMap;
 
@@ -24,12 +25,12 @@ pub(crate) struct Window {
 }
 
 /// Bucket width in ms and number of buckets.
-fn grid(rules: &Rules) -> (u64, u64) {
+pub(super) fn grid(rules: &Rules) -> (u64, u64) {
     let n = rules.window_buckets.max(1);
     ((rules.window_ms / n).max(1), n)
 }
 
-fn geometry(rules: &Rules) -> String {
+pub(super) fn geometry(rules: &Rules) -> String {
     if rules.window_calls > 0 {
         return format!("{} calls", rules.window_calls);
     }
@@ -43,6 +44,15 @@ fn plus(a: Sums, b: Sums) -> Sums {
 
 fn minus(a: Sums, b: Sums) -> Sums {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
+}
+
+/// Counts as Redis holds them; empty when there are none.
+fn text([calls, failures, slow]: &Sums) -> String {
+    match (calls, slow) {
+        (0, _) => String::new(),
+        (_, 0) => format!("{calls} {failures}"),
+        _ => format!("{calls} {failures} {slow}"),
+    }
 }
 
 /// How many of `part` in `total` come before position `i`, when spread evenly.
@@ -60,25 +70,26 @@ impl Window {
         *self = Self::default();
     }
 
-    /// The parts as Redis holds them.
+    /// The parts as Redis holds them: buckets that have ended, or the ring.
     pub(crate) fn held(&self) -> BTreeMap<String, String> {
-        let mut held: BTreeMap<_, _> = self
-            .buckets
-            .iter()
-            .map(|(start, [calls, failures, slow])| {
-                let slow = if *slow > 0 {
-                    format!(" {slow}")
-                } else {
-                    String::new()
-                };
-                (start.to_string(), format!("{calls} {failures}{slow}"))
-            })
+        let ended = self.ended();
+        let mut held: BTreeMap<_, _> = ended
+            .map(|(start, sums)| (start.to_string(), text(sums)))
             .collect();
         if !self.ring.is_empty() {
             let ring = String::from_utf8_lossy(&self.ring).into_owned();
             held.insert("ring".to_owned(), ring);
         }
         held
+    }
+
+    fn ended(&self) -> impl Iterator<Item = (&u64, &Sums)> {
+        self.buckets.iter().filter(|(start, _)| **start != self.at)
+    }
+
+    /// Sums of the buckets that have ended, as Redis holds them.
+    pub(crate) fn held_ended(&self) -> String {
+        text(&self.ended().fold([0; 3], |sum, (_, b)| plus(sum, *b)))
     }
 
     /// Buckets that a grid seen from bucket `b` no longer shows.

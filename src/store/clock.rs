@@ -1,7 +1,8 @@
 //! The one place that reads a clock.
 //!
-//! Owns three readings: a coarse monotonic one for time-to-live, a precise one for latency, and
-//! Unix time for the embedded store. A manual clock answers all three from one number.
+//! Owns four readings: a coarse monotonic one for time-to-live, the processor's ticks for the latency
+//! of calls, nanoseconds for other durations, and Unix time for the embedded store. A manual clock
+//! answers all from one number.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -14,28 +15,37 @@ use std::{
 };
 
 /// A clock: the system's, or one that only moves when told to.
-#[derive(Clone, Debug, Default)]
-pub struct Clock(Option<Arc<AtomicU64>>);
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
 
+#[derive(Clone, Debug)]
+enum Source {
+    System(quanta::Clock),
+    /// Milliseconds.
+    Manual(Arc<AtomicU64>),
+}
+
+/// Ticks of a manual clock in a millisecond: they are nanoseconds.
+const MANUAL_TICKS: u64 = 1_000_000;
 /// Where a manual clock starts, Unix ms: 2025-01-01.
 const MANUAL_START_MS: u64 = 1_735_689_600_000;
 
 impl Clock {
     /// The system's clock.
     #[must_use]
-    pub const fn system() -> Self {
-        Self(None)
+    pub fn system() -> Self {
+        Self(Source::System(quanta::Clock::new()))
     }
 
     /// A clock that stands still until [`advance`](Self::advance); its clones move with it.
     #[must_use]
     pub fn manual() -> Self {
-        Self(Some(Arc::new(AtomicU64::new(MANUAL_START_MS))))
+        Self(Source::Manual(Arc::new(AtomicU64::new(MANUAL_START_MS))))
     }
 
     /// Moves a manual clock; does nothing to the system's.
     pub fn advance(&self, by: Duration) {
-        if let Some(ms) = &self.0 {
+        if let Source::Manual(ms) = &self.0 {
             ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
         }
     }
@@ -45,8 +55,8 @@ impl Clock {
     #[must_use]
     pub fn coarse_ms(&self) -> u64 {
         match &self.0 {
-            None => coarse(),
-            Some(ms) => ms.load(Ordering::Relaxed),
+            Source::System(_) => coarse(),
+            Source::Manual(ms) => ms.load(Ordering::Relaxed),
         }
     }
 
@@ -55,9 +65,38 @@ impl Clock {
     #[must_use]
     pub fn precise_ns(&self) -> u64 {
         match &self.0 {
-            None => base().elapsed().as_nanos() as u64,
-            Some(ms) => ms.load(Ordering::Relaxed) * 1_000_000,
+            Source::System(_) => base().elapsed().as_nanos() as u64,
+            Source::Manual(ms) => ms.load(Ordering::Relaxed) * 1_000_000,
         }
+    }
+
+    /// The processor's ticks, where it counts them; cheaper than [`precise_ns`](Self::precise_ns).
+    #[inline]
+    pub(crate) fn ticks(&self) -> u64 {
+        match &self.0 {
+            Source::System(counter) => counter.raw(),
+            Source::Manual(ms) => ms.load(Ordering::Relaxed) * MANUAL_TICKS,
+        }
+    }
+
+    /// Nanoseconds between two readings of [`ticks`](Self::ticks); 0 when they are out of order.
+    #[inline]
+    pub(crate) fn ns_between(&self, start: u64, end: u64) -> u64 {
+        match &self.0 {
+            Source::System(counter) => counter.delta_as_nanos(start, end),
+            Source::Manual(_) => end.saturating_sub(start),
+        }
+    }
+
+    /// What [`ticks`](Self::ticks) will be at about this time of [`coarse_ms`](Self::coarse_ms), as of
+    /// now where that is past.
+    pub(crate) fn tick_at(&self, coarse_ms: u64) -> u64 {
+        const MANY: u64 = 1 << 40;
+        let left_ms = coarse_ms.saturating_sub(self.coarse_ms());
+        let ns = self.ns_between(0, MANY).max(1);
+        let left = u128::from(left_ms) * 1_000_000 * u128::from(MANY) / u128::from(ns);
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        self.ticks().saturating_add(left)
     }
 
     /// Unix milliseconds; never goes back within a process.
@@ -65,7 +104,7 @@ impl Clock {
     pub fn unix_ms(&self) -> u64 {
         static START: OnceLock<u64> = OnceLock::new();
         match &self.0 {
-            None => {
+            Source::System(_) => {
                 let since_base = base().elapsed().as_millis() as u64;
                 let start = START.get_or_init(|| {
                     let unix = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -73,8 +112,14 @@ impl Clock {
                 });
                 start + since_base
             }
-            Some(ms) => ms.load(Ordering::Relaxed),
+            Source::Manual(ms) => ms.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
     }
 }
 
@@ -93,4 +138,28 @@ fn coarse() -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn coarse() -> u64 {
     base().elapsed().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_and_time_are_told_from_each_other() {
+        for clock in [Clock::system(), Clock::manual()] {
+            let start = clock.ticks();
+            let ns = clock.ns_between(start, clock.tick_at(clock.coarse_ms() + 1_000_000));
+            // The second reading is a little later than the first.
+            assert!(
+                ns.abs_diff(1_000_000_000_000) < 10_000_000_000,
+                "{clock:?}: {ns}"
+            );
+            assert_eq!(clock.ns_between(7, 6), 0);
+            assert_eq!(clock.tick_at(u64::MAX), u64::MAX);
+        }
+        let clock = Clock::manual();
+        let start = clock.ticks();
+        clock.advance(Duration::from_millis(3));
+        assert_eq!(clock.ns_between(start, clock.ticks()), 3_000_000);
+    }
 }

@@ -45,7 +45,7 @@ fn redis() -> Subject {
         let mut delete = ::redis::cmd("DEL");
         delete.arg(format!("{prefix}:{{{name}}}"));
         for part in [
-            "window", "probes", "replicas", "seq", "events", "failing", "alone",
+            "window", "probes", "replicas", "seq", "events", "failing", "alone", "latency",
         ] {
             delete.arg(format!("{prefix}:{{{name}}}:{part}"));
         }
@@ -77,7 +77,7 @@ macro_rules! tables {
     };
 }
 
-tables! { closed_to_open window open half_open overrides generations adoption policy quorum }
+tables! { closed_to_open window open half_open overrides generations adoption policy quorum latency }
 
 /// One test for each fact on each store.
 macro_rules! facts {

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use commontrip::model::{
-    Acquire, Circuit, Command, Control, Head, Kind, Memory, Release, Report, Runs, Settled,
+    Acquire, Circuit, Command, Control, Head, Kind, Latencies, Memory, Release, Report, Runs,
+    Settled,
 };
 use commontrip::store::{RedisStore, Store};
 use commontrip::{Counts, Name, Policy, Rules, Snapshot, State};
@@ -96,6 +97,8 @@ struct Filed {
     /// circuit's, kind.
     settled: Vec<(u8, i64, u8)>,
     alone_ms: u64,
+    /// Latencies, µs, and how many calls took so long.
+    latencies: Vec<(u64, u64)>,
 }
 
 /// On one line, so that a history that failed can be read.
@@ -166,6 +169,7 @@ fn pairs() -> impl Strategy<Value = Pairs> {
         3 => (0_u64..9000).prop_map(|v| ("ramp_duration_ms", v)),
         1 => (0_u64..200).prop_map(|v| ("report_interval_ms", v)),
         6 => (1_u64..5).prop_map(|v| ("quorum", v)),
+        1 => (0_u64..3).prop_map(|v| ("latency_recording", v)),
     ];
     vec(pair, 0..16).prop_map(Pairs)
 }
@@ -236,6 +240,13 @@ fn counts() -> impl Strategy<Value = [u64; 6]> {
     )
 }
 
+fn latencies() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    // Few buckets, so that they meet; and any, so that every place in a slice is come by.
+    let micros = prop_oneof![3 => 0_u64..40, 2 => (0_u32..27).prop_flat_map(|p| 0..2_u64 << p)];
+    let n = prop_oneof![8 => 1_u64..20, 1 => Just(100_000_000_000)];
+    prop_oneof![2 => Just(vec![]), 3 => vec((micros, n), 1..8)]
+}
+
 fn filed() -> impl Strategy<Value = Filed> {
     let near = || prop_oneof![8 => Just(0_i64), 1 => Just(-1), 1 => Just(1)];
     let kind = prop_oneof![1 => Just(0_u8), 5 => Just(1), 2 => Just(2), 1 => Just(3)];
@@ -250,9 +261,21 @@ fn filed() -> impl Strategy<Value = Filed> {
         prop_oneof![9 => Just(0_u64), 1 => Just(1)],
         settled,
         prop_oneof![6 => Just(0_u64), 2 => 1_u64..20_000, 1 => Just(u64::MAX >> 11)],
+        latencies(),
     )
         .prop_map(
-            |(seq, newer_by, counts, late, runs, retry_after_ms, trips, settled, alone_ms)| {
+            |(
+                seq,
+                newer_by,
+                counts,
+                late,
+                runs,
+                retry_after_ms,
+                trips,
+                settled,
+                alone_ms,
+                latencies,
+            )| {
                 let [first, longest, last] = runs.map(|run| run.min(counts[1]));
                 Filed {
                     seq,
@@ -264,6 +287,7 @@ fn filed() -> impl Strategy<Value = Filed> {
                     trips: trips.min(counts[1]),
                     settled,
                     alone_ms,
+                    latencies,
                 }
             },
         )
@@ -353,12 +377,16 @@ impl Pair<'_> {
                 author: "ada".into(),
                 reason: "remembered".into(),
             });
+        let mut seen = self.model.snapshot(&Head::default(), self.now);
+        seen.latency = None;
         Head {
             now_ms: self.now,
             entropy: self.now % 1000,
             replica: REPLICAS[step.replica].into(),
             policy: self.rules,
             memory,
+            // As who has just been told: so reports and permits go the steady way where they can.
+            seen,
         }
     }
 
@@ -498,6 +526,10 @@ impl Pair<'_> {
             generation: self.generation(*newer_by),
             kind: kinds[usize::from(*kind)],
         });
+        let mut latencies = Latencies::default();
+        for (micros, n) in &filed.latencies {
+            latencies.record(Duration::from_micros(*micros), *n);
+        }
         Report {
             seq: seq.unsigned_abs(),
             generation: self.generation(filed.newer_by),
@@ -519,6 +551,7 @@ impl Pair<'_> {
             trips: filed.trips,
             settled: settled.collect(),
             alone_ms: filed.alone_ms,
+            latencies,
             head,
         }
     }
@@ -561,7 +594,7 @@ impl Pair<'_> {
         let keys = self.keys();
         let kind: String = redis::cmd("TYPE").arg(&keys[1]).query(self.redis).unwrap();
         let read = if kind == "string" { "GET" } else { "HGETALL" };
-        let (mut circuit, window, probes, replicas, seq, failing, alone) = redis::pipe()
+        let (mut circuit, window, probes, replicas, seq, failing, alone, latency) = redis::pipe()
             .hgetall(&keys[0])
             .cmd(read)
             .arg(&keys[1])
@@ -570,9 +603,11 @@ impl Pair<'_> {
             .hgetall(&keys[4])
             .zrange_withscores(&keys[6], 0, -1)
             .zrange_withscores(&keys[7], 0, -1)
+            .hgetall(&keys[8])
             .query::<(
                 BTreeMap<String, String>,
                 redis::Value,
+                BTreeMap<String, String>,
                 BTreeMap<String, String>,
                 BTreeMap<String, String>,
                 BTreeMap<String, String>,
@@ -604,6 +639,7 @@ impl Pair<'_> {
             (":seq", seq),
             (":failing", failing),
             (":alone", alone),
+            (":latency", latency),
         ]);
         held.retain(|_, fields| !fields.is_empty());
         held

@@ -19,7 +19,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use self::bench::{Bench, Checked, Doing, doing, fail};
 use self::bytes::payload;
-use self::tampering::{Tampering, tampering};
+use self::tampering::tampering;
+pub use self::tampering::{Tampering, content};
 use crate::scripts::{OPERATIONS, connect, dumped};
 use crate::support::{admin_url, redis_url, unique_prefix};
 use crate::wait::until;
@@ -120,7 +121,7 @@ fn a_circuit_that_was_written_into_answers_and_a_reset_makes_it_right() {
 fn a_key_of_another_type_is_an_error_that_says_so_until_the_key_is_deleted() {
     let mut bench = Bench::new("retyped");
     let kinds = select(vec!["SET", "LPUSH", "SADD", "ZADD", "HSET"]);
-    let strategy = (doing(), 0_usize..8, kinds, select(OPERATIONS.to_vec()));
+    let strategy = (doing(), 0_usize..9, kinds, select(OPERATIONS.to_vec()));
     run(200, &strategy, |(doing, key, kind, operation)| {
         bench.set_up(doing);
         let name = bench.keys[key].clone();

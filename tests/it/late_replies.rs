@@ -11,14 +11,14 @@ use std::{
 };
 
 use commontrip::{
-    Commontrip, Event, MemoryStore, Name, Override, Policy, Snapshot, State, Store, StoreError,
-    model::{Acquire, Control, Grant, Head, Release, Report},
+    Commontrip, MemoryStore, Name, Override, Policy, Snapshot, State, Store, StoreError,
+    model::{Head, Report},
     store::{Answer, Notice},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::wait::until;
+use crate::{delegate::to_inner, wait::until};
 
 /// A store whose answers to reports can be held back or lost, after the report was filed.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +33,7 @@ struct Slow {
 }
 
 impl Store for Slow {
-    fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
-        self.inner.acquire(circuit, request)
-    }
+    to_inner! { acquire release control snapshot events circuits ping }
 
     fn report<'a>(
         &'a self,
@@ -57,30 +55,6 @@ impl Store for Slow {
             }
             answer
         })
-    }
-
-    fn release<'a>(&'a self, circuit: &'a Name, request: &'a Release) -> Answer<'a, Snapshot> {
-        self.inner.release(circuit, request)
-    }
-
-    fn control<'a>(&'a self, circuit: &'a Name, request: &'a Control) -> Answer<'a, Snapshot> {
-        self.inner.control(circuit, request)
-    }
-
-    fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
-        self.inner.snapshot(circuit, head)
-    }
-
-    fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
-        self.inner.events(circuit, after)
-    }
-
-    fn circuits(&self) -> Answer<'_, Vec<String>> {
-        self.inner.circuits()
-    }
-
-    fn ping(&self) -> Answer<'_, ()> {
-        self.inner.ping()
     }
 
     fn listen(

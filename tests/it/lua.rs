@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use commontrip::model::{Acquire, Command, Control, Head, Release, Report};
+use commontrip::model::{Acquire, Command, Control, Head, Latencies, Release, Report};
 use commontrip::store::{RedisStore, Store};
-use commontrip::{Counts, Name, Policy, State};
+use commontrip::{Counts, Name, Policy, Snapshot, State};
 use redis::Connection;
 
 use crate::scripts::{
@@ -87,7 +87,7 @@ fn a_scripts_header_says_what_its_body_does() {
             model.contains(&format!("pub fn {name}(")),
             "{name}: no twin"
         );
-        for part in ["-- KEYS[1..8] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
+        for part in ["-- KEYS[1..9] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
             assert!(header.contains(part), "{name}: no {part}");
         }
         assert!(header.contains("\"EARITY ...\" \"EREQUEST ...\""), "{name}");
@@ -104,13 +104,15 @@ fn a_scripts_header_says_what_its_body_does() {
 
 #[test]
 fn every_key_comes_through_keys() {
-    let libs =
-        ["prelude", "hash", "window", "quorum", "circuit"].map(|lib| format!("lua/lib/{lib}.lua"));
+    let libs = ["prelude", "hash", "window", "latency", "quorum", "circuit"]
+        .map(|lib| format!("lua/lib/{lib}.lua"));
     let scripts = OPERATIONS.map(|name| format!("lua/{name}.lua"));
+    let steady = ["acquire", "report"].map(|name| format!("lua/steady/{name}.lua"));
     let known = [
-        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "key",
+        "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "LATENCY",
+        "key", "KEYS[1]", "KEYS[2]",
     ];
-    for file in libs.iter().chain(&scripts) {
+    for file in libs.iter().chain(&scripts).chain(&steady) {
         for call in read(file).split("redis.call(").skip(1) {
             let arguments = call.split(')').next().unwrap();
             let (command, rest) = arguments.split_once(',').unwrap_or((arguments, ""));
@@ -194,13 +196,129 @@ fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
                 assert!(after.is_ok(), "{operation} after {what}: {after:?}");
             }
         }
-        for (some, arguments) in [(&keys[..7], 1), (&[], 1), (&keys, 0), (&keys, 2)] {
+        for (some, arguments) in [(&keys[..7], 1), (&[], 1), (&keys, 0), (&keys, 3)] {
             let arguments = vec![good(operation); arguments];
             let error = invoke(&mut redis, &script, some, &arguments).unwrap_err();
             assert_eq!(error.code(), Some("EARITY"), "{operation}: {error}");
         }
     }
     assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn latencies_that_no_replica_could_have_measured_are_refused_and_change_nothing() {
+    let (prefix, mut redis) = (unique_prefix("latencies"), connect(admin_url()));
+    let script = script("report");
+    script.load(&mut redis).unwrap();
+    let keys = keys(&prefix, "c");
+    let mut report = |latencies: Vec<u8>| {
+        let Part::Many(mut parts) = request("report", 1_735_689_600_000) else {
+            unreachable!("a request is an array")
+        };
+        parts[14] = Part::One(latencies);
+        let answer = invoke(&mut redis, &script, &keys, &[Part::Many(parts).bytes()]);
+        (answer, dumped(&mut redis, &keys))
+    };
+    let all: Vec<u64> = (0..368).flat_map(|bucket| [bucket, 1]).collect();
+    let (right, before) = report(packed(&all));
+    right.unwrap();
+    let too_many = [all.clone(), vec![367, 1]].concat();
+    for wrong in [
+        packed([16, 5, 17]),
+        packed([368, 1]),
+        packed([-1, 1]),
+        packed([16.5, 1.0]),
+        packed([f64::NAN, 1.0]),
+        packed([17, 5, 16, 12]),
+        packed([16, 5, 16, 12]),
+        packed([16, 0]),
+        packed([16.0, 1.5]),
+        packed([16.0, f64::NAN]),
+        packed([16_u64, 1_000_000_000_001]),
+        packed(["16", "5"]),
+        packed([[16, 5]]),
+        packed(too_many),
+        packed(vec![1; 200_000]),
+    ] {
+        let (answer, after) = report(wrong.clone());
+        let error = answer.unwrap_err();
+        assert_eq!(error.code(), Some("EREQUEST"), "{wrong:x?}: {error}");
+        let words = "latencies must be pairs of a bucket, ascending from 0 to 367, and a count";
+        assert!(error.to_string().contains(words), "{wrong:x?}: {error}");
+        assert!(before == after, "{wrong:x?}");
+    }
+    let (answer, _) = report(packed(16));
+    let error = answer.unwrap_err().to_string();
+    assert!(error.contains("latencies must be an array"), "{error}");
+}
+
+#[test]
+fn a_slice_that_somebody_wrote_counts_when_it_could_be_ours_and_is_empty_otherwise() {
+    let (prefix, mut redis) = (unique_prefix("slice"), connect(admin_url()));
+    let (report, snapshot) = (script("report"), script("snapshot"));
+    report.load(&mut redis).unwrap();
+    snapshot.load(&mut redis).unwrap();
+    let (keys, now) = (keys(&prefix, "c"), 1_735_689_600_000_u64);
+    let largest = (1_u64 << 52) - 1;
+    let full = |count: u64| {
+        let pairs: Vec<_> = (0..368).map(|b| format!("{b}:{count}")).collect();
+        pairs.join(" ")
+    };
+    let long = [full(largest), " ".repeat(1000)].concat();
+    for (written, merged) in [
+        ("16:5", "16:10 17:12"),
+        ("16:5 17:1 18:3", "16:10 17:13 18:3"),
+        ("1:1 20:9", "1:1 16:5 17:12 20:9"),
+        ("17:1", "16:5 17:13"),
+        (&format!("17:{largest}"), &format!("16:5 17:{largest}")),
+        (&full(largest), &full(largest)),
+        ("", "16:5 17:12"),
+        ("18:3 ", "16:5 17:12"),
+        (" 18:3", "16:5 17:12"),
+        ("18:3  19:1", "16:5 17:12"),
+        ("18:3 19", "16:5 17:12"),
+        ("18:3 18:3", "16:5 17:12"),
+        ("20:3 18:3", "16:5 17:12"),
+        ("1:1:1:1", "16:5 17:12"),
+        ("18:0", "16:5 17:12"),
+        ("368:1", "16:5 17:12"),
+        ("18:4503599627370496", "16:5 17:12"),
+        ("18:99999999999999999999", "16:5 17:12"),
+        ("words", "16:5 17:12"),
+        (&long, "16:5 17:12"),
+    ] {
+        redis::cmd("DEL").arg(&keys).exec(&mut redis).unwrap();
+        let mut write = redis::cmd("HSET");
+        write.arg(&keys[8]).arg(now).arg(written);
+        // What is no start of a slice, or not in the window, is not shown, and goes with the next slice.
+        for field in [
+            "x",
+            "-5",
+            "1.5",
+            "0",
+            "1735689540000",
+            "99999999999999999999",
+        ] {
+            write.arg(field).arg("1:1");
+        }
+        write.exec(&mut redis).unwrap();
+        let mut ask = |script, operation, at| {
+            let request = request(operation, at).bytes();
+            invoke(&mut redis, script, &keys, &[request]).unwrap()
+        };
+        ask(&report, "report", now);
+        let (_, slices): (Snapshot, Vec<String>) =
+            rmp_serde::from_slice(&ask(&snapshot, "snapshot", now)).unwrap();
+        assert_eq!(slices, [merged], "{written}");
+        let Part::Many(mut next) = request("report", now + 6000) else {
+            unreachable!("a request is an array")
+        };
+        next[5] = Part::of(3);
+        invoke(&mut redis, &report, &keys, &[Part::Many(next).bytes()]).unwrap();
+        let mut left: Vec<u64> = redis::cmd("HKEYS").arg(&keys[8]).query(&mut redis).unwrap();
+        left.sort_unstable();
+        assert_eq!(left, [now, now + 6000], "{written}");
+    }
 }
 
 #[test]
@@ -286,6 +404,7 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
             ..Counts::default()
         },
         alone_ms: 60_000,
+        latencies: latency(20, 1),
         ..Report::default()
     };
     failed.head.policy.quorum = 2;
@@ -385,6 +504,7 @@ async fn replicas_that_come_and_go_leave_nothing_behind() {
                 ..Counts::default()
             },
             alone_ms: 5000,
+            latencies: latency(n, 1),
             ..Report::default()
         };
         report.head.policy.quorum = 1000;
@@ -394,11 +514,22 @@ async fn replicas_that_come_and_go_leave_nothing_behind() {
         assert_eq!(seen.failing, 10.min(n + 1));
         assert_eq!(seen.alone, 5.min(n + 1));
     }
-    let sizes: Vec<u64> = keys(&prefix, "c")[6..]
+    let slices: u64 = redis::cmd("HLEN")
+        .arg(&keys(&prefix, "c")[8])
+        .query(&mut redis)
+        .unwrap();
+    assert_eq!(slices, 10);
+    let sizes: Vec<u64> = keys(&prefix, "c")[6..8]
         .iter()
         .map(|key| redis::cmd("ZCARD").arg(key).query(&mut redis).unwrap())
         .collect();
     assert_eq!(sizes, [10, 5]);
+}
+
+fn latency(ms: u64, calls: u64) -> Latencies {
+    let mut latencies = Latencies::default();
+    latencies.record(Duration::from_millis(ms), calls);
+    latencies
 }
 
 /// How often each command ran, `EVALSHA` and those that ask left out.
@@ -415,12 +546,12 @@ fn commands(redis: &mut Connection) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn without_a_quorum_a_report_costs_no_command_more() {
+fn without_a_quorum_or_latencies_a_report_costs_no_command_more() {
     let server = OwnServer::start();
     let (script, mut redis) = (script("report"), connect(&server.admin_url()));
     script.load(&mut redis).unwrap();
     let keys = keys("commontrip", "c");
-    let mut ran = |seq: u64, quorum: u64| {
+    let mut ran = |seq: u64, quorum: u64, latencies: &[u64]| {
         let Part::Many(mut parts) = request("report", 1_735_689_600_000 + seq) else {
             unreachable!("a request is an array")
         };
@@ -431,19 +562,25 @@ fn without_a_quorum_a_report_costs_no_command_more() {
         // Of the generation that the request remembers.
         (parts[5], parts[6]) = (Part::of(seq), Part::of(1));
         parts[12] = Part::Many(vec![]);
+        parts[14] = Part::of(latencies);
         let reset = redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis);
         reset.unwrap();
         let bytes = Part::Many(parts).bytes();
         invoke(&mut redis, &script, &keys, &[bytes]).unwrap();
         commands(&mut redis)
     };
-    ran(1, 1);
-    let one = ran(2, 1);
+    ran(1, 1, &[16, 1]);
+    let one = ran(2, 1, &[]);
     let sets = one.keys().filter(|command| command.starts_with('z'));
     assert_eq!(sets.count(), 0, "{one:?}");
-    assert_eq!(one["hset"], 3, "{one:?}");
-    let two = ran(3, 2);
+    assert_eq!(one["hset"], 2, "{one:?}");
+    let two = ran(3, 2, &[]);
     assert_eq!((two["zadd"], two["zcount"]), (2, 2), "{two:?}");
+    let mut measured = ran(4, 1, &[16, 1, 17, 5]);
+    for command in ["hget", "hset"] {
+        *measured.get_mut(command).unwrap() -= 1;
+    }
+    assert_eq!(measured, one, "latencies are read and written once");
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use commontrip::model::{
-    Acquire, Circuit, Command, Control, Counts, Head, Kind, Memory, Permission, Policy, Release,
-    Report, Rules, Settled, Snapshot, State,
+    Acquire, Circuit, Command, Control, Counts, Head, Kind, Permission, Policy, Release, Report,
+    Rules, Settled, Snapshot, State,
 };
 use proptest::prelude::*;
 
@@ -170,7 +170,7 @@ impl World {
             entropy: self.now % 1000,
             replica: format!("r{replica}"),
             policy: self.rules,
-            memory: Memory::default(),
+            ..Head::default()
         }
     }
 

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use commontrip::model::{
-    Acquire, Circuit, Command, Control, Counts, Head, Kind, Memory, Permission, Reason, Report,
-    Rules, Settled, Snapshot, State,
+    Acquire, Circuit, Command, Control, Counts, Head, Kind, Permission, Reason, Report, Rules,
+    Settled, Snapshot, State,
 };
 use proptest::prelude::*;
 
@@ -102,7 +102,7 @@ impl Fleet {
             entropy: 0,
             replica: format!("r{replica}"),
             policy: self.rules,
-            memory: Memory::default(),
+            ..Head::default()
         }
     }
 

@@ -1,21 +1,16 @@
 //! A store that serves some circuits and not others: whom it fails goes on alone, and nobody else.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use commontrip::{
-    CallError, CircuitBreaker, Commontrip, Event, MemoryStore, Name, Policy, Snapshot, State,
-    Store, StoreError,
-    model::{Acquire, Control, Grant, Head, Release, Report},
-    store::{Answer, Notice},
+    CallError, CircuitBreaker, Commontrip, MemoryStore, Name, Policy, Snapshot, State, Store,
+    StoreError,
+    model::{Acquire, Grant, Report},
+    store::Answer,
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
 
-use crate::wait::until;
+use crate::{delegate::to_inner, wait::until};
 
 /// A store of two shards, `a…` and the rest, that gives circuits the errors which it is told to give.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +37,8 @@ impl Picky {
 }
 
 impl Store for Picky {
+    to_inner! { release control snapshot events circuits ping listen }
+
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
         Box::pin(async move {
             self.error(circuit)?;
@@ -74,40 +71,8 @@ impl Store for Picky {
         })
     }
 
-    fn release<'a>(&'a self, circuit: &'a Name, request: &'a Release) -> Answer<'a, Snapshot> {
-        self.inner.release(circuit, request)
-    }
-
-    fn control<'a>(&'a self, circuit: &'a Name, request: &'a Control) -> Answer<'a, Snapshot> {
-        self.inner.control(circuit, request)
-    }
-
-    fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
-        self.inner.snapshot(circuit, head)
-    }
-
-    fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
-        self.inner.events(circuit, after)
-    }
-
-    fn circuits(&self) -> Answer<'_, Vec<String>> {
-        self.inner.circuits()
-    }
-
     fn shard(&self, circuit: &Name) -> u16 {
         u16::from(circuit.as_str().starts_with('a'))
-    }
-
-    fn ping(&self) -> Answer<'_, ()> {
-        self.inner.ping()
-    }
-
-    fn listen(
-        &self,
-        followed: watch::Receiver<BTreeSet<Name>>,
-        notices: mpsc::UnboundedSender<Notice>,
-    ) -> Answer<'_, ()> {
-        self.inner.listen(followed, notices)
     }
 }
 

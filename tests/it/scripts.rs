@@ -11,7 +11,7 @@ use commontrip::{Policy, Rules};
 use redis::{Connection, RedisResult, Script};
 
 pub const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-pub const PARTS: [&str; 8] = [
+pub const PARTS: [&str; 9] = [
     "",
     ":window",
     ":probes",
@@ -20,6 +20,7 @@ pub const PARTS: [&str; 8] = [
     ":events",
     ":failing",
     ":alone",
+    ":latency",
 ];
 
 pub fn read(file: &str) -> String {
@@ -27,18 +28,45 @@ pub fn read(file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// The numbers in a circuit's field `counts`, window 3 and total 5, or in `recent`: run, last success
+/// and failure; zeros where it is not of its form, as the scripts read it.
+pub fn kept<const N: usize>(field: &str) -> [u64; N] {
+    let digits = field.split(|c: char| !c.is_ascii_digit());
+    let read: Vec<u64> = digits.filter_map(|digits| digits.parse().ok()).collect();
+    let Ok(numbers) = <[u64; N]>::try_from(read) else {
+        return [0; N];
+    };
+    let form = match numbers.as_slice() {
+        [x, y, z, a, b, c, d, e] => format!("window={x}/{y}/{z} total={a}/{b}/{c}/{d}/{e}"),
+        [run, success, failure] => format!("run={run} success={success} failure={failure}"),
+        _ => String::new(),
+    };
+    let possible = form == field && numbers.iter().all(|n| *n < 1 << 52);
+    if possible { numbers } else { [0; N] }
+}
+
 /// A script as the store sends it.
 pub fn script(name: &str) -> Script {
     let lib = |part| read(&format!("lua/lib/{part}.lua"));
     Script::new(&format!(
-        "{}local function operate()\n{}{}{}{}{}end\nreturn operate()\n",
+        "{}local function operate()\n{}{}{}{}{}{}end\nreturn operate()\n",
         lib("prelude"),
         lib("hash"),
         lib("window"),
+        lib("latency"),
         lib("quorum"),
         lib("circuit"),
         read(&format!("lua/{name}.lua")),
     ))
+}
+
+/// What the store sends first where a request has a brief, and the keys that it takes.
+pub fn steady(name: &str, keys: &[String]) -> (Script, Vec<String>) {
+    let taken = match name {
+        "report" => vec![keys[0].clone(), keys[4].clone()],
+        _ => vec![keys[0].clone()],
+    };
+    (Script::new(&read(&format!("lua/steady/{name}.lua"))), taken)
 }
 
 pub fn connect(url: &str) -> Connection {
@@ -145,6 +173,7 @@ pub fn request(operation: &str, now: u64) -> Part {
                 Part::of(1),
             ])]),
             Part::of(500),
+            numbers(&[16, 5, 17, 12]),
         ]),
         _ => {}
     }

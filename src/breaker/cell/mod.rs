@@ -11,9 +11,12 @@ mod outcomes;
 mod own;
 mod reports;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU8, Ordering},
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -22,7 +25,7 @@ use tokio::sync::watch;
 
 use super::{
     Rejection,
-    gate::{Decision, Gate, Source},
+    gate::{Gate, Glance, Hold, Source},
     outbox::Outbox,
     registry::Shared,
     tally::Tally,
@@ -94,21 +97,58 @@ pub(super) struct View {
 /// Leave to make one call.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    tag: u32,
-    started_ns: u64,
-    probe: Option<Box<Probe>>,
+    pub(super) pass: Pass,
+    pub(super) probe: Option<Box<Probe>>,
+}
+
+/// What a call carries from its permit to its end; for most there is no more to a ticket.
+///
+/// Two words, also in an `Option`, so that it goes in registers: a larger one goes through memory
+/// several times, which costs more than all else on the way of a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    /// From the highest bit: the tag 32, for how many calls the latency is recorded 31 (0 = it is
+    /// not), and a one, so that it is not zero.
+    word: NonZeroU64,
+    /// By the clock's ticks; 0 when it does not matter.
+    started: u64,
+}
+
+impl Pass {
+    #[inline]
+    fn new(tag: u32, weight: u32, started: u64) -> Self {
+        let weight = weight.min(u32::MAX >> 1);
+        let word = NonZeroU64::MIN | u64::from(weight) << 1 | u64::from(tag) << 32;
+        Self { word, started }
+    }
+
+    /// Of a call whose beginning is noted whatever becomes of its latency.
+    #[inline]
+    fn timed(glance: Glance, tag: u32, started: u64) -> Self {
+        Self::new(tag, u32::from(glance.is_recorded()), started)
+    }
+
+    #[inline]
+    const fn tag(self) -> u32 {
+        (self.word.get() >> 32) as u32
+    }
+
+    #[inline]
+    const fn weight(self) -> u32 {
+        self.word.get() as u32 >> 1
+    }
 }
 
 #[derive(Debug)]
-struct Probe {
+pub(super) struct Probe {
     token: String,
     generation: u64,
     local: bool,
 }
 
-impl Ticket {
-    pub(super) const fn is_probe(&self) -> bool {
-        self.probe.is_some()
+impl From<Pass> for Ticket {
+    fn from(pass: Pass) -> Self {
+        Self { pass, probe: None }
     }
 }
 
@@ -145,54 +185,87 @@ impl Cell {
         }
     }
 
+    #[inline]
     pub(super) fn now(&self) -> u64 {
         self.shared.clock.coarse_ms()
     }
 
-    /// Decides from the cache.
-    #[inline]
-    pub(super) fn admit(self: &Arc<Self>) -> Decision {
-        let now = self.now();
-        match self.gate.fast(now) {
-            Some(tag) => Decision::Admit(tag),
-            None => self.admit_slowly(now),
+    /// Leave to make one call, where a look at the cache and at a clock gives it.
+    #[inline(always)]
+    pub(super) fn pass(&self) -> Option<Pass> {
+        let glance = self.gate.glance();
+        let tag = glance.admits()?;
+        if glance.is_timed() {
+            let started = self.shared.clock.ticks();
+            let fresh = self.gate.is_fresh_at(started);
+            return fresh.then(|| Pass::timed(glance, tag, started));
         }
+        let now = self.now();
+        let fresh = self.gate.is_fresh(now);
+        fresh.then(|| self.begin(glance, tag, now))
+    }
+
+    /// The beginning of a call that is timed only if its latency is sampled.
+    #[inline]
+    fn begin(&self, glance: Glance, tag: u32, now: u64) -> Pass {
+        let weight = match glance.is_recorded() {
+            true => self.tally.sample(now),
+            false => 0,
+        };
+        let started = match weight {
+            0 => 0,
+            _ => self.shared.clock.ticks(),
+        };
+        Pass::new(tag, weight, started)
+    }
+
+    /// Rejects a call, where a look at the cache and at a clock says so.
+    #[inline(always)]
+    pub(super) fn refuse(self: &Arc<Self>) -> Option<Rejection> {
+        if !self.gate.glance().rejects() {
+            return None;
+        }
+        let now = self.now();
+        let refused = self.gate.is_fresh(now) && self.gate.is_shut(now);
+        refused.then(|| self.reject(self.gate.rejection(now)))
+    }
+
+    /// Leave to make one call, from the cache.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Ticket, Hold> {
+        self.pass()
+            .map_or_else(|| self.enter_slowly(), |pass| Ok(pass.into()))
     }
 
     #[inline(never)]
-    fn admit_slowly(self: &Arc<Self>, now: u64) -> Decision {
-        let decision = self.gate.decide(now);
+    fn enter_slowly(self: &Arc<Self>) -> Result<Ticket, Hold> {
+        let now = self.now();
+        let decision = self.gate.decide(now).map(|tag| self.ticket(tag));
         if self.gate.is_fresh(now) || self.asks_own() {
             return decision;
         }
         if self.policy.load().rules.decision_ttl_ms == 0 {
-            return Decision::Ask;
+            return Err(Hold::Ask);
         }
         if self.followed.load(Ordering::Relaxed) {
             // A change would have been pushed: go on, and renew in the background.
             self.renew();
             return decision;
         }
-        match decision {
-            Decision::Admit(_) => Decision::Ask,
-            Decision::Reject(_) => Decision::AskAlone,
-            asks => asks,
-        }
+        Err(match decision {
+            Ok(_) => Hold::Ask,
+            Err(Hold::Reject(_)) => Hold::AskAlone,
+            Err(asks) => asks,
+        })
     }
 
-    #[inline]
+    /// Leave to make one call under a tag.
     pub(super) fn ticket(&self, tag: u32) -> Ticket {
-        let timed = self.gate.is_timed();
-        let started_ns = if timed {
-            self.shared.clock.precise_ns()
-        } else {
-            0
+        let glance = self.gate.glance();
+        let pass = match glance.is_timed() {
+            true => Pass::timed(glance, tag, self.shared.clock.ticks()),
+            false => self.begin(glance, tag, self.now()),
         };
-        Ticket {
-            tag,
-            started_ns,
-            probe: None,
-        }
+        pass.into()
     }
 
     /// Counts a rejected call and says why it was rejected.
@@ -218,7 +291,7 @@ impl Cell {
 
     /// Turns the store's grant into a ticket.
     pub(super) fn granted(
-        &self,
+        self: &Arc<Self>,
         permission: Permission,
         token: String,
         seen: &Snapshot,
@@ -244,17 +317,12 @@ impl Cell {
         if overtaken || seen.generation < newer {
             // The circuit has moved on since this was granted.
             if let (Some(probe), false) = (probe, local) {
-                self.outbox.lock().releases.push(probe.token);
+                self.give_back(probe.token);
             }
             return None;
         }
-        let tag = view.tag;
-        let started_ns = self.shared.clock.precise_ns();
-        Some(Ticket {
-            tag,
-            started_ns,
-            probe,
-        })
+        let ticket = self.ticket(view.tag);
+        Some(Ticket { probe, ..ticket })
     }
 
     pub(super) fn away(&self) -> Away {

@@ -4,7 +4,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Away, Cell, View};
 use crate::{
-    breaker::{gate::Source, tally::TAGS},
+    breaker::{
+        gate::{Source, spread_ms},
+        tally::Drained,
+    },
     model::{OnStoreFailure, Policy, Snapshot},
 };
 
@@ -53,15 +56,29 @@ impl Cell {
         });
     }
 
+    /// Takes over what was pushed, unless as much is known: a push may come after the answer to what
+    /// was asked later.
+    pub(in crate::breaker) fn take_pushed(self: &Arc<Self>, snapshot: &Snapshot) {
+        let known = {
+            let view = self.view.lock();
+            let (generation, now_ms) = (view.shared.generation, view.shared.now_ms);
+            (snapshot.generation, snapshot.now_ms) <= (generation, now_ms)
+        };
+        if !known {
+            self.take_shared(snapshot);
+        }
+    }
+
     /// Puts a snapshot behind the gate; unless it is the `same` generation, what was counted
     /// belongs to the past.
     pub(super) fn show(&self, view: &mut View, snapshot: &Snapshot, source: Source, same: bool) {
         let now = self.now();
         if !same {
-            view.tag = (view.tag + 1) % TAGS;
-            let (counts, _) = self.tally.drain(view.tag);
+            view.tag = view.tag.wrapping_add(1);
+            let Drained { counts, late, .. } = self.tally.drain(view.tag);
             let mut outbox = self.outbox.lock();
             outbox.late += counts;
+            outbox.late += late;
             outbox.trips = 0;
         }
         view.seen = snapshot.clone();
@@ -69,20 +86,23 @@ impl Cell {
         self.alone.store(source == Source::Alone, Ordering::SeqCst);
         let policy = self.policy.load();
         self.gate.set(snapshot, &policy, source, view.tag, now);
-        self.gate.renew(match source {
-            Source::Shared => now + self.good_for(&policy, snapshot.pace_ms),
+        let until = match source {
+            Source::Shared => now + self.good_for(&policy, snapshot.replicas),
             Source::Local | Source::Alone | Source::Fixed { .. } => u64::MAX,
-        });
+        };
+        self.renew_gate(until);
     }
 
-    /// How long a decision is good. Where changes are pushed it lasts from report to report.
-    fn good_for(&self, policy: &Policy, pace_ms: u64) -> u64 {
+    /// How long a decision is good. Where changes are pushed it lasts from report to report; where
+    /// not, as long as the policy says, or as it takes so many replicas to ask one after another.
+    fn good_for(&self, policy: &Policy, replicas: u64) -> u64 {
         match policy.rules.decision_ttl_ms {
             0 => 0,
             ttl if self.followed.load(Ordering::Relaxed) => {
+                let pace_ms = self.outbox.lock().pace_ms;
                 ttl.max(pace_ms.saturating_add(GRACE_MS))
             }
-            ttl => ttl,
+            ttl => ttl.max(spread_ms(replicas)),
         }
     }
 
@@ -124,11 +144,22 @@ impl Cell {
 
     /// Whether this process counts the circuit among those whose changes it hears.
     pub(in crate::breaker) fn follow(self: &Arc<Self>, followed: bool) {
-        let news = !self.followed.swap(followed, Ordering::SeqCst) && followed;
-        if news {
+        let was = self.followed.swap(followed, Ordering::SeqCst);
+        if followed && !was {
             // What was pushed before is missed.
             self.renew();
+        } else if was && !followed {
+            // What was good until the next report is so no longer.
+            let view = self.view.lock();
+            if view.source == Source::Shared {
+                let good_for = self.good_for(&self.policy.load(), view.shared.replicas);
+                self.renew_gate(self.now() + good_for);
+            }
         }
+    }
+
+    fn renew_gate(&self, until: u64) {
+        self.gate.renew(until, |at| self.shared.clock.tick_at(at));
     }
 
     /// Takes another policy in code.

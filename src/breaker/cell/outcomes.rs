@@ -2,30 +2,62 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Cell, Ticket};
+use tokio::time::Instant;
+
+use super::{Cell, Pass, Ticket, View};
 use crate::{
-    breaker::tally::Count,
-    model::{Counts, Kind, Outcome, Settled, State},
+    breaker::{gate::spread_ms, tally::Count},
+    model::{Counts, Kind, LARGEST, Outcome, Settled, State, Sums},
 };
 
+/// How far apart reports leave at once that did not open the circuit.
+const AT_LEAST_APART: Duration = Duration::from_millis(10);
+
 impl Cell {
-    /// Files what became of a permitted call.
+    /// Files the quick success of a call that is no probe; `false` when it is not one, or the
+    /// circuit has moved on.
     #[inline]
-    pub(in crate::breaker) fn settle(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
-        let plain = ticket.probe.is_none() && outcome == Outcome::Success && !self.gate.is_timed();
-        if plain && self.tally.record(ticket.tag, Count::Success) {
-            if self.gate.reports_at_once() {
+    pub(in crate::breaker) fn settle_plainly(
+        self: &Arc<Self>,
+        pass: Pass,
+        outcome: &Outcome,
+        took_ns: u64,
+    ) -> bool {
+        let plain = matches!(outcome, Outcome::Success) && !self.gate.is_slow(took_ns);
+        let filed = plain && self.tally.record(pass.tag(), Count::Success);
+        if filed {
+            if self.gate.glance().reports_at_once() {
                 self.hurry();
             }
-            return self.wake_if_parked();
+            self.time(pass, took_ns);
+            self.wake_if_parked();
         }
-        self.settle_with_care(ticket, outcome);
+        filed
     }
 
-    /// The same for all but the success of a plain call in the present generation.
+    #[inline]
+    fn time(&self, pass: Pass, took_ns: u64) {
+        if pass.weight() == 0 {
+            return;
+        }
+        match self.gate.glance().is_timed() {
+            true => self.tally.time(took_ns),
+            false => self.tally.time_sampled(took_ns, pass.weight()),
+        }
+    }
+
+    /// Files what became of a permitted call.
     #[inline(never)]
-    fn settle_with_care(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
-        let slow = self.gate.is_timed() && self.is_slow(&ticket);
+    pub(in crate::breaker) fn settle(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        outcome: Outcome,
+        took_ns: u64,
+    ) {
+        let slow = self.gate.is_slow(took_ns);
+        if outcome != Outcome::Ignored {
+            self.time(ticket.pass, took_ns);
+        }
         if ticket.probe.is_some() {
             return self.settle_probe(ticket, outcome, slow);
         }
@@ -43,11 +75,13 @@ impl Cell {
             self.record_words(&ticket, count, Some(wait), false);
         } else if let Outcome::Trip { retry_after } = outcome {
             self.record_words(&ticket, count, retry_after, true);
-        } else if !self.tally.record(ticket.tag, count) {
+        } else if !self.tally.record(ticket.pass.tag(), count) {
             self.outbox.lock().late += one(count);
         }
-        if count != Count::Success && self.would_trip() || self.gate.reports_at_once() {
+        if self.gate.glance().reports_at_once() {
             self.hurry();
+        } else if count != Count::Success {
+            self.heed_urgency();
         }
         self.wake_if_parked();
     }
@@ -61,7 +95,7 @@ impl Cell {
         trip: bool,
     ) {
         let _no_transition_between = self.view.lock();
-        let counted = self.tally.record(ticket.tag, count);
+        let counted = self.tally.record(ticket.pass.tag(), count);
         let mut outbox = self.outbox.lock();
         if counted {
             outbox.heed(retry_after);
@@ -74,14 +108,14 @@ impl Cell {
         }
     }
 
-    fn is_slow(&self, ticket: &Ticket) -> bool {
-        let threshold = self.policy.load().rules.slow_call_duration_threshold_ms;
-        threshold > 0 && self.elapsed_ms(ticket) >= threshold
-    }
-
-    fn elapsed_ms(&self, ticket: &Ticket) -> u64 {
-        let now = self.shared.clock.precise_ns();
-        now.saturating_sub(ticket.started_ns) / 1_000_000
+    /// How long the call has taken by now; 0 when its beginning was not noted.
+    #[inline]
+    pub(in crate::breaker) fn elapsed_ns(&self, pass: Pass) -> u64 {
+        let clock = &self.shared.clock;
+        match pass.started {
+            0 => 0,
+            started => clock.ns_between(started, clock.ticks()),
+        }
     }
 
     /// A probe settles by its token, in the circuit that gave it.
@@ -117,53 +151,68 @@ impl Cell {
         let rules = self.policy.load().rules;
         let limits = [rules.call_timeout_ms, rules.slow_call_duration_threshold_ms];
         let limit = limits.into_iter().filter(|ms| *ms > 0).min();
-        let overdue = limit.is_some_and(|ms| self.elapsed_ms(&ticket) >= ms);
-        let failed = std::thread::panicking() || overdue && ticket.started_ns > 0;
-        self.settle(
-            ticket,
-            if failed {
-                Outcome::failure()
-            } else {
-                Outcome::Ignored
-            },
-        );
+        let took_ns = self.elapsed_ns(ticket.pass);
+        let overdue = limit.is_some_and(|ms| took_ns / 1_000_000 >= ms);
+        let failed = std::thread::panicking() || overdue;
+        let outcome = match failed {
+            true => Outcome::failure(),
+            false => Outcome::Ignored,
+        };
+        self.settle(ticket, outcome, took_ns);
     }
 
-    /// Whether what is known of the window, with what was not reported yet, meets a trip condition.
-    fn would_trip(&self) -> bool {
+    /// Has a report leave earlier when what is known of the window, with what was not reported yet,
+    /// meets a trip condition: at once, as far as this replica sees; a little later, if it were so
+    /// should the others have seen the same.
+    fn heed_urgency(self: &Arc<Self>) {
         let view = self.view.lock();
         if view.seen.state != State::Closed {
-            return false;
+            return;
         }
-        let seen = &view.seen;
-        let fresh = self.tally.counts();
-        let (fresh_run, broken) = self.tally.present_run();
-        let run = if broken {
-            fresh_run
+        let replicas = view.seen.replicas.max(1);
+        let spread = Duration::from_millis(spread_ms(replicas));
+        let mut outbox = self.outbox.lock();
+        let now = Instant::now();
+        if self.would_trip(&view, 1) {
+            if outbox.urge(now, spread.max(AT_LEAST_APART)) {
+                return self.hurry();
+            }
+        } else if outbox.alarm.is_none() && self.would_trip(&view, replicas) {
+            outbox.set_alarm(now + spread.mul_f64(fastrand::f64()));
         } else {
-            fresh_run + seen.consecutive_failures
+            return;
+        }
+        drop(outbox);
+        self.shared.activate(self);
+        self.shared.wake.notify_one();
+    }
+
+    /// Whether the window would meet a trip condition, if so many replicas had to report the same.
+    fn would_trip(&self, view: &View, replicas: u64) -> bool {
+        let fresh = self.tally.fresh();
+        // Whatever number of replicas somebody wrote into the circuit.
+        let plus = |before: u64, fresh: u64| {
+            before
+                .saturating_add(fresh.saturating_mul(replicas))
+                .min(LARGEST)
         };
-        let sums = [
-            seen.calls + fresh.calls(),
-            seen.failures + fresh.failures,
-            seen.slow + fresh.slow(),
-        ];
-        let rules = self.policy.load().rules;
-        let own = || {
-            let [calls, failures, slow] = view.own;
-            let sums = [
-                calls + fresh.calls(),
-                failures + fresh.failures,
-                slow + fresh.slow(),
-            ];
-            let run = if broken {
-                fresh_run
-            } else {
-                fresh_run + view.own_run
-            };
-            rules.breach(sums, run).is_some()
+        let run_after = |before: u64| match fresh.run_began_here {
+            true => fresh.run,
+            false => plus(before, fresh.run),
         };
-        rules.breach(sums, run).is_some() || rules.quorum > 1 && own()
+        let with = |[calls, failures, slow]: Sums| {
+            let counts = &fresh.counts;
+            [
+                plus(calls, counts.calls()),
+                plus(failures, counts.failures),
+                plus(slow, counts.slow()),
+            ]
+        };
+        let (seen, rules) = (&view.seen, self.policy.load().rules);
+        let fleet = with([seen.calls, seen.failures, seen.slow]);
+        let breach = |sums, run| rules.breach(sums, run).is_some();
+        breach(fleet, run_after(seen.consecutive_failures))
+            || rules.quorum > 1 && breach(with(view.own), run_after(view.own_run))
     }
 }
 

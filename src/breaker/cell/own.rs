@@ -76,7 +76,7 @@ impl Cell {
     pub(in crate::breaker) fn report_locally(self: &Arc<Self>) -> bool {
         let mut view = self.view.lock();
         let mut outbox = self.outbox.lock();
-        let (counts, runs) = self.tally.drain(view.tag);
+        let (counts, runs) = self.drain(&view, &mut outbox, false);
         if counts.is_empty() && outbox.settled_locally.is_empty() && outbox.trips == 0 {
             return false;
         }

@@ -1,9 +1,15 @@
 //! What a circuit tells the store, and when it wants the reporter's attention.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{Ordering, compiler_fence},
+};
 
 use super::{Cell, View, own};
-use crate::model::{Head, Memory, Report, State};
+use crate::{
+    breaker::{outbox::Outbox, tally::Drained},
+    model::{Counts, Head, Memory, Report, Runs, State},
+};
 
 /// However slow a pace a store asks for, an hour is enough.
 const LONGEST_PACE_MS: u64 = 3_600_000;
@@ -11,17 +17,27 @@ const LONGEST_PACE_MS: u64 = 3_600_000;
 impl Cell {
     #[inline]
     pub(in crate::breaker) fn wake_if_parked(self: &Arc<Self>) {
-        if self.parked.load(Ordering::SeqCst) {
+        // What was counted before this is written soon after, at the latest: the reporter looks again
+        // at a circuit that it has parked.
+        compiler_fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::Relaxed) {
             self.shared.activate(self);
         }
     }
 
     /// Has the outbox sent at once.
     pub(in crate::breaker) fn hurry(self: &Arc<Self>) {
-        if !self.urgent.swap(true, Ordering::SeqCst) {
+        if !self.urgent.load(Ordering::Relaxed) && !self.urgent.swap(true, Ordering::SeqCst) {
             self.shared.activate(self);
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Has a probe permit given back.
+    pub(in crate::breaker) fn give_back(self: &Arc<Self>, token: String) {
+        self.outbox.lock().releases.push(token);
+        self.shared.activate(self);
+        self.shared.wake.notify_one();
     }
 
     /// Has the decision renewed in the background.
@@ -66,17 +82,18 @@ impl Cell {
                 author: seen.override_author.clone(),
                 reason: seen.override_reason.clone(),
             },
+            seen: seen.clone(),
         }
     }
 
     /// The next report to the store, or the one whose answer was lost; `None` when there is
-    /// nothing to say.
-    pub(in crate::breaker) fn report(&self) -> Option<Report> {
+    /// nothing to say. With `everything` it keeps nothing for later ones.
+    pub(in crate::breaker) fn report(&self, everything: bool) -> Option<Report> {
         let stale = self.stale.swap(false, Ordering::SeqCst);
         let mut view = self.view.lock();
         let mut outbox = self.outbox.lock();
         if outbox.pending.is_none() {
-            let (counts, runs) = self.tally.drain(view.tag);
+            let (counts, runs) = self.drain(&view, &mut outbox, everything);
             let generation = view.shared.generation;
             let window_ms = self.policy.load().rules.window_ms;
             let own = self.judge(&view, &mut outbox, counts, runs);
@@ -97,6 +114,25 @@ impl Cell {
             drop(outbox);
         }
         self.pending_of(&view)
+    }
+
+    /// Takes what was counted in the present generation; what belongs to earlier ones goes to the
+    /// outbox, and so do latencies, where they are due or nothing else is there.
+    pub(super) fn drain(
+        &self,
+        view: &View,
+        outbox: &mut Outbox,
+        everything: bool,
+    ) -> (Counts, Runs) {
+        let Drained { counts, late, runs } = self.tally.drain(view.tag);
+        outbox.late += late;
+        outbox.alarm = None;
+        let now = self.now();
+        if everything || counts.is_empty() || outbox.wants_latencies(now) {
+            let window_ms = self.policy.load().rules.window_ms;
+            outbox.gather(&self.tally.take_latencies(), now, window_ms);
+        }
+        (counts, runs)
     }
 
     /// The report whose answer is awaited, or else one that says nothing.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnStoreFailure, Policy, Rules};
+use super::{LatencyRecording, OnStoreFailure, Policy, Rules};
 use crate::model::millis;
 
 /// The longest duration that a policy takes: a year.
@@ -281,6 +281,12 @@ impl PolicyBuilder {
         self
     }
 
+    /// Sets which calls' latencies are recorded. Default [`LatencyRecording::Sampled`].
+    pub fn latency_recording(mut self, choice: LatencyRecording) -> Self {
+        self.rules.latency_recording = choice as u64;
+        self
+    }
+
     /// Sets what a replica does while the store is away. Default [`OnStoreFailure::Local`].
     pub fn on_store_failure(mut self, choice: OnStoreFailure) -> Self {
         self.on_store_failure = choice;
@@ -339,6 +345,7 @@ impl PolicyBuilder {
             call_timeout_ms in 0, YEAR_MS, MS;
             decision_ttl_ms in 0, 3_600_000, MS;
             quorum in 1, 1000, "replicas";
+            latency_recording in 0, 2, "(0 off, 1 sampled, 2 every call)";
         }
         let conditions = [
             r.failure_rate_threshold,
@@ -412,6 +419,29 @@ mod tests {
         assert!(wrong.to_string().contains("unknown setting `failure_rate`"));
         let wrong = serde_json::from_str::<Policy>(r#"{"jitter": 101}"#).unwrap_err();
         assert!(wrong.to_string().contains("jitter is 101"));
+    }
+
+    #[test]
+    fn what_latencies_are_recorded_is_said_by_a_word_in_code_and_a_number_elsewhere() {
+        use LatencyRecording::{EveryCall, Off, Sampled};
+
+        let policy = Policy::default();
+        assert_eq!(policy.latency_recording(), Sampled);
+        for (number, choice) in [(0, Off), (1, Sampled), (2, EveryCall)] {
+            let built = Policy::builder().latency_recording(choice).build().unwrap();
+            assert_eq!(built.latency_recording(), choice);
+            let file = format!(r#"{{"latency_recording": {number}}}"#);
+            assert_eq!(serde_json::from_str::<Policy>(&file).unwrap(), built);
+            let stored = policy.check_stored(&format!("latency_recording={number}"));
+            assert_eq!(policy.with_stored(&stored.unwrap()), built);
+        }
+        let wrong = policy.check_stored("latency_recording=3").unwrap_err();
+        assert_eq!(
+            wrong.to_string(),
+            "latency_recording is 3, but must be from 0 to 2 (0 off, 1 sampled, 2 every call)"
+        );
+        // What somebody wrote past the check.
+        assert_eq!(policy.with_stored("latency_recording=3"), policy);
     }
 
     #[test]

@@ -27,6 +27,23 @@ pub enum OnStoreFailure {
     Reject,
 }
 
+/// Which calls' latencies are recorded, for [`Snapshot::latency`](crate::Snapshot::latency).
+///
+/// The number of each is its value in files and in stored policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LatencyRecording {
+    /// 0: none.
+    Off,
+    /// 1: one call per thread, circuit and tick of the system's coarse clock (1 to 4 ms), which counts
+    /// for those since the last one. So every call of a quiet circuit, and a few hundred a second of
+    /// a busy one.
+    #[default]
+    Sampled,
+    /// 2: every call's; each then reads a precise clock twice.
+    EveryCall,
+}
+
 /// The settings of a circuit.
 ///
 /// Made by [`Policy::builder`], a preset, or serde (keys as in [`Rules`], all optional, unknown
@@ -74,6 +91,16 @@ impl Policy {
     #[must_use]
     pub const fn on_store_failure(&self) -> OnStoreFailure {
         self.on_store_failure
+    }
+
+    /// Which calls' latencies are recorded.
+    #[must_use]
+    pub const fn latency_recording(&self) -> LatencyRecording {
+        match self.rules.latency_recording {
+            0 => LatencyRecording::Off,
+            1 => LatencyRecording::Sampled,
+            _ => LatencyRecording::EveryCall,
+        }
     }
 
     /// How long one call may take, `None` for ever.

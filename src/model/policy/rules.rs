@@ -88,6 +88,8 @@ rules! {
     decision_ttl_ms = 250,
     /// Replicas that must have failed within the window before the circuit opens. Default 1.
     quorum = 1,
+    /// Which calls' latencies are recorded: 0 none, 1 a sample, 2 every call's. Default 1.
+    latency_recording = 1,
 }
 
 impl Rules {
@@ -102,6 +104,7 @@ impl Rules {
                 "window_buckets" | "quorum" => 1000,
                 "window_calls" => 10_000,
                 "jitter" => 100,
+                "latency_recording" => 2,
                 _ => 365 * 86_400_000,
             };
             if value.bytes().all(|b| b.is_ascii_digit())

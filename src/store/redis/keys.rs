@@ -8,6 +8,9 @@ pub(super) struct Prefix(String);
 
 impl Prefix {
     pub(super) const DEFAULT: &'static str = "commontrip";
+    /// Places in [`all`](Self::all).
+    pub(super) const CIRCUIT: usize = 0;
+    pub(super) const SEQ: usize = 4;
 
     /// `None` when the prefix would break the hash tags or cannot be typed.
     pub(super) fn new(prefix: &str) -> Option<Self> {
@@ -52,11 +55,11 @@ impl Prefix {
         format!("{}:events", self.circuit(name))
     }
 
-    /// The keys that every script takes, in the order of `lua/lib/prelude.lua`.
-    pub(super) fn all(&self, name: &Name) -> [String; 8] {
+    /// The keys that every operation takes, in the order of `lua/lib/prelude.lua`.
+    pub(super) fn all(&self, name: &Name) -> [String; 9] {
         let circuit = self.circuit(name);
         let beside = |part: &str| format!("{circuit}:{part}");
-        let (window, probes, replicas, seq, events, failing, alone) = (
+        let (window, probes, replicas, seq, events, failing, alone, latency) = (
             beside("window"),
             beside("probes"),
             beside("replicas"),
@@ -64,9 +67,10 @@ impl Prefix {
             beside("events"),
             beside("failing"),
             beside("alone"),
+            beside("latency"),
         );
         [
-            circuit, window, probes, replicas, seq, events, failing, alone,
+            circuit, window, probes, replicas, seq, events, failing, alone, latency,
         ]
     }
 

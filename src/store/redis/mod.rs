@@ -12,6 +12,7 @@ mod line;
 mod listen;
 mod scripts;
 mod slots;
+mod steady;
 mod wire;
 
 use std::{
@@ -25,7 +26,6 @@ use parking_lot::Mutex;
 use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, Value, from_redis_value,
 };
-use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout_at},
@@ -40,10 +40,12 @@ use self::{
     endpoint::Endpoint,
     keys::Prefix,
     line::{Lines, Up},
-    scripts::{Operation, Scripts},
+    scripts::{Operation, Run, Scripts},
 };
 use super::{Answer, Notice, Store, StoreError};
-use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, Snapshot};
+use crate::model::{
+    Acquire, Control, Event, Grant, Head, Name, Release, Report, Request, Snapshot,
+};
 
 /// How often a circuit's place in the index is renewed.
 const INDEX_EVERY_MS: u64 = 60_000;
@@ -90,6 +92,13 @@ impl RedisStore {
     }
 }
 
+/// Puts answers in the places of those that they stand for.
+fn replace(answers: &mut [RedisResult<Value>], places: Vec<usize>, with: Vec<RedisResult<Value>>) {
+    for (place, answer) in places.into_iter().zip(with) {
+        answers[place] = answer;
+    }
+}
+
 impl Inner {
     /// Sends commands and waits for their answers until the deadline; a connection that fails is
     /// not kept.
@@ -122,40 +131,63 @@ impl Inner {
         Ok(answers)
     }
 
-    /// Runs one script for several circuits at once.
-    async fn run<'a, T: Serialize + 'a>(
+    /// Does one operation on several circuits at once: where the request says in brief all there is
+    /// to it, the steady way first, and where that was not to be gone, the general way.
+    async fn run<'a, T: Request + 'a>(
         &self,
         operation: &Operation,
         batch: impl Iterator<Item = (&'a Name, &'a T)>,
     ) -> Answers {
         let deadline = Instant::now() + self.timeout;
-        let requests: Result<Vec<_>, _> = batch
-            .map(|(name, request)| Ok((self.prefix.all(name), wire::encode(request)?)))
-            .collect();
-        let requests = requests?;
-        let commands: Vec<_> = requests.iter().map(|r| operation.by_hash(r)).collect();
-        let mut answers = self.send(&commands, operation.repeatable, deadline).await?;
-        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-        let missing =
-            |answer: &RedisResult<Value>| answer.as_ref().is_err_and(|e| e.kind() == no_script);
-        if answers.iter().any(missing) {
-            // Redis has lost its scripts, or this node never had them: send the text along.
-            let lacking: Vec<_> = (0..answers.len())
-                .filter(|i| missing(&answers[*i]))
-                .collect();
-            let commands: Vec<_> = lacking
-                .iter()
-                .map(|i| operation.in_full(&requests[*i]))
-                .collect();
-            let again = self.send(&commands, operation.repeatable, deadline).await?;
-            for (i, answer) in lacking.into_iter().zip(again) {
-                answers[i] = answer;
+        let batch: Vec<_> = batch.collect();
+        let general = |(name, request): (&Name, &T)| {
+            Ok(operation.general(&self.prefix, name, wire::encode(request)?))
+        };
+        let first = |(name, request): (&'a Name, &'a T)| {
+            let brief = request.brief();
+            match brief.and_then(|brief| operation.steady(&self.prefix, name, brief)) {
+                Some(run) => Ok(run),
+                None => general((name, request)),
             }
+        };
+        let runs: Result<Vec<_>, StoreError> = batch.iter().copied().map(first).collect();
+        let mut answers = self
+            .evaluate(&runs?, operation.repeatable, deadline)
+            .await?;
+        let passed_over: Vec<_> = (0..answers.len())
+            .filter(|i| matches!(answers[*i], Ok(Value::Nil)))
+            .collect();
+        if !passed_over.is_empty() {
+            let runs: Result<Vec<_>, StoreError> =
+                passed_over.iter().map(|i| general(batch[*i])).collect();
+            let again = self
+                .evaluate(&runs?, operation.repeatable, deadline)
+                .await?;
+            replace(&mut answers, passed_over, again);
         }
         Ok(answers)
     }
 
-    async fn one<T: Serialize, R: wire::Reply>(
+    /// Runs scripts, and has Redis keep those that it lacks.
+    async fn evaluate(&self, runs: &[Run<'_>], repeatable: bool, deadline: Instant) -> Answers {
+        let commands: Vec<_> = runs.iter().map(Run::by_hash).collect();
+        let mut answers = self.send(&commands, repeatable, deadline).await?;
+        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+        let missing =
+            |answer: &RedisResult<Value>| answer.as_ref().is_err_and(|e| e.kind() == no_script);
+        let lacking: Vec<_> = (0..answers.len())
+            .filter(|i| missing(&answers[*i]))
+            .collect();
+        if !lacking.is_empty() {
+            // Redis has lost its scripts, or this node never had them: send the text along.
+            let commands: Vec<_> = lacking.iter().map(|i| runs[*i].in_full()).collect();
+            let again = self.send(&commands, repeatable, deadline).await?;
+            replace(&mut answers, lacking, again);
+        }
+        Ok(answers)
+    }
+
+    async fn one<T: Request, R: wire::Reply>(
         &self,
         operation: &Operation,
         name: &Name,
@@ -164,7 +196,7 @@ impl Inner {
         let answers = self
             .run(operation, std::iter::once((name, request)))
             .await?;
-        wire::decode_answer(only(answers)?)
+        wire::decode_answer(only(answers)?, request.head())
     }
 
     /// Sends one command that may be repeated.
@@ -252,8 +284,11 @@ impl Store for RedisStore {
             }
             let requests = batch.iter().map(|(name, report)| (name, report));
             let answers = self.0.run(&self.0.scripts.report, requests).await?;
-            let answers: Vec<Result<Snapshot, _>> =
-                answers.into_iter().map(wire::decode_answer).collect();
+            let decoded = batch
+                .iter()
+                .zip(answers)
+                .map(|((_, report), answer)| wire::decode_answer(answer, &report.head));
+            let answers: Vec<Result<Snapshot, _>> = decoded.collect();
             let seen: Vec<_> = batch
                 .iter()
                 .zip(&answers)
@@ -278,7 +313,11 @@ impl Store for RedisStore {
     }
 
     fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
-        Box::pin(self.0.one(&self.0.scripts.snapshot, circuit, head))
+        Box::pin(async move {
+            let snapshot = &self.0.scripts.snapshot;
+            let whole: wire::Whole = self.0.one(snapshot, circuit, head).await?;
+            Ok(whole.into())
+        })
     }
 
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {

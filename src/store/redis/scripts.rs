@@ -2,6 +2,9 @@
 
 use redis::{Cmd, Script};
 
+use super::keys::Prefix;
+use crate::model::Name;
+
 // All but the prelude stands in one function: Lua then finds what the prelude holds in that
 // function's closure, and need not search its stack for each of the functions that use it.
 macro_rules! script {
@@ -11,6 +14,7 @@ macro_rules! script {
             "local function operate()\n",
             include_str!("../../../lua/lib/hash.lua"),
             include_str!("../../../lua/lib/window.lua"),
+            include_str!("../../../lua/lib/latency.lua"),
             include_str!("../../../lua/lib/quorum.lua"),
             include_str!("../../../lua/lib/circuit.lua"),
             include_str!(concat!("../../../lua/", $file, ".lua")),
@@ -19,41 +23,84 @@ macro_rules! script {
     };
 }
 
+/// The text of one script, and its hash.
+#[derive(Debug)]
+struct Text {
+    script: Script,
+    source: &'static str,
+}
+
+impl Text {
+    fn new(source: &'static str) -> Self {
+        let script = Script::new(source);
+        Self { script, source }
+    }
+}
+
 /// One operation.
 #[derive(Debug)]
 pub(super) struct Operation {
-    script: Script,
-    source: &'static str,
+    general: Text,
+    /// What answers a brief, and which of the circuit's keys it takes.
+    steady: Option<(Text, &'static [usize])>,
     /// Whether doing it twice is doing it once, as the script's header says.
     pub(super) repeatable: bool,
 }
 
-/// Keys and request of one run.
-type Run = ([String; 8], Vec<u8>);
+/// One script with its keys and arguments.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    text: &'a Text,
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+}
 
 impl Operation {
+    pub(super) fn general(&self, prefix: &Prefix, name: &Name, request: Vec<u8>) -> Run<'_> {
+        Run {
+            text: &self.general,
+            keys: prefix.all(name).into(),
+            arguments: vec![request],
+        }
+    }
+
+    /// `None` where the operation has no such way.
+    pub(super) fn steady(
+        &self,
+        prefix: &Prefix,
+        name: &Name,
+        brief: Vec<Vec<u8>>,
+    ) -> Option<Run<'_>> {
+        let (text, places) = self.steady.as_ref()?;
+        let all = prefix.all(name);
+        Some(Run {
+            text,
+            keys: places.iter().map(|place| all[*place].clone()).collect(),
+            arguments: brief,
+        })
+    }
+}
+
+impl Run<'_> {
     /// Runs the script that Redis has.
-    pub(super) fn by_hash(&self, run: &Run) -> Cmd {
-        command("EVALSHA", self.script.get_hash(), run)
+    pub(super) fn by_hash(&self) -> Cmd {
+        self.command("EVALSHA", self.text.script.get_hash())
     }
 
     /// Runs the script, and has Redis keep it.
-    pub(super) fn in_full(&self, run: &Run) -> Cmd {
-        command("EVAL", self.source, run)
+    pub(super) fn in_full(&self) -> Cmd {
+        self.command("EVAL", self.text.source)
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(self.keys.len());
+        command.arg(&self.keys).arg(&self.arguments);
+        command
     }
 }
 
-fn command(name: &str, script: &str, (keys, request): &Run) -> Cmd {
-    let mut command = redis::cmd(name);
-    command
-        .arg(script)
-        .arg(keys.len())
-        .arg(keys)
-        .arg(&request[..]);
-    command
-}
-
-/// One script an operation.
+/// One script an operation, and one more for what nearly all reports and permits are.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) acquire: Operation,
@@ -66,14 +113,26 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         let operation = |source: &'static str| Operation {
-            script: Script::new(source),
-            source,
+            general: Text::new(source),
+            steady: None,
             repeatable: source.contains("\n-- Mode: write. Idempotent: yes")
                 || source.contains("\n-- Mode: read."),
         };
+        let with_steady = |source, steady, places| Operation {
+            steady: Some((Text::new(steady), places)),
+            ..operation(source)
+        };
         Self {
-            acquire: operation(script!("acquire")),
-            report: operation(script!("report")),
+            acquire: with_steady(
+                script!("acquire"),
+                include_str!("../../../lua/steady/acquire.lua"),
+                &[Prefix::CIRCUIT],
+            ),
+            report: with_steady(
+                script!("report"),
+                include_str!("../../../lua/steady/report.lua"),
+                &[Prefix::CIRCUIT, Prefix::SEQ],
+            ),
             release: operation(script!("release")),
             control: operation(script!("control")),
             snapshot: operation(script!("snapshot")),

@@ -3,16 +3,24 @@
 //! Invariant: bytes from Redis never panic, whatever they are. Twin: `picture` in
 //! `lua/lib/circuit.lua`.
 
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use serde::{Serialize, de::DeserializeOwned};
+use std::fmt;
 
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeOwned, Visitor},
+};
+
+use super::steady;
 use crate::{
-    model::{Event, Grant, Reason, Snapshot, State},
+    model::{Event, Grant, Head, Latencies, Permission, Reason, Snapshot, State},
     store::StoreError,
 };
 
 /// The largest reply that is read; a snapshot takes some hundred bytes.
 const LARGEST: usize = 64 * 1024;
+/// The most that the latencies beside it take: as many slices, as long, as the script lets through.
+const LARGEST_SLICES: usize = 1000 * 8 * 1024;
 /// What a publication begins with.
 const VERSION: u8 = 1;
 
@@ -22,17 +30,37 @@ pub(super) fn encode<T: Serialize>(request: &T) -> Result<Vec<u8>, StoreError> {
 
 /// What a script answers.
 pub(super) trait Reply: DeserializeOwned {
+    /// The largest that is read, bytes.
+    const LARGEST: usize = LARGEST;
+
+    /// The answer of the steady way, which only a closed circuit gives.
+    fn steady(snapshot: Snapshot) -> Self;
+
     /// The same with numbers that can be added up.
     fn bounded(self) -> Self;
 }
 
 impl Reply for Snapshot {
+    fn steady(snapshot: Snapshot) -> Self {
+        snapshot
+    }
+
     fn bounded(self) -> Self {
         self.bounded()
     }
 }
 
 impl Reply for Grant {
+    fn steady(snapshot: Snapshot) -> Self {
+        Self {
+            permission: Permission::Permitted,
+            snapshot: Snapshot {
+                pace_ms: 0,
+                ..snapshot
+            },
+        }
+    }
+
     fn bounded(self) -> Self {
         Self {
             snapshot: self.snapshot.bounded(),
@@ -41,27 +69,90 @@ impl Reply for Grant {
     }
 }
 
-fn decode<T: DeserializeOwned>(reply: &[u8]) -> Result<T, StoreError> {
-    if reply.len() > LARGEST {
+/// A snapshot with the latencies of its window, as the script `snapshot` answers.
+#[derive(Debug, Deserialize)]
+pub(super) struct Whole(Snapshot, Vec<Slice>);
+
+impl Reply for Whole {
+    const LARGEST: usize = LARGEST + LARGEST_SLICES;
+
+    fn steady(snapshot: Snapshot) -> Self {
+        Self(snapshot, Vec::new())
+    }
+
+    fn bounded(self) -> Self {
+        Self(self.0.bounded(), self.1)
+    }
+}
+
+impl From<Whole> for Snapshot {
+    fn from(Whole(snapshot, slices): Whole) -> Self {
+        let mut all = Latencies::default();
+        slices.iter().for_each(|Slice(one)| all.merge(one));
+        Self {
+            latency: all.percentiles(),
+            ..snapshot
+        }
+    }
+}
+
+/// Latencies as Redis holds them; what cannot be read is none.
+#[derive(Debug)]
+struct Slice(Latencies);
+
+impl<'de> Deserialize<'de> for Slice {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Slice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Slice, E> {
+                Ok(Slice(Latencies::read(text).unwrap_or_default()))
+            }
+
+            fn visit_bytes<E: de::Error>(self, _: &[u8]) -> Result<Slice, E> {
+                Ok(Slice(Latencies::default()))
+            }
+        }
+
+        from.deserialize_str(Text)
+    }
+}
+
+fn decode<T: DeserializeOwned>(reply: &[u8], largest: usize) -> Result<T, StoreError> {
+    if reply.len() > largest {
         let size = reply.len();
         return Err(StoreError::Unreadable(format!(
-            "{size} bytes is more than {LARGEST}"
+            "{size} bytes is more than {largest}"
         )));
     }
     rmp_serde::from_slice(reply).map_err(|e| StoreError::Unreadable(e.to_string()))
 }
 
 /// A script's answer.
-pub(super) fn decode_answer<T: Reply>(answer: RedisResult<Value>) -> Result<T, StoreError> {
+pub(super) fn decode_answer<T: Reply>(
+    answer: RedisResult<Value>,
+    head: &Head,
+) -> Result<T, StoreError> {
     match answer.map_err(error)? {
-        Value::BulkString(bytes) => decode(&bytes).map(T::bounded),
+        Value::BulkString(bytes) if bytes.starts_with(steady::MARK) => {
+            let snapshot = steady::decode(&bytes, head).map(T::steady);
+            let unreadable = || StoreError::Unreadable("it is not a steady answer".to_owned());
+            snapshot.map(T::bounded).ok_or_else(unreadable)
+        }
+        Value::BulkString(bytes) => decode(&bytes, T::LARGEST).map(T::bounded),
         _ => Err(StoreError::Unreadable("it is not MessagePack".to_owned())),
     }
 }
 
 /// A publication; `None` when another version of the crate made it.
 pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
-    match decode::<(u8, Snapshot)>(message) {
+    match decode::<(u8, Snapshot)>(message, LARGEST) {
         Ok((VERSION, snapshot)) => Some(snapshot.bounded()),
         _ => None,
     }
@@ -255,10 +346,11 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_are_an_error_and_never_a_panic(bytes: Vec<u8>) {
-            let _ = decode::<Snapshot>(&bytes);
-            let _ = decode::<Grant>(&bytes);
+            let _ = decode::<Snapshot>(&bytes, LARGEST);
+            let _ = decode::<Grant>(&bytes, LARGEST);
             let _ = decode_publication(&bytes);
-            let _ = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)));
+            let _ = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes.clone())), &Head::default());
+            let _ = decode_answer::<Whole>(Ok(Value::BulkString(bytes)), &Head::default());
         }
 
         #[test]
@@ -274,10 +366,14 @@ mod tests {
                 bytes
             };
             let answer = |bytes| Ok(Value::BulkString(change(bytes)));
-            if let Ok(seen) = decode_answer::<Snapshot>(answer(encode(&full()).unwrap())) {
+            if let Ok(seen) = decode_answer::<Snapshot>(answer(encode(&full()).unwrap()), &Head::default()) {
                 can_be_used(&seen);
             }
-            if let Ok(seen) = decode_answer::<Grant>(answer(encode(&(2, full())).unwrap())) {
+            let slices = ["5:3 17:4503599627370495", "17:x", "5:4503599627370495"];
+            if let Ok(whole) = decode_answer::<Whole>(answer(encode(&(full(), slices)).unwrap()), &Head::default()) {
+                can_be_used(&whole.into());
+            }
+            if let Ok(seen) = decode_answer::<Grant>(answer(encode(&(2, full())).unwrap()), &Head::default()) {
                 can_be_used(&seen.snapshot);
             }
             if let Some(seen) = decode_publication(&change(encode(&(VERSION, full())).unwrap())) {
@@ -307,15 +403,35 @@ mod tests {
                     _ => bytes.extend(encode(number).unwrap()),
                 }
             }
-            let seen = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)));
+            let seen = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)), &Head::default());
             can_be_used(&seen.unwrap());
         }
 
         #[test]
         fn any_entry_is_an_event_or_none(fields in values()) {
             let _ = event(&fields);
-            let _ = decode_answer::<Grant>(Ok(fields));
+            let _ = decode_answer::<Grant>(Ok(fields), &Head::default());
         }
+    }
+
+    #[test]
+    fn slices_that_cannot_be_read_are_empty_ones() {
+        let mut bytes = encode(&(full(), ["5:3 17:1", "17:0", "", "5:1"])).unwrap();
+        let last = bytes.len() - 3;
+        let seen = |bytes: &[u8]| {
+            let whole =
+                decode_answer::<Whole>(Ok(Value::BulkString(bytes.to_vec())), &Head::default());
+            let snapshot = Snapshot::from(whole.unwrap());
+            snapshot
+                .latency
+                .map(|l| (l.count, l.p50.as_micros(), l.p99.as_micros()))
+        };
+        assert_eq!(seen(&bytes), Some((5, 5, 17)));
+        bytes[last] = 0xff;
+        assert_eq!(seen(&bytes), Some((4, 5, 17)), "what is not UTF-8 neither");
+        assert_eq!(seen(&encode(&(full(), [""])).unwrap()), None);
+        let none = encode(&full()).unwrap();
+        assert!(decode_answer::<Whole>(Ok(Value::BulkString(none)), &Head::default()).is_err());
     }
 
     #[test]
@@ -370,9 +486,9 @@ mod tests {
             ..Snapshot::default()
         };
         assert_eq!(
-            decode::<Snapshot>(&encode(&snapshot).unwrap()).unwrap(),
+            decode::<Snapshot>(&encode(&snapshot).unwrap(), LARGEST).unwrap(),
             snapshot
         );
-        assert!(decode::<Snapshot>(&vec![0; LARGEST + 1]).is_err());
+        assert!(decode::<Snapshot>(&vec![0; LARGEST + 1], LARGEST).is_err());
     }
 }

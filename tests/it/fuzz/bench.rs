@@ -1,17 +1,21 @@
 //! A circuit in some state, the scripts to ask it, and what must hold of it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use commontrip::Policy;
 use commontrip::Snapshot;
-use commontrip::model::{Acquire, Command, Control, Counts, Grant, Head, Report, Rules};
+use commontrip::model::{Acquire, Command, Control, Counts, Grant, Head, Latencies, Report, Rules};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseError;
 use redis::{Connection, RedisError, Script};
+use serde::de::IgnoredAny;
 
 use super::{BASE, LATER};
-use crate::scripts::{OPERATIONS, Part, connect, expiries, invoke, keys, packed, request, script};
+use crate::scripts::{
+    OPERATIONS, Part, connect, expiries, invoke, kept, keys, packed, request, script,
+};
 use crate::support::{admin_url, unique_prefix};
 
 /// What a circuit is doing when the hostile request comes.
@@ -46,6 +50,9 @@ pub struct Bench {
     seq: u64,
     now: u64,
 }
+
+/// What a look at a circuit is answered: its latencies are texts that hold any bytes.
+type Whole = (Snapshot, Vec<IgnoredAny>);
 
 /// What a replica remembers that remembers nothing.
 pub fn memoryless() -> Part {
@@ -108,6 +115,10 @@ impl Bench {
             policy,
             ..Head::default()
         };
+        let mut seen = Latencies::default();
+        for (ms, n) in [(3, 5), (20, 4), (800, 1)] {
+            seen.record(Duration::from_millis(ms), n);
+        }
         let report = |replica: &str, trips: u64| {
             packed(Report {
                 head: head(replica, 0),
@@ -120,6 +131,7 @@ impl Bench {
                 },
                 trips,
                 alone_ms: 500,
+                latencies: seen.clone(),
                 ..Report::default()
             })
         };
@@ -158,8 +170,8 @@ impl Bench {
         }
         // A key of another type is an error, which is for the caller to see.
         let seen = self.invoke("snapshot", look.bytes()).ok();
-        let seen = seen.and_then(|answer| rmp_serde::from_slice::<Snapshot>(&answer).ok());
-        let generation = seen.map_or(0, |seen| seen.generation);
+        let seen = seen.and_then(|answer| rmp_serde::from_slice::<Whole>(&answer).ok());
+        let generation = seen.map_or(0, |(seen, _)| seen.generation);
         let mut request = request(operation, self.now);
         let Part::Many(parts) = &mut request else {
             unreachable!("a request is an array")
@@ -183,10 +195,17 @@ impl Bench {
     pub fn readable(operation: &str, answer: &[u8]) -> Checked<Snapshot> {
         let read = match operation {
             "acquire" => rmp_serde::from_slice::<Grant>(answer).map(|grant| grant.snapshot),
+            "snapshot" => rmp_serde::from_slice::<Whole>(answer).map(|(snapshot, _)| snapshot),
             _ => rmp_serde::from_slice::<Snapshot>(answer),
         };
         let seen = read.map_err(|e| TestCaseError::fail(format!("{operation} answered {e}")))?;
-        if answer.len() > 64 * 1024 {
+        // A snapshot has latencies beside it.
+        let most = if operation == "snapshot" {
+            1 << 23
+        } else {
+            1 << 16
+        };
+        if answer.len() > most {
             return fail(format!("{operation} answered {} bytes", answer.len()));
         }
         if seen.generation > 1 << 51 {
@@ -237,11 +256,17 @@ impl Bench {
         let field = |name: &str| {
             let text = fields
                 .get(name.as_bytes())
-                .map_or("0".into(), |t| String::from_utf8_lossy(t));
-            text.parse::<i64>()
-                .unwrap_or_else(|_| panic!("{name} is {text}"))
+                .map_or("".into(), |t| String::from_utf8_lossy(t));
+            let mut counts = [0; 3];
+            for (count, n) in counts.iter_mut().zip(text.split_whitespace()) {
+                *count = n.parse().unwrap_or_else(|_| panic!("{name} is {text}"));
+            }
+            counts
         };
-        let totals = ["window_calls", "window_failures", "window_slow"].map(field);
+        let counts = fields.get(b"counts".as_slice());
+        let counts: [_; 8] = counts.map_or([0; 8], |counts| kept(&String::from_utf8_lossy(counts)));
+        let mut whole = [0, 1, 2].map(|at| counts[at] as i64);
+        let ended = field("window_ended");
         let kind: String = redis::cmd("TYPE")
             .arg(&self.keys[1])
             .query(&mut self.redis)
@@ -249,6 +274,11 @@ impl Bench {
         let mut parts = [0; 3];
         match kind.as_str() {
             "hash" => {
+                // The newest bucket is what the whole has beyond those that have ended.
+                if ended.iter().zip(&whole).any(|(ended, whole)| ended > whole) {
+                    return fail(format!("ended {ended:?}, whole {whole:?}"));
+                }
+                whole = ended;
                 let buckets: HashMap<String, String> = redis::cmd("HGETALL")
                     .arg(&self.keys[1])
                     .query(&mut self.redis)
@@ -267,10 +297,10 @@ impl Bench {
                 let count = |set: &str| ring.chars().filter(|c| set.contains(*c)).count() as i64;
                 parts = [ring.len() as i64, count("fF"), count("SF")];
             }
-            _ => {}
+            _ => whole = ended,
         }
-        if totals != parts {
-            return fail(format!("totals {totals:?}, parts {parts:?}"));
+        if whole != parts {
+            return fail(format!("totals {whole:?}, parts {parts:?}"));
         }
         let expiries = expiries(&mut self.redis, &self.keys);
         if expiries.contains(&-1) {

@@ -3,13 +3,14 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use redis::Connection;
 
 use super::BASE;
 use super::bench::Bench;
 use super::bytes::edge;
 
 /// The fields of a circuit's hash.
-pub const FIELDS: [&str; 30] = [
+pub const FIELDS: [&str; 22] = [
     "state",
     "generation",
     "since_ms",
@@ -18,21 +19,13 @@ pub const FIELDS: [&str; 30] = [
     "consecutive_opens",
     "window",
     "window_at",
-    "window_calls",
-    "window_failures",
-    "window_slow",
-    "consecutive_failures",
+    "window_ended",
+    "counts",
+    "recent",
     "probe_successes",
     "probe_failures",
     "ramp_until_ms",
     "retry_after_until_ms",
-    "successes_total",
-    "failures_total",
-    "slow_total",
-    "ignored_total",
-    "not_permitted_total",
-    "last_success_ms",
-    "last_failure_ms",
     "override_author",
     "override_reason",
     "policy",
@@ -49,6 +42,8 @@ pub enum Tampering {
     /// A bucket, and what it holds.
     Bucket(Vec<u8>, Vec<u8>),
     Ring(Vec<u8>),
+    /// A slice of latencies, and what it holds.
+    Slice(Vec<u8>, Vec<u8>),
     /// A sorted set, a member, its score.
     Score(usize, Vec<u8>, &'static str),
     Number(&'static str, Vec<u8>),
@@ -90,19 +85,18 @@ pub fn content() -> impl Strategy<Value = Vec<u8>> {
         "0x0ms",
         "-1 calls",
         "1 2 3",
+        "1 2 3 4 5",
+        "1 2 3 4 99999999999999999999",
         "9 9",
         "5 3 1",
         "-1 -1",
-        "99999999999999999999 1",
-        "1e9 1",
-        "3 4",
-        "window_calls=7",
-        "window_ms=0 window_buckets=0",
-        "quorum=0 jitter=99",
-        "window_buckets=1000 window_ms=1",
-        "recovered",
-        "window_calls=10000",
-        "probe_lease_ms=0 max_wait_duration_in_open_state_ms=0",
+        "window=9/3/1 total=80/3/1/0/2",
+        "window=9/3/1 total=80/3/1/0/99999999999999999999",
+        "window=4503599627370495/9/0 total=9/4503599627370495/0/0/0",
+        "window=9/3/1 total=80/3/1/0",
+        "run=2 success=1735689600000 failure=5",
+        "run=-2 success=1 failure=5",
+        "run=4503599627370495 success=1 failure=5",
     ]);
     prop_oneof![
         8 => words.prop_map(|word| word.as_bytes().to_vec()),
@@ -130,6 +124,23 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
         Just((BASE + 6000).to_string().into_bytes()),
         content(),
     ];
+    // The slices of requests that are right begin every 12 s after the circuit was set up.
+    let starts = (0_u64..9).prop_map(|n| (BASE + 6000 * n).to_string().into_bytes());
+    let start = prop_oneof![4 => starts, 1 => content()];
+    let slice = select(vec![
+        "16:5 17:12",
+        "17:12 16:5",
+        "16:5  17:12",
+        "16:5 ",
+        "16:",
+        "368:1",
+        "16:0",
+        "367:4503599627370495",
+        "16:4503599627370496",
+        "16:99999999999999999999",
+        "1:1:1:1",
+    ]);
+    let slice = slice.prop_map(|text| text.as_bytes().to_vec());
     let replica = select(vec!["q", "p", "r"]);
     let counts = select(vec![
         "99999999999999999999 1",
@@ -142,8 +153,9 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
     let window = select(vec![
         "window",
         "window_at",
-        "window_calls",
-        "window_failures",
+        "window_ended",
+        "counts",
+        "recent",
         "policy",
     ]);
     let number = prop_oneof![0_u64..40, edge()].prop_map(|n| n.to_string().into_bytes());
@@ -163,46 +175,51 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
         1 => select(FIELDS.to_vec()).prop_map(Tampering::NoField),
         4 => (bucket, prop_oneof![content(), counts]).prop_map(|(bucket, to)| Tampering::Bucket(bucket, to)),
         2 => content().prop_map(Tampering::Ring),
+        4 => (start, prop_oneof![content(), slice]).prop_map(|(start, to)| Tampering::Slice(start, to)),
         2 => (set, content(), score).prop_map(|(key, member, score)| Tampering::Score(key, member, score)),
         1 => (replica, content()).prop_map(|(replica, to)| Tampering::Number(replica, to)),
         1 => content().prop_map(Tampering::Event),
-        1 => (0_usize..8).prop_map(Tampering::NoKey),
-        1 => (0_usize..8).prop_map(Tampering::Forever),
+        1 => (0_usize..9).prop_map(Tampering::NoKey),
+        1 => (0_usize..9).prop_map(Tampering::Forever),
     ]
 }
 
 impl Bench {
-    /// Writes into the circuit by hand. What would need a key of another type is not done.
     pub fn tamper(&mut self, with: &Tampering) {
-        let keys = &self.keys;
-        let command = match with {
-            Tampering::Field(field, to) => {
-                redis::cmd("HSET").arg(&keys[0]).arg(field).arg(to).clone()
-            }
-            Tampering::NoField(field) => redis::cmd("HDEL").arg(&keys[0]).arg(field).clone(),
-            Tampering::Bucket(bucket, to) => {
+        with.write(&mut self.redis, &self.keys);
+    }
+}
+
+impl Tampering {
+    /// Writes into a circuit by hand. What would need a key of another type is not done.
+    pub fn write(&self, redis: &mut Connection, keys: &[String]) {
+        let command = match self {
+            Self::Field(field, to) => redis::cmd("HSET").arg(&keys[0]).arg(field).arg(to).clone(),
+            Self::NoField(field) => redis::cmd("HDEL").arg(&keys[0]).arg(field).clone(),
+            Self::Bucket(bucket, to) => {
                 redis::cmd("HSET").arg(&keys[1]).arg(bucket).arg(to).clone()
             }
-            Tampering::Ring(to) => redis::cmd("APPEND").arg(&keys[1]).arg(to).clone(),
-            Tampering::Score(key, member, score) => redis::cmd("ZADD")
+            Self::Slice(start, to) => redis::cmd("HSET").arg(&keys[8]).arg(start).arg(to).clone(),
+            Self::Ring(to) => redis::cmd("APPEND").arg(&keys[1]).arg(to).clone(),
+            Self::Score(key, member, score) => redis::cmd("ZADD")
                 .arg(&keys[*key])
                 .arg(score)
                 .arg(member)
                 .clone(),
-            Tampering::Number(replica, to) => redis::cmd("HSET")
+            Self::Number(replica, to) => redis::cmd("HSET")
                 .arg(&keys[4])
                 .arg(replica)
                 .arg(to)
                 .clone(),
-            Tampering::Event(text) => redis::cmd("XADD")
+            Self::Event(text) => redis::cmd("XADD")
                 .arg(&keys[5])
                 .arg("*")
                 .arg("to")
                 .arg(text)
                 .clone(),
-            Tampering::NoKey(key) => redis::cmd("DEL").arg(&keys[*key]).clone(),
-            Tampering::Forever(key) => redis::cmd("PERSIST").arg(&keys[*key]).clone(),
+            Self::NoKey(key) => redis::cmd("DEL").arg(&keys[*key]).clone(),
+            Self::Forever(key) => redis::cmd("PERSIST").arg(&keys[*key]).clone(),
         };
-        let _ = command.exec(&mut self.redis);
+        let _ = command.exec(redis);
     }
 }

@@ -11,7 +11,10 @@ use redis::aio::MultiplexedConnection;
 use tokio::task::JoinHandle;
 
 use super::{check::Happened, record::unix_ahead_ns};
-use crate::processes::{key, wire::Totals};
+use crate::{
+    processes::{key, wire::Totals},
+    scripts::kept,
+};
 
 /// The stream keeps 256 transitions: more often than these can happen.
 const EVERY: Duration = Duration::from_millis(100);
@@ -144,15 +147,11 @@ pub async fn present(
 
 /// A circuit's lifetime totals, as its hash has them.
 pub async fn counted(redis: &mut MultiplexedConnection, name: &str) -> Totals {
-    let mut read = redis::cmd("HMGET");
-    read.arg(format!("commontrip:{{{name}}}")).arg(&[
-        "successes_total",
-        "failures_total",
-        "ignored_total",
-        "not_permitted_total",
-    ]);
-    let totals: [Option<u64>; 4] = read.query_async(redis).await.expect("redis is there");
-    let [successes, failures, ignored, not_permitted] = totals.map(Option::unwrap_or_default);
+    let mut read = redis::cmd("HGET");
+    read.arg(format!("commontrip:{{{name}}}")).arg("counts");
+    let counts: Option<String> = read.query_async(redis).await.expect("redis is there");
+    let [_, _, _, successes, failures, _, ignored, not_permitted] =
+        kept(&counts.unwrap_or_default());
     Totals {
         successes,
         failures,

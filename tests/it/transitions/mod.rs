@@ -9,16 +9,17 @@
 //! was), `lose` (the store forgets), `events` (all of them, `from>to:reason:generation`).
 //!
 //! Expectations: a permission, a state, `key=value` with the fields of a snapshot (`left`, `opens`
-//! for short; `@N` is a time, `A..B` a range, a comma stands for a space), or `same`: nothing but
+//! for short; of its latency `measured`, `p50_us`, `p95_us`, `p99_us`; `@N` is a time, `A..B` a range, a comma stands for a space), or `same`: nothing but
 //! the fields that follow differs from the last snapshot.
 
 mod parse;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use commontrip::Percentiles;
 use commontrip::model::{
-    Acquire, Command, Control, Counts, Event, Head, Kind, Memory, Name, Permission, Release,
-    Report, Rules, Runs, Settled, Snapshot, State,
+    Acquire, Command, Control, Counts, Event, Head, Kind, Latencies, Memory, Name, Permission,
+    Release, Report, Rules, Runs, Settled, Snapshot, State,
 };
 use commontrip::store::Store;
 use serde_json::{Map, Value};
@@ -175,7 +176,7 @@ impl<'s> Case<'s> {
             entropy: args.count("entropy")?,
             replica: args.text("by").unwrap_or("r1").to_owned(),
             policy: self.rules,
-            memory: Memory::default(),
+            ..Head::default()
         };
         let state = args.text("m.state").unwrap_or("closed");
         head.memory = Memory {
@@ -267,6 +268,7 @@ impl<'s> Case<'s> {
                 .map(|one| self.settled(one))
                 .collect::<Result<_, _>>()?,
             alone_ms: args.count("alone")?,
+            latencies: latencies(args.text("latencies").unwrap_or_default())?,
         })
     }
 
@@ -367,6 +369,19 @@ fn in_short(event: &Event) -> String {
     format!("{from}>{to}:{reason}:{}", event.generation)
 }
 
+/// `microseconds:calls`, with commas between.
+fn latencies(text: &str) -> Result<Latencies, String> {
+    let mut latencies = Latencies::default();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let numbers = pair.split_once(':').map(|(a, b)| (a.parse(), b.parse()));
+        let Some((Ok(micros), Ok(calls))) = numbers else {
+            return Err(format!("{pair} is no microseconds:calls"));
+        };
+        latencies.record(Duration::from_micros(micros), calls);
+    }
+    Ok(latencies)
+}
+
 fn alias(key: &str) -> &str {
     match key {
         "left" => "left_ms",
@@ -380,6 +395,16 @@ fn fields(snapshot: &Snapshot) -> Map<String, Value> {
         panic!("a snapshot is a map");
     };
     fields.insert("left_ms".into(), snapshot.left_ms().into());
+    fields.remove("latency");
+    let latency = snapshot.latency;
+    let micros = |of: fn(Percentiles) -> Duration| {
+        let micros = latency.map_or(0, |l| of(l).as_micros());
+        u64::try_from(micros).unwrap_or(u64::MAX).into()
+    };
+    fields.insert("measured".into(), latency.map_or(0, |l| l.count).into());
+    fields.insert("p50_us".into(), micros(|l| l.p50));
+    fields.insert("p95_us".into(), micros(|l| l.p95));
+    fields.insert("p99_us".into(), micros(|l| l.p99));
     fields
 }
 

@@ -11,14 +11,13 @@ use redis::{
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
     from_redis_value,
 };
-use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{
     super::{Inner, StoreError, endpoint::Endpoint, line::Line, scripts::Operation, slots, wire},
     Check,
 };
-use crate::model::Name;
+use crate::model::{Name, Request};
 
 /// How many names are tried to find one that a master serves.
 const NAMES: usize = 500_000;
@@ -112,21 +111,22 @@ impl Node {
     }
 
     /// Runs a script on the circuit.
-    pub(super) async fn run<T: Serialize, R: wire::Reply>(
+    pub(super) async fn run<T: Request, R: wire::Reply>(
         &self,
         operation: &Operation,
         request: &T,
     ) -> Result<R, StoreError> {
-        let run = (self.inner.prefix.all(&self.circuit), wire::encode(request)?);
-        let mut answer = self.ask(&operation.by_hash(&run)).await;
+        let request_in_full = wire::encode(request)?;
+        let run = operation.general(&self.inner.prefix, &self.circuit, request_in_full);
+        let mut answer = self.ask(&run.by_hash()).await;
         let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
         if answer
             .as_ref()
             .is_err_and(|error| error.kind() == no_script)
         {
-            answer = self.ask(&operation.in_full(&run)).await;
+            answer = self.ask(&run.in_full()).await;
         }
-        wire::decode_answer(answer)
+        wire::decode_answer(answer, request.head())
     }
 
     /// A connection to this server on which to hear of changes; `None` for a pool, which has none.

@@ -197,11 +197,15 @@ mod tests {
             include_str!("../../../../lua/control.lua"),
             include_str!("../../../../lua/lib/circuit.lua"),
             include_str!("../../../../lua/lib/hash.lua"),
+            include_str!("../../../../lua/lib/latency.lua"),
             include_str!("../../../../lua/lib/prelude.lua"),
+            include_str!("../../../../lua/lib/quorum.lua"),
             include_str!("../../../../lua/lib/window.lua"),
             include_str!("../../../../lua/release.lua"),
             include_str!("../../../../lua/report.lua"),
             include_str!("../../../../lua/snapshot.lua"),
+            include_str!("../../../../lua/steady/acquire.lua"),
+            include_str!("../../../../lua/steady/report.lua"),
         ] {
             named(source, "redis.call('", &mut sent);
             named(source, "redis.pcall('", &mut sent);
@@ -214,7 +218,7 @@ mod tests {
         ] {
             named(source, "redis::cmd(\"", &mut sent);
         }
-        named(include_str!("../scripts.rs"), " command(\"", &mut sent);
+        named(include_str!("../scripts.rs"), "self.command(\"", &mut sent);
         assert!(sent.len() > 20, "{sent:?}");
         // `CLUSTER SLOTS` is the one of its subcommands.
         assert!(sent.remove("cluster"));

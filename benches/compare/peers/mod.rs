@@ -1,0 +1,20 @@
+//! The other breakers, each as its own documentation uses it and with its own defaults; only the
+//! wait in open is longer than the run.
+
+mod breaker_machines;
+mod circuitbreaker_rs;
+mod failsafe;
+mod recloser;
+pub mod tower_resilience;
+
+use crate::subject::{State, Subject};
+
+/// Every peer in that state, for calls from so many threads.
+pub fn subjects(state: State, threads: usize) -> Vec<Subject> {
+    let mut all = recloser::subjects(state);
+    all.extend(failsafe::subjects(state));
+    all.extend(circuitbreaker_rs::subjects(state));
+    all.extend(breaker_machines::subjects(state, threads));
+    all.push(tower_resilience::subject(state));
+    all
+}

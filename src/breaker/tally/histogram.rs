@@ -1,0 +1,48 @@
+//! Latencies that were not reported yet.
+//!
+//! Owns a dense array, where the model's [`Latencies`] are sparse: adding must not search. As with
+//! the counts, numbers only grow (and wrap), and what is new is found by subtraction.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::model::{BUCKETS, Latencies, bucket_of};
+
+#[derive(Debug)]
+pub(super) struct Histogram {
+    counts: [AtomicU32; BUCKETS],
+    taken: [AtomicU32; BUCKETS],
+}
+
+impl Histogram {
+    pub(super) fn new() -> Box<Self> {
+        let zeros = || [const { AtomicU32::new(0) }; BUCKETS];
+        Box::new(Self {
+            counts: zeros(),
+            taken: zeros(),
+        })
+    }
+
+    /// Adds a call; for the only thread that adds here.
+    #[inline]
+    pub(super) fn add_alone(&self, took_ns: u64) {
+        let count = &self.counts[bucket_of(took_ns / 1000)];
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Adds `n` calls, whoever else adds.
+    pub(super) fn add(&self, took_ns: u64, n: u32) {
+        self.counts[bucket_of(took_ns / 1000)].fetch_add(n, Relaxed);
+    }
+
+    /// Moves what is new; one caller at a time.
+    pub(super) fn take(&self, into: &mut Latencies) {
+        for (bucket, (count, taken)) in self.counts.iter().zip(&self.taken).enumerate() {
+            let counted = count.load(Relaxed);
+            let fresh = counted.wrapping_sub(taken.load(Relaxed));
+            if fresh > 0 {
+                taken.store(counted, Relaxed);
+                into.add(bucket, u64::from(fresh));
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Counters that one thread writes and one reader takes from.
+//!
+//! Owns the slots of all threads and what was taken from each. A slot's counts only grow, and only
+//! its thread writes them, with a plain load and store; what is new since the last time is found
+//! by subtraction. Invariant: the tag of a slot changes, and its counts are taken, under the
+//! tally's lock alone, so all that is taken at once belongs to one tag.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use super::{Count, KINDS, histogram::Histogram, thread};
+use crate::model::{Counts, Latencies};
+
+/// One thread's counters, alone on its cache lines (pairs of lines are fetched together).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Slot {
+    /// The tag that the outcomes belong to.
+    tag: AtomicU32,
+    /// When a latency was last sampled, coarse ms (its lower half), and after how many calls.
+    sampled_at: AtomicU32,
+    sampled_after: AtomicU64,
+    outcomes: [AtomicU64; KINDS],
+    not_permitted: AtomicU64,
+    /// What of `outcomes`, and of `not_permitted`, was taken.
+    taken: [AtomicU64; KINDS + 1],
+    /// How long each call took, where that is recorded.
+    latencies: OnceLock<Box<Histogram>>,
+}
+
+/// A count's only writer adds to it.
+#[inline]
+fn grow(count: &AtomicU64, by: u64) {
+    count.store(count.load(Relaxed) + by, Relaxed);
+}
+
+impl Slot {
+    #[inline]
+    pub(super) fn tag(&self) -> u32 {
+        self.tag.load(Relaxed)
+    }
+
+    /// Goes on under another tag, once all was taken that is counted under this.
+    pub(super) fn turn_to(&self, tag: u32) {
+        self.tag.store(tag, Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn count(&self, count: Count) {
+        grow(&self.outcomes[count as usize], 1);
+    }
+
+    #[inline]
+    pub(super) fn reject(&self) {
+        grow(&self.not_permitted, 1);
+    }
+
+    /// For how many calls, itself included, a call that begins now is to be timed; 0 = it is not.
+    #[inline]
+    pub(super) fn sample(&self, now: u64) -> u32 {
+        match self.sampled_at.load(Relaxed) == now as u32 {
+            true => 0,
+            false => self.begin_sample(now),
+        }
+    }
+
+    #[inline(never)]
+    fn begin_sample(&self, now: u64) -> u32 {
+        self.sampled_at.store(now as u32, Relaxed);
+        let ended = self.outcomes.iter().map(|count| count.load(Relaxed)).sum();
+        let before = self.sampled_after.load(Relaxed);
+        self.sampled_after.store(ended, Relaxed);
+        u32::try_from(ended - before).unwrap_or(u32::MAX).max(1)
+    }
+
+    #[inline]
+    pub(super) fn time(&self, took_ns: u64) {
+        self.latencies
+            .get_or_init(Histogram::new)
+            .add_alone(took_ns);
+    }
+
+    pub(super) fn take_latencies(&self, into: &mut Latencies) {
+        if let Some(latencies) = self.latencies.get() {
+            latencies.take(into);
+        }
+    }
+
+    /// What was counted and not taken.
+    pub(super) fn fresh(&self) -> Counts {
+        self.counts(|count, taken| count.load(Relaxed) - taken.load(Relaxed))
+    }
+
+    pub(super) fn take(&self) -> Counts {
+        self.counts(|count, taken| {
+            let counted = count.load(Relaxed);
+            let fresh = counted - taken.load(Relaxed);
+            taken.store(counted, Relaxed);
+            fresh
+        })
+    }
+
+    fn counts(&self, fresh: impl Fn(&AtomicU64, &AtomicU64) -> u64) -> Counts {
+        let of = |count: Count| fresh(&self.outcomes[count as usize], &self.taken[count as usize]);
+        let [slow_successes, slow_failures] = [of(Count::SlowSuccess), of(Count::SlowFailure)];
+        Counts {
+            successes: of(Count::Success) + slow_successes,
+            failures: of(Count::Failure) + slow_failures,
+            slow_successes,
+            slow_failures,
+            ignored: of(Count::Ignored),
+            not_permitted: fresh(&self.not_permitted, &self.taken[KINDS]),
+        }
+    }
+}
+
+/// A slot for each thread: at first for as many as the machine runs at once, then for twice as
+/// many, and so on.
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: Box<[Slot]>,
+    further: OnceLock<Box<Slots>>,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        static THREADS: OnceLock<usize> = OnceLock::new();
+        let threads = || std::thread::available_parallelism().map_or(4, usize::from);
+        Self::of(*THREADS.get_or_init(threads))
+    }
+
+    fn of(threads: usize) -> Self {
+        Self {
+            slots: (0..threads).map(|_| Slot::default()).collect(),
+            further: OnceLock::new(),
+        }
+    }
+
+    /// The present thread's.
+    #[inline]
+    pub(super) fn mine(&self) -> &Slot {
+        self.get(thread::number())
+    }
+
+    #[inline]
+    fn get(&self, number: usize) -> &Slot {
+        match self.slots.get(number) {
+            Some(slot) => slot,
+            None => self.get_further(number - self.slots.len()),
+        }
+    }
+
+    #[inline(never)]
+    fn get_further(&self, number: usize) -> &Slot {
+        let twice = || Box::new(Self::of(2 * self.slots.len()));
+        self.further.get_or_init(twice).get(number)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        let parts = std::iter::successors(Some(self), |slots| slots.further.get().map(Box::as_ref));
+        parts.flat_map(|slots| &slots.slots)
+    }
+}

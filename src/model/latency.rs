@@ -1,0 +1,300 @@
+//! How long calls took: a histogram of few numbers, and the percentiles that it gives.
+//!
+//! Owns the buckets and their error: whole microseconds below 32, from there on 16 buckets an octave
+//! up to 2^26 µs (67 s); what took longer goes to the last one. So a percentile is at most 1/33
+//! (3.1 %) away from the value in whole microseconds that it stands for. Knows nothing of time or
+//! Redis. Invariant: buckets ascend, no count is 0. Twin: `lua/lib/latency.lua`.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
+
+use super::snapshot::LARGEST;
+
+/// How finely an octave is divided: 2^4 buckets.
+const FINE: u32 = 4;
+/// The first power of two, in µs, that has no bucket of its own any more.
+const OCTAVES: u32 = 26;
+/// How many buckets there are.
+pub(crate) const BUCKETS: usize = ((OCTAVES - FINE + 1) as usize) << FINE;
+
+/// The bucket of a latency.
+#[inline]
+pub(crate) fn bucket_of(micros: u64) -> usize {
+    let micros = micros.min((1 << OCTAVES) - 1);
+    // Below the second octave nothing is cut off.
+    let cut = (micros | 1 << FINE).ilog2() - FINE;
+    ((cut as usize) << FINE) + (micros >> cut) as usize
+}
+
+/// The latency that a bucket stands for: as far, in percent, from its longest as from its shortest.
+pub(crate) fn middle_of(bucket: usize) -> Duration {
+    let (part, cut) = (bucket & ((1 << FINE) - 1), bucket >> FINE);
+    let (shortest, width) = match cut {
+        0 => (part as u64, 1),
+        _ => (((1 << FINE) + part as u64) << (cut - 1), 1 << (cut - 1)),
+    };
+    let longest = shortest + width - 1;
+    let nanos = 2000 * shortest * longest / (shortest + longest).max(1);
+    Duration::from_nanos(nanos)
+}
+
+/// How often which latencies were seen.
+///
+/// On the wire an array: bucket, count, bucket, count, and so on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latencies(Vec<(u16, u64)>);
+
+impl Latencies {
+    /// Adds `n` calls that took so long each.
+    pub fn record(&mut self, latency: Duration, n: u64) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.add(bucket_of(micros), n);
+    }
+
+    /// Adds `n` calls to a bucket; one that there is not is the last.
+    pub(crate) fn add(&mut self, bucket: usize, n: u64) {
+        let bucket = bucket.min(BUCKETS - 1) as u16;
+        if n == 0 {
+            return;
+        }
+        match self.0.binary_search_by_key(&bucket, |(b, _)| *b) {
+            Ok(at) => self.0[at].1 = self.0[at].1.saturating_add(n).min(LARGEST),
+            Err(at) => self.0.insert(at, (bucket, n.min(LARGEST))),
+        }
+    }
+
+    /// Adds what the other has.
+    pub fn merge(&mut self, other: &Self) {
+        for (bucket, n) in &other.0 {
+            self.add(usize::from(*bucket), *n);
+        }
+    }
+
+    /// Whether nothing was seen.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many calls were seen.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|(_, n)| n).sum()
+    }
+
+    /// The shortest latency that at least `percent` of the calls did not exceed; `None` without calls.
+    #[must_use]
+    pub fn percentile(&self, percent: f64) -> Option<Duration> {
+        let rank = (self.count() as f64 * percent / 100.0).ceil() as u64;
+        let mut seen = 0;
+        let reached = self.0.iter().find(|(_, n)| {
+            seen += n;
+            seen >= rank
+        });
+        let reached = reached.or(self.0.last());
+        reached.map(|(bucket, _)| middle_of(usize::from(*bucket)))
+    }
+
+    /// What a user wants to know of it; `None` without calls.
+    pub(crate) fn percentiles(&self) -> Option<Percentiles> {
+        Some(Percentiles {
+            count: self.count(),
+            p50: self.percentile(50.0)?,
+            p95: self.percentile(95.0)?,
+            p99: self.percentile(99.0)?,
+        })
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes; `None` when it is nothing of the kind.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let number = |digits: &str| {
+            let digits = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+            digits?.parse::<u64>().ok()
+        };
+        let mut read = Self::default();
+        for pair in text.split(' ') {
+            let (bucket, n) = pair.split_once(':')?;
+            let (bucket, n) = (number(bucket)?, number(n)?);
+            let ascends = read.0.last().is_none_or(|(b, _)| u64::from(*b) < bucket);
+            if !ascends || bucket >= BUCKETS as u64 || n == 0 || n > LARGEST {
+                return None;
+            }
+            read.0.push((bucket as u16, n));
+        }
+        Some(read)
+    }
+}
+
+/// As Redis holds it: `16:5 17:12`.
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (bucket, n)) in self.0.iter().enumerate() {
+            let space = if i > 0 { " " } else { "" };
+            write!(f, "{space}{bucket}:{n}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Latencies {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut flat = serializer.serialize_seq(Some(2 * self.0.len()))?;
+        for (bucket, n) in &self.0 {
+            flat.serialize_element(bucket)?;
+            flat.serialize_element(n)?;
+        }
+        flat.end()
+    }
+}
+
+/// How long the fleet's calls took, in the window.
+///
+/// Successes and failures; what was ignored, rejected or dropped without an outcome is not in it.
+/// Each is at most 1/33 away from the truth, between 32 µs and 67 s; below, whole microseconds; what
+/// took longer counts as 67 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Percentiles {
+    /// Calls that this is made of; where they are sampled, those that the samples stand for.
+    pub count: u64,
+    /// Half of the calls took no longer.
+    pub p50: Duration,
+    /// 95 of 100 calls took no longer.
+    pub p95: Duration,
+    /// 99 of 100 calls took no longer.
+    pub p99: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn micros() -> impl Strategy<Value = u64> {
+        let edges =
+            (0_u32..27, -1_i64..2).prop_map(|(p, by)| (1_u64 << p).saturating_add_signed(by));
+        prop_oneof![
+            0_u64..5000,
+            edges,
+            (0_u32..26).prop_flat_map(|p| 0..2_u64 << p)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_stands_for_its_latencies_within_a_thirty_third(micros in micros()) {
+            prop_assume!(micros < 1 << 26);
+            let middle = middle_of(bucket_of(micros)).as_nanos().abs_diff(u128::from(micros) * 1000);
+            // What is cut off a nanosecond is less than one.
+            prop_assert!(33 * middle <= u128::from(micros) * 1000 + 33, "{micros}");
+            prop_assert!(micros >= 32 || middle == 0, "{micros}");
+        }
+
+        #[test]
+        fn longer_is_never_a_lower_bucket(a in any::<u64>(), b in micros()) {
+            for (a, b) in [(a, b), (b, b + 1), (b, 2 * b)] {
+                let (a, b) = (a.min(b), a.max(b));
+                prop_assert!(bucket_of(a) <= bucket_of(b) && bucket_of(b) < BUCKETS);
+                prop_assert!(bucket_of(a) == bucket_of(b) || middle_of(bucket_of(a)) < middle_of(bucket_of(b)));
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read_and_nothing_else_is(adds in prop::collection::vec((0_usize..500, 0_u64..9), 0..40), text in "[0-9: -]{0,12}") {
+            let mut latencies = Latencies::default();
+            for (bucket, n) in &adds {
+                latencies.add(*bucket, *n);
+            }
+            prop_assert_eq!(latencies.count(), adds.iter().map(|(_, n)| n).sum::<u64>());
+            let read = Latencies::read(&latencies.to_string());
+            prop_assert_eq!(read, Some(latencies).filter(|l| !l.is_empty()));
+            if let Some(read) = Latencies::read(&text) {
+                prop_assert_eq!(Latencies::read(&read.to_string()), Some(read));
+            }
+        }
+    }
+
+    #[test]
+    fn every_bucket_is_the_bucket_of_what_it_stands_for() {
+        for bucket in 0..BUCKETS {
+            let micros = middle_of(bucket).as_micros();
+            assert_eq!(bucket_of(u64::try_from(micros).unwrap()), bucket);
+        }
+        assert_eq!(
+            (BUCKETS, bucket_of(0), bucket_of(31), bucket_of(32)),
+            (368, 0, 31, 32)
+        );
+        assert_eq!(
+            (bucket_of(33), bucket_of(34), bucket_of(63), bucket_of(64)),
+            (32, 33, 47, 48)
+        );
+        assert_eq!((bucket_of((1 << 26) - 1), bucket_of(u64::MAX)), (367, 367));
+    }
+
+    #[test]
+    fn a_percentile_is_what_that_many_calls_did_not_exceed() {
+        let mut latencies = Latencies::default();
+        assert_eq!(
+            (latencies.percentile(50.0), latencies.percentiles()),
+            (None, None)
+        );
+        for (bucket, n) in [(1, 50), (2, 45), (3, 4), (4, 1)] {
+            latencies.add(bucket, n);
+        }
+        let at = |percent| latencies.percentile(percent).unwrap().as_micros();
+        let seen = [0.0, 50.0, 50.1, 95.0, 95.1, 99.0, 99.1, 100.0, 200.0].map(at);
+        assert_eq!(seen, [1, 1, 2, 2, 3, 3, 4, 4, 4]);
+    }
+
+    #[test]
+    fn on_the_wire_it_is_one_flat_array() {
+        let mut latencies = Latencies::default();
+        latencies.add(17, 300);
+        latencies.add(3, 1);
+        assert_eq!(
+            rmp_serde::to_vec(&latencies).unwrap(),
+            [0x94, 3, 1, 17, 0xcd, 1, 44]
+        );
+    }
+
+    #[test]
+    fn counts_that_are_too_large_stay_the_largest() {
+        let mut latencies = Latencies::default();
+        for bucket in 0..BUCKETS {
+            latencies.add(bucket, u64::MAX);
+            latencies.add(bucket, 1);
+        }
+        assert_eq!(latencies.count(), BUCKETS as u64 * LARGEST);
+        assert!(latencies.percentiles().is_some());
+    }
+
+    #[test]
+    fn what_somebody_wrote_by_hand_is_read_only_if_we_could_have() {
+        for text in [
+            "",
+            " ",
+            "5",
+            "5:",
+            ":5",
+            "5:6 ",
+            " 5:6",
+            "5:6  7:8",
+            "5:6:7",
+            "5:0",
+            "+5:6",
+            "7:1 5:1",
+            "5:1 5:1",
+            "368:1",
+            "5:4503599627370496",
+            "5:99999999999999999999",
+            "-1:5",
+            "5:6,7:8",
+        ] {
+            assert_eq!(Latencies::read(text), None, "{text}");
+        }
+        let read = Latencies::read("5:6 367:4503599627370495").unwrap();
+        assert_eq!(read.count(), 6 + LARGEST);
+    }
+}

@@ -1,0 +1,150 @@
+//! A call of a closed circuit allocates nothing, on the way in or out; nor does a rejection.
+//!
+//! A binary of its own beside `tests/it`, because it has an allocator that counts, which would be
+//! in the way of every other test. It counts per thread, and the registry's tasks stand still while a
+//! thread's calls are counted; the clock does too, so that no decision grows stale on the way.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use allocation_counter::measure;
+use commontrip::{
+    CallError, CircuitBreaker, Clock, Commontrip, LatencyRecording, Outcome, Permit, Policy,
+    PolicyBuilder, Rejection, State,
+};
+use futures_util::FutureExt;
+use tokio::runtime::Runtime;
+
+const CALLS: usize = 10_000;
+
+struct Bench {
+    runtime: Runtime,
+    circuits: Commontrip,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let entered = runtime.enter();
+        let circuits = Commontrip::builder()
+            .clock(Clock::manual())
+            .build()
+            .unwrap();
+        drop(entered);
+        Self { runtime, circuits }
+    }
+
+    /// A closed circuit whose decision is cached.
+    fn closed(&self, policy: PolicyBuilder) -> CircuitBreaker {
+        let breaker = self.circuits.circuit("c", policy.build().unwrap()).unwrap();
+        self.runtime.block_on(self.circuits.flush());
+        breaker
+    }
+
+    fn open(&self) -> CircuitBreaker {
+        let breaker = self.closed(Policy::builder());
+        let trip = |_: &Result<(), ()>| Outcome::Trip { retry_after: None };
+        self.runtime.block_on(async {
+            let _ = breaker.call_with(trip, async || Err(())).await;
+            self.circuits.flush().await;
+        });
+        assert_eq!(breaker.state(), State::Open);
+        breaker
+    }
+}
+
+/// What is recorded beside the outcome.
+fn policies() -> [(&'static str, PolicyBuilder); 4] {
+    let second = Duration::from_secs(1);
+    [
+        ("the defaults", Policy::builder()),
+        ("slow calls", Policy::builder().slow_calls(second, 100)),
+        (
+            "every latency",
+            Policy::builder().latency_recording(LatencyRecording::EveryCall),
+        ),
+        (
+            "no latency",
+            Policy::builder().latency_recording(LatencyRecording::Off),
+        ),
+    ]
+}
+
+/// How often this thread allocates in so many calls, after its first ones: a thread may get ready.
+fn allocations(mut call: impl FnMut()) -> u64 {
+    for _ in 0..10 {
+        call();
+    }
+    measure(|| (0..CALLS).for_each(|_| call())).count_total
+}
+
+/// A call that never waits.
+fn call(breaker: &CircuitBreaker) -> Result<(), CallError<()>> {
+    let call = breaker.call(async || Ok(()));
+    call.now_or_never().unwrap()
+}
+
+fn call_sync(breaker: &CircuitBreaker) -> Result<(), CallError<()>> {
+    breaker.call_sync(|| Ok(()))
+}
+
+fn permit(breaker: &CircuitBreaker) -> Result<(), Rejection> {
+    breaker.try_acquire().map(Permit::success)
+}
+
+#[test]
+fn a_permitted_call_allocates_nothing() {
+    for (recorded, policy) in policies() {
+        let bench = Bench::new();
+        let breaker = bench.closed(policy);
+        let counted = allocations(|| call(&breaker).unwrap());
+        assert_eq!(counted, 0, "call with {recorded}");
+        let counted = allocations(|| call_sync(&breaker).unwrap());
+        assert_eq!(counted, 0, "call_sync with {recorded}");
+        let counted = allocations(|| permit(&breaker).unwrap());
+        assert_eq!(counted, 0, "permit with {recorded}");
+    }
+}
+
+#[test]
+fn a_failed_call_allocates_nothing() {
+    let bench = Bench::new();
+    // More failures than there are calls, so that none of them trips.
+    let policy = Policy::builder()
+        .no_failure_rate_threshold()
+        .failure_count_threshold(1_000_000);
+    let breaker = bench.closed(policy);
+    let counted = allocations(|| {
+        let failed = breaker.call(async || Err::<(), ()>(())).now_or_never();
+        assert!(matches!(failed, Some(Err(CallError::Failed(())))));
+    });
+    assert_eq!(counted, 0);
+}
+
+#[test]
+fn a_rejected_call_allocates_nothing() {
+    let bench = Bench::new();
+    let breaker = bench.open();
+    let counted = allocations(|| assert!(call(&breaker).unwrap_err().rejection().is_some()));
+    assert_eq!(counted, 0, "call");
+    let counted = allocations(|| assert!(call_sync(&breaker).is_err()));
+    assert_eq!(counted, 0, "call_sync");
+    let counted = allocations(|| assert_eq!(permit(&breaker).unwrap_err().state, State::Open));
+    assert_eq!(counted, 0, "permit");
+}
+
+#[test]
+fn a_second_thread_allocates_nothing_either() {
+    let bench = Bench::new();
+    let breaker = bench.closed(Policy::builder());
+    let counted = std::thread::scope(|scope| {
+        let theirs = scope.spawn(|| allocations(|| call(&breaker).unwrap()));
+        let mine = allocations(|| call(&breaker).unwrap());
+        [mine, theirs.join().unwrap()]
+    });
+    assert_eq!(counted, [0, 0]);
+}

@@ -1,0 +1,71 @@
+//! What a test's own store leaves to the one inside it.
+
+/// Methods of `Store` that `self.inner` answers.
+macro_rules! to_inner {
+    ($($method:ident)*) => { $(crate::delegate::to_inner! { @ $method })* };
+    (@ acquire) => {
+        fn acquire<'a>(
+            &'a self,
+            circuit: &'a commontrip::Name,
+            request: &'a commontrip::model::Acquire,
+        ) -> commontrip::store::Answer<'a, commontrip::model::Grant> {
+            self.inner.acquire(circuit, request)
+        }
+    };
+    (@ release) => {
+        fn release<'a>(
+            &'a self,
+            circuit: &'a commontrip::Name,
+            request: &'a commontrip::model::Release,
+        ) -> commontrip::store::Answer<'a, commontrip::Snapshot> {
+            self.inner.release(circuit, request)
+        }
+    };
+    (@ control) => {
+        fn control<'a>(
+            &'a self,
+            circuit: &'a commontrip::Name,
+            request: &'a commontrip::model::Control,
+        ) -> commontrip::store::Answer<'a, commontrip::Snapshot> {
+            self.inner.control(circuit, request)
+        }
+    };
+    (@ snapshot) => {
+        fn snapshot<'a>(
+            &'a self,
+            circuit: &'a commontrip::Name,
+            head: &'a commontrip::model::Head,
+        ) -> commontrip::store::Answer<'a, commontrip::Snapshot> {
+            self.inner.snapshot(circuit, head)
+        }
+    };
+    (@ events) => {
+        fn events<'a>(
+            &'a self,
+            circuit: &'a commontrip::Name,
+            after: u64,
+        ) -> commontrip::store::Answer<'a, Vec<commontrip::Event>> {
+            self.inner.events(circuit, after)
+        }
+    };
+    (@ circuits) => {
+        fn circuits(&self) -> commontrip::store::Answer<'_, Vec<String>> {
+            self.inner.circuits()
+        }
+    };
+    (@ ping) => {
+        fn ping(&self) -> commontrip::store::Answer<'_, ()> {
+            self.inner.ping()
+        }
+    };
+    (@ listen) => {
+        fn listen(
+            &self,
+            followed: tokio::sync::watch::Receiver<std::collections::BTreeSet<commontrip::Name>>,
+            notices: tokio::sync::mpsc::UnboundedSender<commontrip::store::Notice>,
+        ) -> commontrip::store::Answer<'_, ()> {
+            self.inner.listen(followed, notices)
+        }
+    };
+}
+pub(crate) use to_inner;

@@ -1,0 +1,262 @@
+//! How long calls took, over a fleet: percentiles against the exact ones, and what keeping them takes.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use commontrip::model::{Circuit, Head, Latencies, Report};
+use commontrip::store::{MemoryStore, RedisStore, Store};
+use commontrip::{
+    CircuitBreaker, Clock, Commontrip, Counts, LatencyRecording, Name, Outcome, Percentiles, Policy,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::scripts::{connect, keys};
+use crate::support::{OwnServer, redis_url, unique};
+
+const BASE: u64 = 1_735_689_600_000;
+
+/// How latencies come about.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Constant,
+    Uniform,
+    /// Most are near, a few very far.
+    Exponential,
+    /// A cache that hits, and what is behind it.
+    TwoHumps,
+    /// Any order of magnitude as likely as any other.
+    Scales,
+}
+
+impl Shape {
+    /// A latency in µs, between 32 µs and 67 s, from two numbers between 0 and 1.
+    fn micros(self, scale: f64, at: f64, hump: f64) -> u64 {
+        let micros = match self {
+            Self::Constant => scale,
+            Self::Uniform => scale * at,
+            Self::Exponential => scale * -(1.0 - at).ln(),
+            Self::TwoHumps if hump < 0.9 => scale / 50.0 * (1.0 + at),
+            Self::TwoHumps => scale * (1.0 + at),
+            Self::Scales => 32.0 * 2_000_000_f64.powf(at),
+        };
+        (micros as u64).clamp(32, 67_000_000)
+    }
+}
+
+fn draws() -> impl Strategy<Value = Vec<Vec<(f64, f64)>>> {
+    vec(vec((0.0..1.0, 0.0..1.0), 1..400), 1..8)
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    use Shape::{Constant, Exponential, Scales, TwoHumps, Uniform};
+    prop::sample::select(vec![Constant, Uniform, Exponential, TwoHumps, Scales])
+}
+
+proptest! {
+    #[test]
+    fn percentiles_of_a_fleet_are_within_5_percent_of_those_of_all_its_calls(
+        shape in shape(), scale in 100.0..10_000_000.0, replicas in draws(),
+    ) {
+        let mut circuit = Circuit::default();
+        let mut all = Vec::new();
+        for (n, draws) in replicas.iter().enumerate() {
+            let mut latencies = Latencies::default();
+            for (at, hump) in draws {
+                let micros = shape.micros(scale, *at, *hump);
+                latencies.record(Duration::from_micros(micros), 1);
+                all.push(micros);
+            }
+            // Each replica reports in a slice of its own.
+            circuit.report(&report(&format!("r{n}"), 1, latencies), BASE + 6000 * n as u64);
+        }
+        let head = Head::default();
+        let seen = circuit.snapshot(&head, BASE + 6000 * replicas.len() as u64).latency;
+        let seen = seen.expect("calls were measured");
+        prop_assert_eq!(seen.count, all.len() as u64);
+        all.sort_unstable();
+        for (percent, seen) in [(50, seen.p50), (95, seen.p95), (99, seen.p99)] {
+            let exact = all[(all.len() * percent).div_ceil(100) - 1] as f64;
+            let seen = seen.as_nanos() as f64 / 1000.0;
+            prop_assert!((seen - exact).abs() <= 0.05 * exact, "p{percent} is {exact}, not {seen}");
+        }
+    }
+}
+
+fn report(replica: &str, seq: u64, latencies: Latencies) -> Report {
+    let head = Head {
+        replica: replica.to_owned(),
+        ..Head::default()
+    };
+    let counts = Counts {
+        successes: latencies.count(),
+        ..Counts::default()
+    };
+    Report {
+        head,
+        seq,
+        counts,
+        latencies,
+        ..Report::default()
+    }
+}
+
+#[tokio::test]
+async fn latencies_leave_the_window_as_the_clock_goes_on() {
+    let clock = Clock::manual();
+    let (store, name) = (MemoryStore::new(clock.clone()), Name::new("c").unwrap());
+    let mut latencies = Latencies::default();
+    latencies.record(Duration::from_millis(20), 7);
+    let batch = [(name.clone(), report("r", 1, latencies))];
+    store.report(&batch).await.unwrap().remove(0).unwrap();
+    let head = Head::default();
+    let seen = async || store.snapshot(&name, &head).await.unwrap().latency;
+    assert_eq!(seen().await.unwrap().count, 7);
+    clock.advance(Duration::from_secs(50));
+    assert_eq!(seen().await.unwrap().count, 7);
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(seen().await, None);
+}
+
+#[tokio::test]
+async fn the_latencies_of_a_million_calls_take_no_more_memory_than_their_buckets() {
+    let server = OwnServer::start();
+    let mut redis = connect(&server.admin_url());
+    let store = RedisStore::builder().timeout(Duration::from_secs(10));
+    let store = store.open(&server.url()).unwrap();
+    let name = Name::new("payments").unwrap();
+    let key = &keys("commontrip", "payments")[8];
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut most = [0_u64; 2];
+    for seq in 1..=1000 {
+        let mut latencies = Latencies::default();
+        for _ in 0..1000 {
+            let micros = Shape::Exponential.micros(20_000.0, random.f64(), 0.0);
+            latencies.record(Duration::from_micros(micros), 1);
+        }
+        let mut report = report("a-1f2e3d4c", seq, latencies);
+        report.head.now_ms = BASE + 600 * seq;
+        let batch = [(name.clone(), report)];
+        store.report(&batch).await.unwrap().remove(0).unwrap();
+        let usage = redis::cmd("MEMORY").arg("USAGE").arg(key).query(&mut redis);
+        let half = usize::from(seq > 500);
+        most[half] = most[half].max(usage.unwrap());
+    }
+    // Straight to stderr: what eprintln! writes is hidden by the test harness.
+    let _ = writeln!(io::stderr(), "latencies: {most:?} bytes at most");
+    assert!(most[1] < most[0] + 500 && most[1] < 32_000, "{most:?}");
+}
+
+/// A replica whose calls take as long as its clock says.
+struct Replica {
+    clock: Clock,
+    circuits: Commontrip,
+    breaker: CircuitBreaker,
+}
+
+impl Replica {
+    async fn new(name: &str, recording: LatencyRecording) -> Self {
+        let clock = Clock::manual();
+        let circuits = Commontrip::builder()
+            .redis(redis_url())
+            .clock(clock.clone());
+        let circuits = circuits
+            .store_timeout(Duration::from_secs(10))
+            .build()
+            .unwrap();
+        let policy = Policy::builder()
+            .latency_recording(recording)
+            .build()
+            .unwrap();
+        let breaker = circuits.circuit(name, policy).unwrap();
+        let replica = Self {
+            clock,
+            circuits,
+            breaker,
+        };
+        replica
+            .breaker
+            .acquire()
+            .await
+            .unwrap()
+            .record(Outcome::Ignored);
+        replica.circuits.flush().await;
+        replica
+    }
+
+    fn call(&self, calls: u64, take: Duration) {
+        for _ in 0..calls {
+            let call = || {
+                self.clock.advance(take);
+                Ok::<_, ()>(())
+            };
+            self.breaker.call_sync(call).unwrap();
+        }
+    }
+
+    async fn seen(&self) -> Option<Percentiles> {
+        self.circuits.flush().await;
+        self.breaker.snapshot().await.unwrap().latency
+    }
+}
+
+fn about(seen: Duration, ms: u64) -> bool {
+    let ratio = seen.as_secs_f64() / Duration::from_millis(ms).as_secs_f64();
+    (ratio - 1.0).abs() < 0.04
+}
+
+#[tokio::test]
+async fn a_snapshot_has_the_percentiles_of_every_replicas_calls() {
+    for recording in [LatencyRecording::EveryCall, LatencyRecording::Sampled] {
+        let name = unique("latencies");
+        let a = Replica::new(&name, recording).await;
+        let b = Replica::new(&name, recording).await;
+        // Each call takes a while, so that each begins in another tick and is sampled.
+        a.call(60, Duration::from_millis(20));
+        b.call(30, Duration::from_millis(20));
+        b.call(10, Duration::from_millis(300));
+        a.seen().await;
+        let seen = b.seen().await.expect("calls were measured");
+        assert_eq!(seen.count, 100, "{recording:?}");
+        assert!(
+            about(seen.p50, 20) && about(seen.p95, 300) && about(seen.p99, 300),
+            "{seen:?}"
+        );
+        a.circuits.shutdown().await;
+        b.circuits.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sampled_call_stands_for_those_before_it() {
+    let replica = Replica::new(&unique("latencies"), LatencyRecording::Sampled).await;
+    let tick = Duration::from_millis(1);
+    replica.clock.advance(tick);
+    replica.call(500, Duration::ZERO);
+    replica.clock.advance(tick);
+    replica.call(1, 20 * tick);
+    let seen = replica.seen().await.unwrap();
+    assert_eq!(seen.count, 501);
+    assert!(about(seen.p50, 20), "{seen:?}");
+    replica.circuits.shutdown().await;
+}
+
+#[tokio::test]
+async fn failures_have_latencies_and_what_is_ignored_has_none() {
+    let replica = Replica::new(&unique("latencies"), LatencyRecording::EveryCall).await;
+    for outcome in [Outcome::Success, Outcome::failure(), Outcome::Ignored] {
+        let permit = replica.breaker.try_acquire().unwrap();
+        replica.clock.advance(Duration::from_millis(5));
+        permit.record(outcome);
+    }
+    assert_eq!(replica.seen().await.unwrap().count, 2);
+    replica.circuits.shutdown().await;
+}
+
+#[tokio::test]
+async fn where_latencies_are_off_none_are_kept() {
+    let replica = Replica::new(&unique("latencies"), LatencyRecording::Off).await;
+    replica.call(10, Duration::from_millis(5));
+    assert_eq!(replica.seen().await, None);
+    replica.circuits.shutdown().await;
+}
