@@ -1,7 +1,7 @@
 -- report: file what a replica has seen since its last report, settle its probes, trip or close.
 -- Mode: write. Idempotent: yes (a number seen before changes nothing). Twin: model::Circuit::report.
 --
--- KEYS[1..9]  circuit, window, probes, replicas, seq, events, failing, alone, latency (lib/prelude)
+-- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled,
 --                      alone_ms, latencies}
 --               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted};
@@ -15,6 +15,7 @@
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
+local SLICE_MS, SLICES = 10000, 360 -- what is kept of the past
 local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 
 array(request, 15, 'request')
@@ -53,6 +54,23 @@ local function note_replicas(c)
   -- Who reports so rarely only because it was told to is there too.
   local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.replicas * 1000 / REPORTS_PER_SECOND))
   set(c, 'replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
+  set(c, 'code', policy_text(c.policy_in_code))
+end
+
+-- Begins a slice of the past: with what had been counted before it, from which a reader makes differences.
+-- One that lies far ahead is of a clock that was set back.
+local function begin_slice(c, slice)
+  if slice < c.history_at and slice > c.history_at - SLICE_MS * SLICES then return end
+  set(c, 'history_at', slice)
+  local function append()
+    return redis.pcall('XADD', HISTORY, 'MAXLEN', SLICES, string.format('%d-0', slice), 'successes', c.successes_total,
+      'failures', c.failures_total, 'slow', c.slow_total, 'ignored', c.ignored_total, 'not_permitted', c.not_permitted_total)
+  end
+  if type(append()) == 'table' then
+    redis.call('DEL', HISTORY)
+    append()
+  end
+  keep(c, HISTORY)
 end
 
 -- A token settles once, and only within its lease; only in its own generation does it move anything.
@@ -80,6 +98,8 @@ local last, seen = string.match(redis.call('HGET', SEQ, replica) or '', '^(%d+) 
 if not last or seq > tonumber(last) then
   local moment = math.floor(now / REPLICA_SEEN_MS) % 1000 -- short: it is kept for every replica
   if tonumber(seen) ~= moment then note_replicas(c) end
+  local slice = now - now % SLICE_MS
+  if slice ~= c.history_at then begin_slice(c, slice) end
   if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment)) == 1 then
     keep(c, SEQ)
   end

@@ -1,11 +1,11 @@
 -- snapshot: the circuit as it is, with what has left the window taken off.
 -- Mode: read. Idempotent: yes. Twin: model::Circuit::snapshot.
 --
--- KEYS[1..9]  circuit, window, probes, replicas, seq, events, failing, alone, latency (lib/prelude)
+-- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5}
--- Returns     msgpack {snapshot, slices of latencies as they are stored}
+-- Returns     msgpack {snapshot, slices of latencies as they are stored, the policy in code}
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 array(request, 5, 'request')
 local c = read()
-return cmsgpack.pack({ picture(c, totals(c)), latency().seen() })
+return cmsgpack.pack({ picture(c, totals(c)), latency().seen(), c.code })

@@ -12,6 +12,7 @@
 //! - [`Outcome`]: what became of a call; [`Rejection`]: why it was not made
 //! - [`CircuitBreaker::events`], [`snapshot`](CircuitBreaker::snapshot): looking at a circuit
 //! - [`CircuitBreaker::force_open`], `disable`, `metrics_only`, `reset`: operating the fleet
+//! - [`Operator`](operator::Operator): the same from outside, and everything that there is to see
 //!
 //! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
@@ -20,6 +21,7 @@
 
 mod breaker;
 pub mod model;
+pub mod operator;
 pub mod store;
 
 pub use breaker::{

@@ -23,7 +23,7 @@ local function picture(c, calls, failures, slow)
     c.consecutive_failures, probes, c.probe_successes, c.probe_failures, c.ramp_until_ms, c.override_author,
     c.override_reason, c.policy, c.successes_total, c.failures_total, c.slow_total, c.ignored_total,
     c.not_permitted_total, c.last_success_ms, c.last_failure_ms, c.pace_ms,
-    c.replicas, failing, alone,
+    c.replicas, failing, alone, c.policy_version,
   }
 end
 
@@ -37,14 +37,15 @@ local function transitions()
     redis.call('PUBLISH', CIRCUIT, cmsgpack.pack({ 1, current(c) }))
   end
 
-  local function announce(c, from, by, note)
+  -- `origin`: from where an operator's command came; `stored`: the policy that it stored.
+  local function announce(c, from, reason, by, note, origin, stored)
     redis.call('XADD', EVENTS, 'MAXLEN', 256, '*', 'generation', c.generation, 'from', from, 'to', c.state,
-      'reason', c.reason, 'at_ms', now, 'until_ms', c.until_ms, 'consecutive_opens', c.consecutive_opens,
+      'reason', reason, 'at_ms', now, 'until_ms', c.until_ms, 'consecutive_opens', c.consecutive_opens,
       'calls', c.window_calls, 'failures', c.window_failures, 'slow', c.window_slow,
-      'by', by, 'note', note or '')
+      'by', by, 'note', note or '', 'origin', origin or '', 'policy', stored or '')
   end
 
-  local function transition(c, to, reason, until_ms, by, note)
+  local function transition(c, to, reason, until_ms, by, note, origin)
     local from = c.state
     local ramp = reason == 'recovered' and policy[RAMP_MS] or 0
     set(c, 'state', to)
@@ -59,7 +60,7 @@ local function transitions()
       set(c, 'override_author', '')
       set(c, 'override_reason', '')
     end
-    announce(c, from, by, note)
+    announce(c, from, reason, by, note, origin)
     if to == 'closed' or to == 'metrics_only' then
       forget_window(c, FAILING)
       c.consecutive_failures = 0
@@ -123,12 +124,20 @@ local function transitions()
     elseif state ~= 'closed' or not c.missing then
       set(c, 'generation', generation + 1)
       set(c, 'reason', 'adopted')
-      announce(c, c.state, replica)
+      announce(c, c.state, 'adopted', replica)
       publish(c)
     end
   end
 
-  return { to = transition, open = open, heed = heed, adopt = adopt, publish = publish }
+  -- Stores a policy with the circuit, which is no transition: what was counted goes on counting.
+  local function store_policy(c, stored, by, note)
+    set(c, 'policy', stored)
+    add(c, 'policy_version', 1)
+    announce(c, c.state, 'policy', by, note, replica, stored)
+    publish(c)
+  end
+
+  return { to = transition, open = open, heed = heed, adopt = adopt, store_policy = store_policy }
 end
 
 -- Reads the circuit for writing: adopts what the caller remembers, ends an override whose time is up.

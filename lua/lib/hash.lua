@@ -97,6 +97,15 @@ local function apply_stored(pairs_of_text)
   end
 end
 
+-- A policy as it is stored: what is not at its default.
+local function policy_text(values)
+  local keys, parts = policy_keys(), {}
+  for i, default in ipairs(policy_defaults()) do
+    if values[i] ~= default then parts[#parts + 1] = string.format('%s=%d', keys[i], values[i]) end
+  end
+  return table.concat(parts, ' ')
+end
+
 -- Why a circuit can be in its state. Twin: `model::Reason`.
 local REASONS = ' failure_rate failure_count consecutive_failures slow_call_rate tripped wait_elapsed probe_failed'
   .. ' half_open_timeout recovered override override_expired reset adopted '
@@ -108,7 +117,7 @@ local function read()
     state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
     window = '', window_at = 0, window_ended = '', counts = '', recent = '', probe_successes = 0, probe_failures = 0,
     ramp_until_ms = 0, retry_after_until_ms = 0, override_author = '', override_reason = '', policy = '',
-    replicas = 0, expires_ms = 0,
+    policy_version = 0, code = '', history_at = 0, replicas = 0, expires_ms = 0,
   }
   local changed, stored = {}, redis.call('HGETALL', CIRCUIT)
   for i = 1, #stored, 2 do
@@ -138,7 +147,15 @@ local function read()
   end
   -- A replica that remembered a larger one would be refused from then on.
   if c.generation > LARGEST / 2 then set(c, 'generation', 0) end
-  if c.policy ~= '' then apply_stored(c.policy) end
+  if is_operator then
+    for i, default in ipairs(policy_defaults()) do policy[i] = default end
+    apply_stored(c.code)
+  end
+  c.policy_in_code = policy
+  if c.policy ~= '' then
+    c.policy_in_code = { unpack(policy) }
+    apply_stored(c.policy)
+  end
   return c
 end
 

@@ -1,25 +1,27 @@
 -- prelude: what every script begins with: keys, request, checks, server time.
 --
 -- Owns the shape of KEYS and of the request's head; knows nothing of states.
--- Every script takes the same nine KEYS, all of one circuit and so of one slot:
+-- Every script takes the same ten KEYS, all of one circuit and so of one slot:
 --
 -- KEYS[1]  circuit   hash    what a person reads with HGETALL; its name is also the channel
 -- KEYS[2]  window    hash (time) or string (count)
 -- KEYS[3]  probes    zset    member = token, score = lease deadline (Unix ms)
 -- KEYS[4]  replicas  zset    member = replica, score = last report (Unix ms)
 -- KEYS[5]  seq       hash    replica -> number of its last report
--- KEYS[6]  events    stream  the newest 256 transitions
+-- KEYS[6]  events    stream  the newest 256 transitions and changes of the stored policy
 -- KEYS[7]  failing   zset    member = replica, score = when it last reported a failure (Unix ms)
 -- KEYS[8]  alone     zset    member = replica, score = until when it is open for itself (Unix ms)
 -- KEYS[9]  latency   hash    slice start (Unix ms) -> "bucket:count ..." of how long calls took
+-- KEYS[10] history   stream  the newest 360 slices of 10 s in which something was reported
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
---   {now_ms (0 = server time), entropy (0..999), replica, policy {26 integers},
+--   {now_ms (0 = server time), entropy (0..999), replica,
+--    policy {26 integers; none of an operator, who has no policy: what replicas last reported counts},
 --    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
 -- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range).
 
 local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local FAILING, ALONE, LATENCY = KEYS[7], KEYS[8], KEYS[9]
+local FAILING, ALONE, LATENCY, HISTORY = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
 local MAX_INT = 9007199254740991
 local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact
@@ -45,6 +47,11 @@ local function policy_keys()
     'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
     'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
     'quorum', 'latency_recording',
+  }
+end
+local function policy_defaults()
+  return {
+    60000, 10, 0, 20, 50, 0, 0, 100, 30000, 100, 600000, 0, 60000, 3, 2, 1, 60000, 30000, 0, 100, 0, 10, 0, 250, 1, 1,
   }
 end
 
@@ -90,7 +97,7 @@ local function array(value, length, what)
   return value
 end
 
-if #KEYS ~= 9 then refuse('EARITY', 'expected 9 keys, got ' .. #KEYS) end
+if #KEYS ~= 10 then refuse('EARITY', 'expected 10 keys, got ' .. #KEYS) end
 if #ARGV ~= 1 then refuse('EARITY', 'expected 1 argument, got ' .. #ARGV) end
 
 local decoded, request = pcall(cmsgpack.unpack, ARGV[1])
@@ -105,7 +112,9 @@ if now == 0 then
 end
 local entropy = whole(request[2], 'entropy')
 local replica = text(request[3], 'replica')
-local policy = wholes(request[4], POLICY_SIZE, YEAR_MS, 'policy')
+local policy = array(request[4], nil, 'policy')
+local is_operator = next(policy) == nil
+if not is_operator then wholes(policy, POLICY_SIZE, YEAR_MS, 'policy') end
 
 -- These bound what a script may loop over and how large a number may grow.
 local function most_of(key)
@@ -113,6 +122,8 @@ local function most_of(key)
   if key == WINDOW_CALLS then return 10000 end
   return key == JITTER and 100 or YEAR_MS
 end
-if policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 or policy[JITTER] > 100 or policy[QUORUM] > 1000 then
+if not is_operator
+  and (policy[WINDOW_BUCKETS] > 1000 or policy[WINDOW_CALLS] > 10000 or policy[JITTER] > 100 or policy[QUORUM] > 1000)
+then
   refuse('EREQUEST', 'a policy has at most 1000 buckets, 10000 calls in its window, 100 percent of jitter and a quorum of 1000')
 end

@@ -3,10 +3,11 @@
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use super::{
-    CallError, ControlError, Events, Permit, Rejection, cell::Cell, permit::Held, registry::Life,
+    CallError, ControlError, Events, Override, Permit, Rejection, cell::Cell, permit::Held,
+    registry::Life,
 };
 use crate::{
-    model::{Command, Control, Outcome, Policy, Snapshot, State, millis},
+    model::{Command, Outcome, Policy, Snapshot, State},
     store::StoreError,
 };
 
@@ -17,43 +18,6 @@ use crate::{
 pub struct CircuitBreaker {
     cell: Arc<Cell>,
     life: Arc<Life>,
-}
-
-/// An operator's override: how long, by whom (at most 200 bytes), why (at most 1000).
-///
-/// ```
-/// # use std::time::Duration;
-/// # use commontrip::Override;
-/// let maintenance = Override::because("database upgrade").by("ana").lasting(Duration::from_secs(300));
-/// ```
-#[derive(Clone, Debug, Default)]
-#[must_use]
-pub struct Override {
-    lasting: Option<Duration>,
-    author: Option<String>,
-    reason: String,
-}
-
-impl Override {
-    /// An override without an end, for this reason, by this replica.
-    pub fn because(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            ..Self::default()
-        }
-    }
-
-    /// Says who sets it.
-    pub fn by(mut self, author: impl Into<String>) -> Self {
-        self.author = Some(author.into());
-        self
-    }
-
-    /// Ends it after this time; at least 1 ms.
-    pub fn lasting(mut self, time: Duration) -> Self {
-        self.lasting = Some(time);
-        self
-    }
 }
 
 /// The default classifier: `Ok` is a success, `Err` a failure.
@@ -333,21 +297,7 @@ impl CircuitBreaker {
         policy: String,
     ) -> Result<Snapshot, ControlError> {
         let cell = &self.cell;
-        let author = with.author.unwrap_or_else(|| cell.shared.replica.clone());
-        for (what, text, most) in [("author", &author, 200), ("reason", &with.reason, 1000)] {
-            let bytes = text.len();
-            if bytes > most {
-                return Err(ControlError::Text { what, bytes, most });
-            }
-        }
-        let request = Control {
-            head: cell.head(),
-            command,
-            for_ms: with.lasting.map_or(0, |time| millis(time).max(1)),
-            author,
-            reason: with.reason,
-            policy,
-        };
+        let request = with.request(cell.head(), command, policy)?;
         let snapshot = cell.shared.store.control(&cell.name, &request).await?;
         cell.take_shared(&snapshot);
         Ok(snapshot)

@@ -90,7 +90,7 @@ pub enum BuildError {
     Replica(String),
 }
 
-/// Why an operator's command was not carried out.
+/// Why an operator's command was not carried out, or a circuit not shown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -109,5 +109,21 @@ pub enum ControlError {
         bytes: usize,
         /// How long it may be.
         most: usize,
+    },
+    /// No circuit can have that name.
+    #[error(transparent)]
+    Name(#[from] crate::model::NameError),
+    /// The store has not heard of the circuit.
+    #[error("there is no circuit {0:?}")]
+    Unknown(String),
+    /// Somebody else has changed the stored policy meanwhile.
+    #[error(
+        "the stored policy is at version {found}, not {expected}: somebody else has changed it"
+    )]
+    Conflict {
+        /// The version that was to be replaced.
+        expected: u64,
+        /// The version that is stored.
+        found: u64,
     },
 }

@@ -81,7 +81,7 @@ async fn read_on(cell: Arc<Cell>, mut generation: u64, sender: mpsc::Sender<Even
                 () = stopped(&mut stop) => return,
             }
         };
-        for event in events {
+        for event in events.into_iter().filter(Event::is_transition) {
             generation = event.generation;
             if sender.send(event).await.is_err() {
                 return;

@@ -16,12 +16,15 @@ mod permit;
 mod registry;
 mod reporter;
 mod tally;
+mod words;
 
+pub(crate) use self::registry::replica_name;
 pub use self::{
-    circuit_breaker::{CircuitBreaker, Override, Protect},
+    circuit_breaker::{CircuitBreaker, Protect},
     error::{BuildError, CallError, ControlError, Rejection},
     events::Events,
     link::Health,
     permit::Permit,
     registry::{Commontrip, CommontripBuilder},
+    words::Override,
 };

@@ -223,6 +223,11 @@ impl Commontrip {
         &self.life.0.replica
     }
 
+    /// The store that circuits live in.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.life.0.store)
+    }
+
     /// Names of the circuits that the store knows, sorted.
     ///
     /// # Errors
@@ -409,7 +414,7 @@ impl CommontripBuilder {
     }
 }
 
-fn replica_name() -> String {
+pub(crate) fn replica_name() -> String {
     let host: String = host_name()
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
-    Event, Head, Kind, Memory, Reason, Rules, Snapshot, State,
-    operations::moment,
+    Event, Head, Interval, Kind, Members, Memory, Reason, Rules, Snapshot, State, Times,
+    history::History,
     request::LONGEST_MS,
     slices::Slices,
     window::{Sums, Window},
@@ -39,6 +39,9 @@ pub struct Circuit {
     pub(super) override_author: String,
     pub(super) override_reason: String,
     pub(super) policy: String,
+    pub(super) policy_version: u64,
+    /// The policy in code as replicas last reported it.
+    pub(super) code: String,
     pub(super) pace_ms: u64,
     pub(super) live_replicas: u64,
     /// Token -> lease deadline.
@@ -51,6 +54,7 @@ pub struct Circuit {
     pub(super) alone: BTreeMap<String, u64>,
     /// How long calls took, whatever the state was.
     pub(super) latencies: Slices,
+    pub(super) history: History,
     events: VecDeque<Event>,
     published: Vec<Snapshot>,
 }
@@ -72,7 +76,26 @@ pub(super) struct Turn<'a> {
     pub(super) now: u64,
     pub(super) entropy: u64,
     pub(super) replica: &'a str,
+    pub(super) in_code: Rules,
     pub(super) rules: Rules,
+}
+
+/// What an event says of whoever made it; the origin and the stored policy are an operator's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Words<'a> {
+    pub(super) by: &'a str,
+    pub(super) note: &'a str,
+    pub(super) origin: &'a str,
+    pub(super) policy: &'a str,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn of(by: &'a str) -> Self {
+        Self {
+            by,
+            ..Self::default()
+        }
+    }
 }
 
 impl Circuit {
@@ -99,6 +122,7 @@ impl Circuit {
             override_author: seen.override_author.clone(),
             override_reason: seen.override_reason.clone(),
             policy: seen.policy.clone(),
+            policy_version: seen.policy_version,
             ..Self::default()
         };
         if matches!(seen.state, State::Closed | State::MetricsOnly) {
@@ -114,111 +138,41 @@ impl Circuit {
         std::mem::take(&mut self.published)
     }
 
-    /// Transitions after `generation`, oldest first; the newest 256 are kept.
+    /// What came after the transition to `generation`, oldest first; the newest 256 are kept.
     #[must_use]
     pub fn events_after(&self, generation: u64) -> Vec<Event> {
-        let newer = self.events.iter().filter(|e| e.generation > generation);
+        let newer = self.events.iter().filter(|e| e.is_after(generation));
         newer.cloned().collect()
     }
 
-    /// What Redis would hold of the circuit, as text: key's suffix -> field -> value.
-    ///
-    /// Without events, fields at their default and empty keys; a count window is the field `ring`.
+    /// What was reported in the past hour of use, oldest first; the newest `most` slices.
     #[must_use]
-    pub fn held(&self) -> BTreeMap<&'static str, BTreeMap<String, String>> {
-        let mut held = BTreeMap::new();
-        if self.exists {
-            held.insert("", self.fields());
-        }
-        let texts = |pairs: &mut dyn Iterator<Item = (&String, u64)>| -> BTreeMap<_, _> {
-            pairs.map(|(k, v)| (k.clone(), v.to_string())).collect()
-        };
-        let seen = |(r, (_, seen)): (_, &(u64, u64))| (r, *seen);
-        held.insert(":window", self.window.held());
-        held.insert(
-            ":probes",
-            texts(&mut self.probes.iter().map(|(t, d)| (t, *d))),
-        );
-        held.insert(":replicas", texts(&mut self.replicas.iter().map(seen)));
-        let both = |(r, (seq, seen)): (&String, &(u64, u64))| {
-            (r.clone(), format!("{seq} {}", moment(*seen)))
-        };
-        held.insert(":seq", self.replicas.iter().map(both).collect());
-        for (part, of) in [(":failing", &self.failing), (":alone", &self.alone)] {
-            held.insert(part, texts(&mut of.iter().map(|(r, at)| (r, *at))));
-        }
-        held.insert(":latency", self.latencies.held());
-        held.retain(|_, fields| !fields.is_empty());
-        held
+    pub fn history(&self, most: usize) -> Vec<Interval> {
+        self.history.newest(most, self.counted())
     }
 
-    fn fields(&self) -> BTreeMap<String, String> {
-        let [counts, recent] = self.held_counts();
-        let ended = self.window.held_ended();
-        let numbers = [
-            ("since_ms", self.since_ms),
-            ("until_ms", self.until_ms),
-            ("consecutive_opens", self.consecutive_opens),
-            ("window_at", self.window.at),
-            ("probe_successes", self.probe_successes),
-            ("probe_failures", self.probe_failures),
-            ("ramp_until_ms", self.ramp_until_ms),
-            ("retry_after_until_ms", self.retry_after_until_ms),
-            ("replicas", self.live_replicas),
-        ];
-        let texts = [
-            ("window", &self.window.geometry),
-            ("counts", &counts),
-            ("recent", &recent),
-            ("window_ended", &ended),
-            ("override_author", &self.override_author),
-            ("override_reason", &self.override_reason),
-            ("policy", &self.policy),
-        ];
-        let numbers = numbers.iter().filter(|(_, n)| *n > 0);
-        let texts = texts.iter().filter(|(_, text)| !text.is_empty());
-        let mut fields: BTreeMap<_, _> = numbers
-            .map(|(field, n)| ((*field).to_owned(), n.to_string()))
-            .chain(texts.map(|(field, text)| ((*field).to_owned(), (*text).clone())))
+    /// Who takes part, as of `now`.
+    #[must_use]
+    pub fn members(&self, now: u64) -> Members {
+        let seen = self.replicas.iter();
+        let seen: Times = seen
+            .map(|(name, (_, seen))| (name.clone(), *seen))
             .collect();
-        fields.insert("state".to_owned(), self.state.to_string());
-        fields.insert("generation".to_owned(), self.generation.to_string());
-        if self.reason != Reason::Created {
-            fields.insert("reason".to_owned(), self.reason.to_string());
-        }
-        fields
-    }
-
-    /// What an ordinary report changes, as Redis holds it in two fields, each empty when there is
-    /// nothing.
-    fn held_counts(&self) -> [String; 2] {
-        let [calls, failures, slow] = self.window.sums;
-        let Totals {
-            successes,
-            failures: failed,
-            slow: slow_ones,
-            ignored,
-            not_permitted,
-            last_success_ms,
-            last_failure_ms,
-        } = &self.totals;
-        let counts = format!(
-            "window={calls}/{failures}/{slow} total={successes}/{failed}/{slow_ones}/{ignored}/{not_permitted}"
-        );
-        let run = self.consecutive_failures;
-        let recent = format!("run={run} success={last_success_ms} failure={last_failure_ms}");
-        let says_something = |text: &String| text.contains(|c: char| ('1'..='9').contains(&c));
-        [counts, recent].map(|text| Some(text).filter(says_something).unwrap_or_default())
+        let (probes, alone) = (self.probes.clone(), self.alone.clone());
+        Members::new(now, probes, &seen, &self.failing, alone)
     }
 
     pub(super) fn turn<'a>(&self, head: &'a Head, now: u64) -> Turn<'a> {
-        let mut rules = head.policy;
-        rules.apply(&self.policy);
+        let in_code = match head.is_operator {
+            true => Rules::default().with(&self.code),
+            false => head.policy,
+        };
         Turn {
             now,
             entropy: head.entropy,
             replica: &head.replica,
-            rules,
+            in_code,
+            rules: in_code.with(&self.policy),
         }
     }
 
@@ -234,7 +188,13 @@ impl Circuit {
         self.exists = true;
         if self.state.is_override() && self.until_ms > 0 && now >= self.until_ms {
             self.consecutive_opens = 0;
-            self.transition(&t, State::Closed, Reason::OverrideExpired, 0, t.replica, "");
+            self.transition(
+                &t,
+                State::Closed,
+                Reason::OverrideExpired,
+                0,
+                Words::of(t.replica),
+            );
         }
         t
     }
@@ -250,7 +210,7 @@ impl Circuit {
         if matches!(memory.state, State::Open | State::HalfOpen) && recent {
             self.consecutive_opens = memory.opens;
             let until = t.now + left.max(t.rules.probe_lease_ms);
-            self.transition(t, State::Open, Reason::Adopted, until, t.replica, "");
+            self.transition(t, State::Open, Reason::Adopted, until, Words::of(t.replica));
         } else if memory.state.is_override() && memory.left_ms != 0 {
             self.override_author.clone_from(&memory.author);
             self.override_reason.clone_from(&memory.reason);
@@ -260,13 +220,15 @@ impl Circuit {
                 memory.state,
                 Reason::Adopted,
                 until,
-                t.replica,
-                &memory.reason,
+                Words {
+                    note: &memory.reason,
+                    ..Words::of(t.replica)
+                },
             );
         } else if memory.state != State::Closed || self.exists {
             self.generation += 1;
             self.reason = Reason::Adopted;
-            self.announce(t, self.state, t.replica, "");
+            self.announce(t, self.state, self.reason, Words::of(t.replica));
             self.publish(t);
         }
     }
@@ -277,8 +239,7 @@ impl Circuit {
         to: State,
         reason: Reason,
         until_ms: u64,
-        by: &str,
-        note: &str,
+        words: Words<'_>,
     ) {
         let from = std::mem::replace(&mut self.state, to);
         let ramp = if reason == Reason::Recovered {
@@ -297,7 +258,7 @@ impl Circuit {
             self.override_author.clear();
             self.override_reason.clear();
         }
-        self.announce(t, from, by, note);
+        self.announce(t, from, reason, words);
         if matches!(to, State::Closed | State::MetricsOnly) {
             self.window.forget();
             self.failing.clear();
@@ -307,7 +268,7 @@ impl Circuit {
         self.publish(t);
     }
 
-    fn announce(&mut self, t: &Turn<'_>, from: State, by: &str, note: &str) {
+    fn announce(&mut self, t: &Turn<'_>, from: State, reason: Reason, words: Words<'_>) {
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
@@ -316,19 +277,29 @@ impl Circuit {
             generation: self.generation,
             from,
             to: self.state,
-            reason: self.reason,
+            reason,
             at_ms: t.now,
             until_ms: self.until_ms,
             consecutive_opens: self.consecutive_opens,
             calls,
             failures,
             slow,
-            by: by.to_owned(),
-            note: note.to_owned(),
+            by: words.by.to_owned(),
+            note: words.note.to_owned(),
+            origin: words.origin.to_owned(),
+            policy: words.policy.to_owned(),
         });
     }
 
-    pub(super) fn publish(&mut self, t: &Turn<'_>) {
+    /// Stores a policy with the circuit, which is no transition: what was counted goes on counting.
+    pub(super) fn store_policy(&mut self, t: &Turn<'_>, words: Words<'_>) {
+        words.policy.clone_into(&mut self.policy);
+        self.policy_version += 1;
+        self.announce(t, self.state, Reason::Policy, words);
+        self.publish(t);
+    }
+
+    fn publish(&mut self, t: &Turn<'_>) {
         let snapshot = self.current(t);
         self.published.push(snapshot);
     }
@@ -340,7 +311,7 @@ impl Circuit {
         self.consecutive_opens = if calm { 1 } else { self.consecutive_opens + 1 };
         let wait = t.rules.open_wait_ms(self.consecutive_opens, t.entropy);
         let until = (t.now + wait).max(self.retry_after_until_ms);
-        self.transition(t, State::Open, reason, until, t.replica, "");
+        self.transition(t, State::Open, reason, until, Words::of(t.replica));
     }
 
     /// Remembers how long the protected service asked to be left alone.
@@ -372,7 +343,7 @@ impl Circuit {
             Kind::Success => {
                 self.probe_successes += 1;
                 if self.probe_successes >= t.rules.success_threshold {
-                    self.transition(t, State::Closed, Reason::Recovered, 0, t.replica, "");
+                    self.transition(t, State::Closed, Reason::Recovered, 0, Words::of(t.replica));
                 }
             }
             Kind::Failure | Kind::Trip => {
@@ -384,6 +355,18 @@ impl Circuit {
                 }
             }
         }
+    }
+
+    /// What was counted in all: successes, failures, slow, ignored, not permitted.
+    pub(super) fn counted(&self) -> [u64; 5] {
+        let of = &self.totals;
+        [
+            of.successes,
+            of.failures,
+            of.slow,
+            of.ignored,
+            of.not_permitted,
+        ]
     }
 
     pub(super) fn current(&self, t: &Turn<'_>) -> Snapshot {
@@ -414,6 +397,7 @@ impl Circuit {
             override_author: self.override_author.clone(),
             override_reason: self.override_reason.clone(),
             policy: self.policy.clone(),
+            policy_version: self.policy_version,
             successes_total: self.totals.successes,
             failures_total: self.totals.failures,
             slow_total: self.totals.slow,
@@ -426,6 +410,7 @@ impl Circuit {
             failing: self.failing_now(t),
             alone: self.alone_now(t),
             latency: None,
+            code_policy: String::new(),
         }
     }
 }

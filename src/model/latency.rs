@@ -158,12 +158,30 @@ impl Serialize for Latencies {
 pub struct Percentiles {
     /// Calls that this is made of; where they are sampled, those that the samples stand for.
     pub count: u64,
-    /// Half of the calls took no longer.
+    /// Half of the calls took no longer; in JSON `p50_us`, whole microseconds.
+    #[serde(rename = "p50_us", with = "micros")]
     pub p50: Duration,
-    /// 95 of 100 calls took no longer.
+    /// 95 of 100 calls took no longer; `p95_us`.
+    #[serde(rename = "p95_us", with = "micros")]
     pub p95: Duration,
-    /// 99 of 100 calls took no longer.
+    /// 99 of 100 calls took no longer; `p99_us`.
+    #[serde(rename = "p99_us", with = "micros")]
     pub p99: Duration,
+}
+
+/// Durations as whole microseconds.
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_micros)
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 mod brief;
 mod circuit;
 mod event;
+mod held;
+mod history;
 pub(crate) mod latency;
+mod members;
 mod name;
 mod operations;
 mod outcome;
@@ -19,16 +22,20 @@ mod state;
 mod window;
 
 pub(crate) use self::{
+    history::{Begin, intervals},
     latency::{BUCKETS, bucket_of},
+    members::Times,
     operations::pace_ms,
     request::millis,
-    snapshot::LARGEST,
+    snapshot::{LARGEST, text},
     window::Sums,
 };
 pub use brief::Request;
 pub use circuit::Circuit;
 pub use event::Event;
+pub use history::Interval;
 pub use latency::{Latencies, Percentiles};
+pub use members::{Lease, Member, Members};
 pub use name::{Name, NameError};
 pub use outcome::{Counts, Outcome, Runs};
 pub use policy::{LatencyRecording, OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};

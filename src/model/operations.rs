@@ -5,7 +5,7 @@
 use super::{
     Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Rules,
     Snapshot, State,
-    circuit::Turn,
+    circuit::{Turn, Words},
     quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS},
     request::LONGEST_MS,
 };
@@ -40,8 +40,7 @@ impl Circuit {
                 State::HalfOpen,
                 Reason::WaitElapsed,
                 until,
-                t.replica,
-                "",
+                Words::of(t.replica),
             );
         } else if self.state == State::HalfOpen && now >= self.until_ms {
             // Probes that are out, or were lost, say that the service hangs; without any it only
@@ -79,7 +78,8 @@ impl Circuit {
     /// Files what a replica has seen since its last report, settles its probes, trips or closes.
     pub fn report(&mut self, report: &Report, now: u64) -> Snapshot {
         let t = self.load(&report.head, now);
-        if self.is_news(report, now) {
+        if self.is_news(&t, report, now) {
+            self.history.begin(now, self.counted());
             self.count_totals(report, now);
             self.latencies.add(&t.rules, now, &report.latencies);
             self.note_alone(&t, report.alone_ms);
@@ -96,7 +96,7 @@ impl Circuit {
     }
 
     /// Notes the report's number, and now and then who is here; false when it was seen before.
-    fn is_news(&mut self, report: &Report, now: u64) -> bool {
+    fn is_news(&mut self, t: &Turn<'_>, report: &Report, now: u64) -> bool {
         let replica = &report.head.replica;
         let known = self.replicas.get(replica).copied();
         if known.is_some_and(|(last, _)| report.seq <= last) {
@@ -106,6 +106,7 @@ impl Circuit {
             Some((_, seen)) if moment(seen) == moment(now) => seen,
             _ => {
                 self.note_replicas(replica, now);
+                self.code = t.in_code.text();
                 now
             }
         };
@@ -195,14 +196,22 @@ impl Circuit {
     /// Carries out an operator's command.
     pub fn control(&mut self, request: &Control, now: u64) -> Snapshot {
         let t = self.load(&request.head, now);
+        let words = Words {
+            by: &request.author,
+            note: &request.reason,
+            origin: t.replica,
+            policy: "",
+        };
         let to = match request.command {
             Command::Reset => State::Closed,
             Command::ForceOpen => State::ForcedOpen,
             Command::Disable => State::Disabled,
             Command::MetricsOnly => State::MetricsOnly,
             Command::Policy => {
-                self.policy.clone_from(&request.policy);
-                self.publish(&t);
+                if request.expects == 0 || request.expects == self.policy_version + 1 {
+                    let policy = &request.policy;
+                    self.store_policy(&t, Words { policy, ..words });
+                }
                 return self.current(&t);
             }
         };
@@ -216,7 +225,7 @@ impl Circuit {
             self.override_author.clone_from(&request.author);
             self.override_reason.clone_from(&request.reason);
         }
-        self.transition(&t, to, reason, until, &request.author, &request.reason);
+        self.transition(&t, to, reason, until, words);
         self.current(&t)
     }
 
@@ -227,6 +236,7 @@ impl Circuit {
         let mut snapshot = self.picture(&t, self.window.totals(&t.rules, now));
         snapshot.pace_ms = 0;
         snapshot.latency = self.latencies.seen(&t.rules, now).percentiles();
+        snapshot.code_policy.clone_from(&self.code);
         snapshot
     }
 }

@@ -19,21 +19,22 @@ pub(crate) fn millis(time: Duration) -> u64 {
 }
 
 /// What every request begins with.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Head {
     /// Unix ms, for tests; 0 = the store's clock.
     pub now_ms: u64,
     /// `0..=999`, drawn anew for each request; jitter is made of it.
     pub entropy: u64,
-    /// Who asks; unique to one registry of one process.
+    /// Who asks; unique to one registry of one process. Of an operator, from where.
     pub replica: String,
     /// The policy in code.
     pub policy: Rules,
+    /// An operator asks, who has no policy in code: the one that replicas last reported counts.
+    pub is_operator: bool,
     /// What the replica remembers of the circuit.
     pub memory: Memory,
     /// The circuit as the replica has last seen it. Not sent: an answer in which only counts are
     /// new is made whole with it.
-    #[serde(skip)]
     pub seen: Snapshot,
 }
 
@@ -146,6 +147,9 @@ pub struct Control {
     pub reason: String,
     /// For [`Command::Policy`]: `key=integer` pairs; empty = take the stored policy away.
     pub policy: String,
+    /// For [`Command::Policy`]: 0, or one more than the version of the stored policy must be for it to
+    /// be replaced; else nothing happens.
+    pub expects: u64,
 }
 
 /// What an operator can command.
@@ -198,12 +202,44 @@ pub struct Grant {
     pub snapshot: Snapshot,
 }
 
+/// A policy on the wire; none of an operator.
+struct Sent<'a>(Option<&'a Rules>);
+
+impl Serialize for Sent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(rules) => rules.serialize(serializer),
+            None => [0_u64; 0].serialize(serializer),
+        }
+    }
+}
+
+impl Head {
+    /// What is sent of it.
+    fn parts(&self) -> (u64, u64, &str, Sent<'_>, &Memory) {
+        let policy = Sent((!self.is_operator).then_some(&self.policy));
+        (
+            self.now_ms,
+            self.entropy,
+            &self.replica,
+            policy,
+            &self.memory,
+        )
+    }
+}
+
+impl Serialize for Head {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.parts().serialize(serializer)
+    }
+}
+
 /// Writes the fields of the head and then the given ones as one array.
 macro_rules! array_coded {
     ($($request:ty { $($field:ident),+ })+) => {$(
         impl Serialize for $request {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let Head { now_ms, entropy, replica, policy, memory, seen: _ } = &self.head;
+                let (now_ms, entropy, replica, policy, memory) = self.head.parts();
                 (now_ms, entropy, replica, policy, memory, $(&self.$field),+).serialize(serializer)
             }
         }
@@ -214,5 +250,5 @@ array_coded! {
     Acquire { token }
     Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled, alone_ms, latencies }
     Release { token }
-    Control { command, for_ms, author, reason, policy }
+    Control { command, for_ms, author, reason, policy, expects }
 }

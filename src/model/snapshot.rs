@@ -85,10 +85,20 @@ pub struct Snapshot {
     pub failing: u64,
     /// Replicas that are open for themselves; 0 where `quorum` is 1.
     pub alone: u64,
+    /// How often a policy was stored with the circuit, or taken away.
+    pub policy_version: u64,
     /// How long the calls of the window took (of the last minute, where the window counts calls); only
     /// where a snapshot was asked for, and `None` when no latency was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Percentiles>,
+    /// The policy in code as replicas last reported it, `key=integer` pairs of what is not at its
+    /// default; only where a snapshot was asked for.
+    #[serde(
+        default,
+        deserialize_with = "text",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub code_policy: String,
 }
 
 impl Snapshot {
@@ -96,6 +106,18 @@ impl Snapshot {
     #[must_use]
     pub fn failure_rate(&self) -> Option<f64> {
         (self.calls > 0).then(|| self.failures as f64 * 100.0 / self.calls as f64)
+    }
+
+    /// Slow calls among the recorded calls of the window, in percent; `None` without calls.
+    #[must_use]
+    pub fn slow_rate(&self) -> Option<f64> {
+        (self.calls > 0).then(|| self.slow as f64 * 100.0 / self.calls as f64)
+    }
+
+    /// Whether any store has heard of the circuit.
+    #[must_use]
+    pub const fn exists(&self) -> bool {
+        self.since_ms > 0
     }
 
     /// Milliseconds until the state ends by itself, as of `now_ms`; 0 when it does not.
@@ -129,6 +151,7 @@ impl Snapshot {
             &mut self.replicas,
             &mut self.failing,
             &mut self.alone,
+            &mut self.policy_version,
         ];
         for number in numbers {
             *number = (*number).min(LARGEST);
@@ -141,7 +164,7 @@ impl Snapshot {
 }
 
 /// A text of the store's: what is not UTF-8 in it is replaced, what is too long is cut.
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     struct Text;
 
     impl Visitor<'_> for Text {

@@ -112,6 +112,8 @@ pub enum Reason {
     Reset,
     /// Redis had lost the circuit, or had an older state, and a replica remembered.
     Adopted,
+    /// Events only: a policy was stored with the circuit, or taken away; its state goes on.
+    Policy,
     /// Rejections only: the probes that half-open permits are out.
     ProbesOut,
     /// Rejections only: the share of calls that the recovery ramp admits is used up.
@@ -122,7 +124,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason; a reason's number is its place here.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Created,
         Self::FailureRate,
         Self::FailureCount,
@@ -137,6 +139,7 @@ impl Reason {
         Self::OverrideExpired,
         Self::Reset,
         Self::Adopted,
+        Self::Policy,
         Self::ProbesOut,
         Self::Ramp,
         Self::StoreAway,
@@ -160,6 +163,7 @@ impl Reason {
             Self::OverrideExpired => "override_expired",
             Self::Reset => "reset",
             Self::Adopted => "adopted",
+            Self::Policy => "policy",
             Self::ProbesOut => "probes_out",
             Self::Ramp => "ramp",
             Self::StoreAway => "store_away",
@@ -190,9 +194,14 @@ mod tests {
         let words = words.split("\n\n").next().unwrap();
         let words: Vec<_> = words.split([' ', '\'', '.', '\n']).collect();
         let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        let of_rejections = [Reason::ProbesOut, Reason::Ramp, Reason::StoreAway];
+        let of_no_state = [
+            Reason::Policy,
+            Reason::ProbesOut,
+            Reason::Ramp,
+            Reason::StoreAway,
+        ];
         let known = Reason::ALL[1..].iter();
-        let known = known.filter(|reason| !of_rejections.contains(reason));
+        let known = known.filter(|reason| !of_no_state.contains(reason));
         assert_eq!(words, known.map(|r| r.as_str()).collect::<Vec<_>>());
     }
 

@@ -13,7 +13,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{Answer, Clock, Notice, Store, StoreError};
 use crate::model::{
-    Acquire, Circuit, Control, Event, Grant, Head, Name, Release, Report, Snapshot,
+    Acquire, Circuit, Control, Event, Grant, Head, Interval, Members, Name, Release, Report,
+    Snapshot,
 };
 
 /// A store in the process.
@@ -122,6 +123,18 @@ impl Store for MemoryStore {
             Some(found) => found.snapshot(head, now),
             None => Circuit::default().snapshot(head, now),
         })
+    }
+
+    fn history<'a>(&'a self, circuits: &'a [Name], most: usize) -> Answer<'a, Vec<Vec<Interval>>> {
+        let known = self.circuits.lock();
+        let history = |name: &Name| known.get(name).map_or_else(Vec::new, |c| c.history(most));
+        ready(circuits.iter().map(history).collect())
+    }
+
+    fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
+        let circuits = self.circuits.lock();
+        let members = circuits.get(circuit).map(|c| c.members(now_ms));
+        ready(members.unwrap_or_default())
     }
 
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {

@@ -15,7 +15,9 @@ pub use self::{
     memory::MemoryStore,
     redis::{Check, RedisPool, RedisStore, RedisStoreBuilder, Verdict},
 };
-use crate::model::{Acquire, Control, Event, Grant, Head, Name, Release, Report, Snapshot};
+use crate::model::{
+    Acquire, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Snapshot,
+};
 
 /// A store's answer, some time from now.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -59,6 +61,10 @@ impl StoreError {
             Self::Timeout(_) | Self::Unreachable(_) | Self::Unable(_)
         )
     }
+}
+
+fn refused<'a, T: Send + 'a>(why: &str) -> Answer<'a, T> {
+    Box::pin(std::future::ready(Err(StoreError::Refused(why.to_owned()))))
 }
 
 /// An error with its causes, in one line.
@@ -116,7 +122,42 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Reads a circuit; writes nothing.
     fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot>;
 
-    /// Transitions after a generation, oldest first; the newest 256 are kept.
+    /// Reads several circuits; one result each, in the same order. By default one after the other.
+    fn snapshots<'a>(
+        &'a self,
+        circuits: &'a [Name],
+        head: &'a Head,
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        Box::pin(async move {
+            let mut answers = Vec::with_capacity(circuits.len());
+            for circuit in circuits {
+                answers.push(self.snapshot(circuit, head).await);
+            }
+            Ok(answers)
+        })
+    }
+
+    /// What was reported of several circuits in their past hour of use, oldest first, at most so many
+    /// slices each.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`], which is the default, when the store keeps no past.
+    fn history<'a>(&'a self, circuits: &'a [Name], most: usize) -> Answer<'a, Vec<Vec<Interval>>> {
+        let _ = (circuits, most);
+        refused("it keeps no past")
+    }
+
+    /// Who takes part in a circuit, as of a time by the store's clock, such as a snapshot's.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`], which is the default, when the store cannot tell.
+    fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
+        let _ = (circuit, now_ms);
+        refused("it does not tell who takes part in a circuit")
+    }
+
+    /// Transitions after a generation, and changes of the stored policy in it or later, oldest first; the
+    /// newest 256 are kept.
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>>;
 
     /// Names of the circuits that were used lately, sorted; a new one may come a moment later.

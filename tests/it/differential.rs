@@ -101,6 +101,20 @@ struct Filed {
     latencies: Vec<(u64, u64)>,
 }
 
+impl Does {
+    /// Whether an operator may do it, who has no policy in code and remembers nothing.
+    const fn is_an_operators(&self) -> bool {
+        matches!(
+            self,
+            Self::Control(..) | Self::StorePolicy(_) | Self::Snapshot
+        )
+    }
+}
+
+const fn now_and_then(now: u64) -> bool {
+    now % 2 == 1
+}
+
 /// On one line, so that a history that failed can be read.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -379,11 +393,13 @@ impl Pair<'_> {
             });
         let mut seen = self.model.snapshot(&Head::default(), self.now);
         seen.latency = None;
+        seen.code_policy.clear();
         Head {
             now_ms: self.now,
             entropy: self.now % 1000,
             replica: REPLICAS[step.replica].into(),
             policy: self.rules,
+            is_operator: false,
             memory,
             // As who has just been told: so reports and permits go the steady way where they can.
             seen,
@@ -412,6 +428,15 @@ impl Pair<'_> {
             + value("probe_lease_ms", r.probe_lease_ms)
     }
 
+    /// The version of the stored policy that is to be replaced: any, the present one, or another.
+    fn expects(&self) -> u64 {
+        let version = self
+            .model
+            .snapshot(&Head::default(), self.now)
+            .policy_version;
+        [0, version + 1, version + 2][(self.now % 3) as usize]
+    }
+
     fn generation(&self, newer_by: i64) -> u64 {
         let head = Head::default();
         let generation = self.model.snapshot(&head, self.now).generation;
@@ -425,7 +450,8 @@ impl Pair<'_> {
             When::After(after) | When::Due(after) => (self.now, after),
         };
         self.now = from.saturating_add_signed(after).max(1);
-        let head = self.head(step);
+        let mut head = self.head(step);
+        head.is_operator = now_and_then(self.now) && step.does.is_an_operators();
         let (name, now) = (self.name.clone(), self.now);
         match &step.does {
             Does::Acquire(token) => {
@@ -467,6 +493,7 @@ impl Pair<'_> {
                     author: "eve".into(),
                     reason: "drill".into(),
                     policy: String::new(),
+                    expects: 0,
                 };
                 self.control(&request)?;
             }
@@ -475,6 +502,7 @@ impl Pair<'_> {
                     head,
                     command: Command::Policy,
                     policy: pairs.stored(),
+                    expects: self.expects(),
                     ..Control::default()
                 };
                 self.control(&request)?;
@@ -594,27 +622,33 @@ impl Pair<'_> {
         let keys = self.keys();
         let kind: String = redis::cmd("TYPE").arg(&keys[1]).query(self.redis).unwrap();
         let read = if kind == "string" { "GET" } else { "HGETALL" };
-        let (mut circuit, window, probes, replicas, seq, failing, alone, latency) = redis::pipe()
-            .hgetall(&keys[0])
-            .cmd(read)
-            .arg(&keys[1])
-            .zrange_withscores(&keys[2], 0, -1)
-            .zrange_withscores(&keys[3], 0, -1)
-            .hgetall(&keys[4])
-            .zrange_withscores(&keys[6], 0, -1)
-            .zrange_withscores(&keys[7], 0, -1)
-            .hgetall(&keys[8])
-            .query::<(
-                BTreeMap<String, String>,
-                redis::Value,
-                BTreeMap<String, String>,
-                BTreeMap<String, String>,
-                BTreeMap<String, String>,
-                BTreeMap<String, String>,
-                BTreeMap<String, String>,
-                BTreeMap<String, String>,
-            )>(self.redis)
-            .unwrap();
+        let (mut circuit, window, probes, replicas, seq, failing, alone, latency, history) =
+            redis::pipe()
+                .hgetall(&keys[0])
+                .cmd(read)
+                .arg(&keys[1])
+                .zrange_withscores(&keys[2], 0, -1)
+                .zrange_withscores(&keys[3], 0, -1)
+                .hgetall(&keys[4])
+                .zrange_withscores(&keys[6], 0, -1)
+                .zrange_withscores(&keys[7], 0, -1)
+                .hgetall(&keys[8])
+                .cmd("XRANGE")
+                .arg(&keys[9])
+                .arg("-")
+                .arg("+")
+                .query::<(
+                    BTreeMap<String, String>,
+                    redis::Value,
+                    BTreeMap<String, String>,
+                    BTreeMap<String, String>,
+                    BTreeMap<String, String>,
+                    BTreeMap<String, String>,
+                    BTreeMap<String, String>,
+                    BTreeMap<String, String>,
+                    Vec<(String, Vec<String>)>,
+                )>(self.redis)
+                .unwrap();
         let window = if read == "GET" {
             let ring: String = redis::from_redis_value(window).unwrap();
             BTreeMap::from([("ring".to_owned(), ring)])
@@ -640,10 +674,17 @@ impl Pair<'_> {
             (":failing", failing),
             (":alone", alone),
             (":latency", latency),
+            (":history", history.into_iter().map(slice).collect()),
         ]);
         held.retain(|_, fields| !fields.is_empty());
         held
     }
+}
+
+/// An entry of the past: what had been counted before it began.
+fn slice((id, fields): (String, Vec<String>)) -> (String, String) {
+    let counted = fields.chunks_exact(2).map(|pair| pair[1].clone());
+    (id, counted.collect::<Vec<_>>().join("/"))
 }
 
 fn answered<T, E: fmt::Display>(answer: Result<T, E>) -> Result<T, TestCaseError> {

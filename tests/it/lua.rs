@@ -87,7 +87,12 @@ fn a_scripts_header_says_what_its_body_does() {
             model.contains(&format!("pub fn {name}(")),
             "{name}: no twin"
         );
-        for part in ["-- KEYS[1..9] ", "-- ARGV[1] ", "-- Returns ", "-- Errors "] {
+        for part in [
+            "-- KEYS[1..10] ",
+            "-- ARGV[1] ",
+            "-- Returns ",
+            "-- Errors ",
+        ] {
             assert!(header.contains(part), "{name}: no {part}");
         }
         assert!(header.contains("\"EARITY ...\" \"EREQUEST ...\""), "{name}");
@@ -110,7 +115,7 @@ fn every_key_comes_through_keys() {
     let steady = ["acquire", "report"].map(|name| format!("lua/steady/{name}.lua"));
     let known = [
         "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "LATENCY",
-        "key", "KEYS[1]", "KEYS[2]",
+        "HISTORY", "key", "KEYS[1]", "KEYS[2]",
     ];
     for file in libs.iter().chain(&scripts).chain(&steady) {
         for call in read(file).split("redis.call(").skip(1) {
@@ -307,7 +312,7 @@ fn a_slice_that_somebody_wrote_counts_when_it_could_be_ours_and_is_empty_otherwi
             invoke(&mut redis, script, &keys, &[request]).unwrap()
         };
         ask(&report, "report", now);
-        let (_, slices): (Snapshot, Vec<String>) =
+        let (_, slices, _): (Snapshot, Vec<String>, String) =
             rmp_serde::from_slice(&ask(&snapshot, "snapshot", now)).unwrap();
         assert_eq!(slices, [merged], "{written}");
         let Part::Many(mut next) = request("report", now + 6000) else {

@@ -11,7 +11,7 @@ use commontrip::{Policy, Rules};
 use redis::{Connection, RedisResult, Script};
 
 pub const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-pub const PARTS: [&str; 9] = [
+pub const PARTS: [&str; 10] = [
     "",
     ":window",
     ":probes",
@@ -21,6 +21,7 @@ pub const PARTS: [&str; 9] = [
     ":failing",
     ":alone",
     ":latency",
+    ":history",
 ];
 
 pub fn read(file: &str) -> String {
@@ -156,6 +157,7 @@ pub fn request(operation: &str, now: u64) -> Part {
                 Part::of("ada"),
                 Part::of("why"),
                 Part::of("jitter=5"),
+                Part::of(0),
             ]
             .to_vec(),
         ),

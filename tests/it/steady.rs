@@ -131,7 +131,9 @@ fn held(redis: &mut Connection, key: &str) -> BTreeMap<String, String> {
 fn shown(operation: &str, answer: &[u8]) -> Snapshot {
     let seen = match operation {
         "acquire" => rmp_serde::from_slice::<Grant>(answer).map(|grant| grant.snapshot),
-        "snapshot" => rmp_serde::from_slice::<(Snapshot, IgnoredAny)>(answer).map(|all| all.0),
+        "snapshot" => {
+            rmp_serde::from_slice::<(Snapshot, IgnoredAny, IgnoredAny)>(answer).map(|all| all.0)
+        }
         _ => rmp_serde::from_slice(answer),
     };
     seen.unwrap()

@@ -68,6 +68,7 @@ impl Cell {
             entropy: fastrand::u64(..1000),
             replica: self.shared.replica.clone(),
             policy: view.code.rules,
+            is_operator: false,
             memory: Memory {
                 generation: seen.generation,
                 state: seen.state,

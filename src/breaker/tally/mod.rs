@@ -398,6 +398,6 @@ mod tests {
         let rest = tally.drain(0);
         let all = filed + late + rest.counts.calls() + rest.late.calls() + refused.into_inner();
         assert_eq!(all, 3 * EACH);
-        assert!(filed > 0);
+        assert!(filed + rest.counts.calls() > 0);
     }
 }

@@ -120,6 +120,14 @@ impl Policy {
         policy
     }
 
+    /// The policy of these numbers, which somebody else has checked.
+    pub(crate) fn of(rules: Rules) -> Self {
+        Self {
+            rules,
+            on_store_failure: OnStoreFailure::default(),
+        }
+    }
+
     /// Checks `key=integer` pairs against this policy and returns them in their stored form.
     ///
     /// # Errors

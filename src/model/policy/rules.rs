@@ -25,6 +25,11 @@ macro_rules! rules {
             /// The names, in the order of the wire.
             pub const KEYS: &'static [&'static str] = &[$(stringify!($name),)+];
 
+            /// The names and numbers, in the order of the wire.
+            pub fn pairs(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)+].into_iter()
+            }
+
             /// Sets one number by its name; `false` when there is no such name.
             pub(crate) fn set(&mut self, key: &str, value: u64) -> bool {
                 match key {
@@ -93,6 +98,23 @@ rules! {
 }
 
 impl Rules {
+    /// The policy that a text of `key=integer` pairs makes of this one; what is not understood, or larger
+    /// than any policy may have it, is left out.
+    #[must_use]
+    pub fn with(mut self, pairs: &str) -> Self {
+        self.apply(pairs);
+        self
+    }
+
+    /// What is not at its default, as `key=integer` pairs.
+    pub(crate) fn text(&self) -> String {
+        let defaults = Self::default();
+        let pairs = self.pairs().zip(defaults.pairs());
+        let changed = pairs.filter(|(is, default)| is != default);
+        let words: Vec<_> = changed.map(|((key, n), _)| format!("{key}={n}")).collect();
+        words.join(" ")
+    }
+
     /// Takes over `key=integer` pairs; what is not understood, or larger than any policy may have
     /// it, is left out.
     pub(crate) fn apply(&mut self, pairs: &str) {
@@ -154,6 +176,12 @@ mod tests {
         let keys: Vec<_> = list.split('}').next().unwrap().split('\'').collect();
         let keys: Vec<_> = keys.into_iter().skip(1).step_by(2).collect();
         assert_eq!(keys, Rules::KEYS);
+        let list = lua.split("function policy_defaults()").nth(1).unwrap();
+        let digits = list.split('}').next().unwrap();
+        let digits = digits.split(|c: char| !c.is_ascii_digit());
+        let defaults: Vec<u64> = digits.filter_map(|word| word.parse().ok()).collect();
+        let ours = Rules::default();
+        assert_eq!(defaults, ours.pairs().map(|(_, n)| n).collect::<Vec<_>>());
     }
 
     #[test]

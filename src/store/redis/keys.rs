@@ -56,10 +56,10 @@ impl Prefix {
     }
 
     /// The keys that every operation takes, in the order of `lua/lib/prelude.lua`.
-    pub(super) fn all(&self, name: &Name) -> [String; 9] {
+    pub(super) fn all(&self, name: &Name) -> [String; 10] {
         let circuit = self.circuit(name);
         let beside = |part: &str| format!("{circuit}:{part}");
-        let (window, probes, replicas, seq, events, failing, alone, latency) = (
+        let (window, probes, replicas, seq, events, failing, alone, latency, history) = (
             beside("window"),
             beside("probes"),
             beside("replicas"),
@@ -68,9 +68,10 @@ impl Prefix {
             beside("failing"),
             beside("alone"),
             beside("latency"),
+            beside("history"),
         );
         [
-            circuit, window, probes, replicas, seq, events, failing, alone, latency,
+            circuit, window, probes, replicas, seq, events, failing, alone, latency, history,
         ]
     }
 

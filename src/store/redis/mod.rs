@@ -6,10 +6,12 @@ mod access;
 mod address;
 mod builder;
 mod endpoint;
+mod entries;
 mod examine;
 mod keys;
 mod line;
 mod listen;
+mod past;
 mod scripts;
 mod slots;
 mod steady;
@@ -44,7 +46,8 @@ use self::{
 };
 use super::{Answer, Notice, Store, StoreError};
 use crate::model::{
-    Acquire, Control, Event, Grant, Head, Name, Release, Report, Request, Snapshot,
+    Acquire, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Request,
+    Snapshot,
 };
 
 /// How often a circuit's place in the index is renewed.
@@ -320,6 +323,31 @@ impl Store for RedisStore {
         })
     }
 
+    fn snapshots<'a>(
+        &'a self,
+        circuits: &'a [Name],
+        head: &'a Head,
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        Box::pin(async move {
+            if circuits.is_empty() {
+                return Ok(Vec::new());
+            }
+            let requests = circuits.iter().map(|name| (name, head));
+            let answers = self.0.run(&self.0.scripts.snapshot, requests).await?;
+            let whole = |answer| wire::decode_answer::<wire::Whole>(answer, head);
+            let answers = answers.into_iter().map(whole);
+            Ok(answers.map(|answer| answer.map(Into::into)).collect())
+        })
+    }
+
+    fn history<'a>(&'a self, circuits: &'a [Name], most: usize) -> Answer<'a, Vec<Vec<Interval>>> {
+        Box::pin(self.0.history(circuits, most))
+    }
+
+    fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
+        Box::pin(self.0.members(circuit, now_ms))
+    }
+
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
         Box::pin(async move {
             let newest_first = || {
@@ -330,13 +358,15 @@ impl Store for RedisStore {
             let mut few = newest_first();
             few.arg("COUNT").arg(FEW_EVENTS);
             let mut entries: Vec<(String, Value)> = self.0.command(few).await?;
-            let oldest = entries.last().and_then(|(_, fields)| wire::event(fields));
-            if entries.len() == FEW_EVENTS && oldest.is_none_or(|e| e.generation > after + 1) {
+            let oldest = entries
+                .last()
+                .and_then(|(_, fields)| entries::event(fields));
+            if entries.len() == FEW_EVENTS && oldest.is_none_or(|e| e.is_after(after)) {
                 entries = self.0.command(newest_first()).await?;
             }
             let events = entries.iter().rev();
-            let events = events.filter_map(|(_, fields)| wire::event(fields));
-            Ok(events.filter(|e| e.generation > after).collect())
+            let events = events.filter_map(|(_, fields)| entries::event(fields));
+            Ok(events.filter(|e| e.is_after(after)).collect())
         })
     }
 

@@ -48,6 +48,11 @@ pub(super) fn decode(answer: &[u8], head: &Head) -> Option<Snapshot> {
     })
 }
 
+/// The five totals of a field `counts`; zeros where it is not of its form.
+pub(super) fn totals(field: &str) -> [u64; 5] {
+    counts(field).map_or([0; 5], |(_, totals)| totals)
+}
+
 fn counts(field: &str) -> Option<([u64; 3], [u64; 5])> {
     let (window, total) = field.split_once(' ')?;
     Some((numbers(window, "window=")?, numbers(total, "total=")?))

@@ -13,7 +13,7 @@ use serde::{
 
 use super::steady;
 use crate::{
-    model::{Event, Grant, Head, Latencies, Permission, Reason, Snapshot, State},
+    model::{Grant, Head, Latencies, Permission, Snapshot, text},
     store::StoreError,
 };
 
@@ -69,28 +69,33 @@ impl Reply for Grant {
     }
 }
 
-/// A snapshot with the latencies of its window, as the script `snapshot` answers.
+/// A snapshot with the latencies of its window and the policy in code, as the script `snapshot` answers.
 #[derive(Debug, Deserialize)]
-pub(super) struct Whole(Snapshot, Vec<Slice>);
+pub(super) struct Whole(
+    Snapshot,
+    Vec<Slice>,
+    #[serde(deserialize_with = "text")] String,
+);
 
 impl Reply for Whole {
     const LARGEST: usize = LARGEST + LARGEST_SLICES;
 
     fn steady(snapshot: Snapshot) -> Self {
-        Self(snapshot, Vec::new())
+        Self(snapshot, Vec::new(), String::new())
     }
 
     fn bounded(self) -> Self {
-        Self(self.0.bounded(), self.1)
+        Self(self.0.bounded(), self.1, self.2)
     }
 }
 
 impl From<Whole> for Snapshot {
-    fn from(Whole(snapshot, slices): Whole) -> Self {
+    fn from(Whole(snapshot, slices, code_policy): Whole) -> Self {
         let mut all = Latencies::default();
         slices.iter().for_each(|Slice(one)| all.merge(one));
         Self {
             latency: all.percentiles(),
+            code_policy,
             ..snapshot
         }
     }
@@ -156,39 +161,6 @@ pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
         Ok((VERSION, snapshot)) => Some(snapshot.bounded()),
         _ => None,
     }
-}
-
-/// An entry of the event stream; `None` when it is not one of ours.
-pub(super) fn event(fields: &Value) -> Option<Event> {
-    let pairs = match fields {
-        Value::Array(items) => items,
-        _ => return None,
-    };
-    let text = |name: &str| {
-        pairs
-            .chunks_exact(2)
-            .find_map(|pair| match (&pair[0], &pair[1]) {
-                (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => {
-                    Some(String::from_utf8_lossy(value).into_owned())
-                }
-                _ => None,
-            })
-    };
-    let number = |name: &str| text(name)?.parse::<u64>().ok();
-    Some(Event {
-        generation: number("generation")?,
-        from: State::from_word(&text("from")?)?,
-        to: State::from_word(&text("to")?)?,
-        reason: Reason::from_word(&text("reason")?)?,
-        at_ms: number("at_ms")?,
-        until_ms: number("until_ms")?,
-        consecutive_opens: number("consecutive_opens")?,
-        calls: number("calls")?,
-        failures: number("failures")?,
-        slow: number("slow")?,
-        by: text("by")?,
-        note: text("note")?,
-    })
 }
 
 /// Whether an error is one that a connection, not Redis, has made, or a server that has become a
@@ -258,47 +230,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Acquire, Circuit, Counts, Head, Report, Rules};
-
-    fn texts() -> impl Strategy<Value = Vec<u8>> {
-        let words = [
-            "generation",
-            "from",
-            "to",
-            "reason",
-            "at_ms",
-            "by",
-            "note",
-            "calls",
-        ];
-        let values = [
-            "closed",
-            "open",
-            "failure_rate",
-            "18446744073709551616",
-            "-1",
-            "7",
-            "",
-        ];
-        let known = prop::sample::select([words.as_slice(), &values].concat());
-        prop_oneof![
-            4 => known.prop_map(|word| word.as_bytes().to_vec()),
-            1 => prop::collection::vec(any::<u8>(), 0..20),
-        ]
-    }
-
-    fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Nil),
-            Just(Value::Okay),
-            any::<i64>().prop_map(Value::Int),
-            any::<f64>().prop_map(Value::Double),
-            texts().prop_map(Value::BulkString),
-            any::<String>().prop_map(Value::SimpleString),
-        ];
-        leaf.prop_recursive(3, 40, 30, |inner| {
-            prop::collection::vec(inner, 0..30).prop_map(Value::Array)
-        })
-    }
+    use crate::model::{Reason, State};
 
     fn full() -> Snapshot {
         Snapshot {
@@ -370,7 +302,7 @@ mod tests {
                 can_be_used(&seen);
             }
             let slices = ["5:3 17:4503599627370495", "17:x", "5:4503599627370495"];
-            if let Ok(whole) = decode_answer::<Whole>(answer(encode(&(full(), slices)).unwrap()), &Head::default()) {
+            if let Ok(whole) = decode_answer::<Whole>(answer(encode(&(full(), slices, "jitter=5")).unwrap()), &Head::default()) {
                 can_be_used(&whole.into());
             }
             if let Ok(seen) = decode_answer::<Grant>(answer(encode(&(2, full())).unwrap()), &Head::default()) {
@@ -383,13 +315,13 @@ mod tests {
 
         #[test]
         fn any_numbers_and_texts_of_a_snapshot_can_be_used(
-            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 29), word in texts(),
+            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 30), word in prop::collection::vec(any::<u8>(), 0..20),
             (state, reason) in (0_usize..6, 0_usize..17), stored in prop_oneof![
                 Just(""), Just("failure_rate_threshold=31536000000 backoff_multiplier_percent=31536000000"),
                 Just("window_calls=10000 wait_duration_in_open_state_ms=31536000000 jitter=100"),
             ],
         ) {
-            let mut bytes = vec![0xdc, 0, 29];
+            let mut bytes = vec![0xdc, 0, 30];
             for (i, number) in numbers.iter().enumerate() {
                 match i {
                     0 => bytes.extend(encode(&State::ALL[state]).unwrap()),
@@ -406,18 +338,12 @@ mod tests {
             let seen = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)), &Head::default());
             can_be_used(&seen.unwrap());
         }
-
-        #[test]
-        fn any_entry_is_an_event_or_none(fields in values()) {
-            let _ = event(&fields);
-            let _ = decode_answer::<Grant>(Ok(fields), &Head::default());
-        }
     }
 
     #[test]
     fn slices_that_cannot_be_read_are_empty_ones() {
-        let mut bytes = encode(&(full(), ["5:3 17:1", "17:0", "", "5:1"])).unwrap();
-        let last = bytes.len() - 3;
+        let mut bytes = encode(&(full(), ["5:3 17:1", "17:0", "", "5:1"], "")).unwrap();
+        let last = bytes.len() - 4;
         let seen = |bytes: &[u8]| {
             let whole =
                 decode_answer::<Whole>(Ok(Value::BulkString(bytes.to_vec())), &Head::default());
@@ -429,37 +355,9 @@ mod tests {
         assert_eq!(seen(&bytes), Some((5, 5, 17)));
         bytes[last] = 0xff;
         assert_eq!(seen(&bytes), Some((4, 5, 17)), "what is not UTF-8 neither");
-        assert_eq!(seen(&encode(&(full(), [""])).unwrap()), None);
+        assert_eq!(seen(&encode(&(full(), [""], "")).unwrap()), None);
         let none = encode(&full()).unwrap();
         assert!(decode_answer::<Whole>(Ok(Value::BulkString(none)), &Head::default()).is_err());
-    }
-
-    #[test]
-    fn an_entry_with_any_text_is_an_event() {
-        let fields = [
-            ("generation", "7"),
-            ("from", "closed"),
-            ("to", "open"),
-            ("reason", "tripped"),
-            ("at_ms", "1"),
-            ("until_ms", "2"),
-            ("consecutive_opens", "1"),
-            ("calls", "9"),
-            ("failures", "9"),
-            ("slow", "0"),
-            ("by", "r"),
-        ];
-        let fields = fields.iter().flat_map(|(field, value)| [*field, *value]);
-        let fields = fields
-            .map(|text| text.as_bytes())
-            .chain([b"note".as_slice(), b"\xff\x00"]);
-        let entry = Value::Array(
-            fields
-                .map(|text| Value::BulkString(text.to_vec()))
-                .collect(),
-        );
-        let event = event(&entry).unwrap();
-        assert_eq!((event.generation, event.note.as_str()), (7, "\u{fffd}\0"));
     }
 
     #[test]

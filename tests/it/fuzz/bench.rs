@@ -52,7 +52,7 @@ pub struct Bench {
 }
 
 /// What a look at a circuit is answered: its latencies are texts that hold any bytes.
-type Whole = (Snapshot, Vec<IgnoredAny>);
+type Whole = (Snapshot, Vec<IgnoredAny>, IgnoredAny);
 
 /// What a replica remembers that remembers nothing.
 pub fn memoryless() -> Part {
@@ -171,7 +171,7 @@ impl Bench {
         // A key of another type is an error, which is for the caller to see.
         let seen = self.invoke("snapshot", look.bytes()).ok();
         let seen = seen.and_then(|answer| rmp_serde::from_slice::<Whole>(&answer).ok());
-        let generation = seen.map_or(0, |(seen, _)| seen.generation);
+        let generation = seen.map_or(0, |seen| seen.0.generation);
         let mut request = request(operation, self.now);
         let Part::Many(parts) = &mut request else {
             unreachable!("a request is an array")
@@ -195,7 +195,7 @@ impl Bench {
     pub fn readable(operation: &str, answer: &[u8]) -> Checked<Snapshot> {
         let read = match operation {
             "acquire" => rmp_serde::from_slice::<Grant>(answer).map(|grant| grant.snapshot),
-            "snapshot" => rmp_serde::from_slice::<Whole>(answer).map(|(snapshot, _)| snapshot),
+            "snapshot" => rmp_serde::from_slice::<Whole>(answer).map(|whole| whole.0),
             _ => rmp_serde::from_slice::<Snapshot>(answer),
         };
         let seen = read.map_err(|e| TestCaseError::fail(format!("{operation} answered {e}")))?;

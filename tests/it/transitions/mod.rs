@@ -5,7 +5,7 @@
 //! the model and on the scripts.
 //!
 //! Verbs: `report REPLICA`, `acquire TOKEN`, `release TOKEN`, `force_open`, `disable`,
-//! `metrics_only`, `reset`, `set_policy`, `look` (a snapshot), `again` (the last request as it
+//! `metrics_only`, `reset`, `set_policy`, `look` (a snapshot; with `operator=1` by one who has no policy), `again` (the last request as it
 //! was), `lose` (the store forgets), `events` (all of them, `from>to:reason:generation`).
 //!
 //! Expectations: a permission, a state, `key=value` with the fields of a snapshot (`left`, `opens`
@@ -176,6 +176,7 @@ impl<'s> Case<'s> {
             entropy: args.count("entropy")?,
             replica: args.text("by").unwrap_or("r1").to_owned(),
             policy: self.rules,
+            is_operator: args.count("operator")? > 0,
             ..Head::default()
         };
         let state = args.text("m.state").unwrap_or("closed");
@@ -217,6 +218,7 @@ impl<'s> Case<'s> {
         let for_ms = args.count("for")?;
         let author = args.text("author").unwrap_or_default().to_owned();
         let reason = args.text("why").unwrap_or_default().to_owned();
+        let expects = args.count("expects")?;
         let stored = args.pairs().into_iter();
         let stored: Vec<_> = stored.map(|(k, v)| format!("{k}={v}")).collect();
         Ok(Request::Control(Box::new(Control {
@@ -226,6 +228,7 @@ impl<'s> Case<'s> {
             author,
             reason,
             policy: stored.join(" "),
+            expects,
         })))
     }
 
@@ -329,7 +332,8 @@ impl<'s> Case<'s> {
         if same {
             let named = |key: &str| pairs.keys().any(|k| alias(k) == key);
             for (key, found) in &now {
-                let moves = ["now_ms", "left_ms", "pace_ms", "replicas"].contains(&key.as_str());
+                let moves =
+                    ["now_ms", "left_ms", "pace_ms", "replicas", "code"].contains(&key.as_str());
                 if !moves && !named(key) {
                     differs(key, found, &before[key])?;
                 }
@@ -341,7 +345,8 @@ impl<'s> Case<'s> {
     /// Each generation was begun by one event, and nothing else appended one.
     async fn events_add_up(&self) -> Result<(), String> {
         let events = self.subject.store.events(&self.circuit, 0).await;
-        let events = events.map_err(|e| e.to_string())?;
+        let mut events = events.map_err(|e| e.to_string())?;
+        events.retain(Event::is_transition);
         let mut before: Option<&Event> = None;
         for event in &events {
             let expected = before.map_or(1, |e| e.generation + 1);
@@ -396,6 +401,9 @@ fn fields(snapshot: &Snapshot) -> Map<String, Value> {
     };
     fields.insert("left_ms".into(), snapshot.left_ms().into());
     fields.remove("latency");
+    // Only a look has it.
+    fields.remove("code_policy");
+    fields.insert("code".into(), snapshot.code_policy.clone().into());
     let latency = snapshot.latency;
     let micros = |of: fn(Percentiles) -> Duration| {
         let micros = latency.map_or(0, |l| of(l).as_micros());
