@@ -22,13 +22,13 @@ mod state;
 mod window;
 
 pub(crate) use self::{
-    history::{Begin, intervals},
+    history::{Begin, SLICE_MS, intervals},
     latency::{BUCKETS, bucket_of},
     members::Times,
     operations::pace_ms,
     request::millis,
     snapshot::{LARGEST, text},
-    window::Sums,
+    window::{Sums, before},
 };
 pub use brief::Request;
 pub use circuit::Circuit;
