@@ -15,7 +15,7 @@ mod upstream;
 mod verdict;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     process::ExitCode,
 };
 
@@ -23,8 +23,9 @@ use clap::Args;
 use commontrip::Name;
 
 use self::{facts::Fact, show::Show};
+use crate::out::{Output, in_words};
 
-pub use self::{facts::KINDS as AFTER_HELP, process::run_replica, show::wrap};
+pub use self::{facts::KINDS as AFTER_HELP, process::run_replica};
 
 /// What `commontrip demo` can be told.
 #[derive(Args, Debug)]
@@ -54,9 +55,8 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "payments", value_parser = circuit)]
     circuit: String,
 
-    /// Write one JSON object a line instead of the timeline
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn replicas(text: &str) -> Result<usize, String> {
@@ -119,7 +119,7 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(End::Broken) => ExitCode::from(1),
         Ok(End::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "commontrip: {}", fleet::in_words(&error));
+            let _ = writeln!(io::stderr(), "commontrip: {}", in_words(&error));
             ExitCode::from(2)
         }
     }
@@ -133,12 +133,10 @@ struct Teller {
 
 impl Teller {
     fn new(options: &Options) -> Self {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            json: options.json,
+            json: options.output.json,
             show: Show {
-                colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+                colour: options.output.colour(),
             },
         }
     }

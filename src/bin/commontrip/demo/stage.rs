@@ -8,12 +8,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     DemoError, End, Options, Teller,
     facts::{Fact, Member, Start},
-    fleet::{Fleet, in_words},
+    fleet::Fleet,
     plan::{ERROR_PERCENT, Plan},
     replica::{Assignment, Order, Said},
     story::{Seen, Story},
     upstream::Upstream,
 };
+use crate::out::in_words;
 
 /// How long replicas may take to start; 64 processes on a small machine take a while.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
