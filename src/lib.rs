@@ -17,7 +17,7 @@
 //! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
 //!
-//! Feature `cli`: the `commontrip` program with the demo and the doctor. Nothing else depends on it.
+//! Feature `cli`: the `commontrip` program, with which operators look at circuits and steer them. Nothing else depends on it.
 
 mod breaker;
 pub mod model;

@@ -11,6 +11,8 @@ mod alone;
 mod away;
 mod breaker;
 mod calls;
+#[cfg(feature = "cli")]
+mod cli;
 mod contract;
 mod delegate;
 #[cfg(feature = "cli")]

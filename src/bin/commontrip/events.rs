@@ -9,10 +9,12 @@ use commontrip::{
     Event, Name, Reason,
     operator::{News, Operator},
 };
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use crate::{
-    Common, known,
+    Common,
+    known::{self, AT_ONCE, Unreadable},
     out::{Done, Failure, Output, say, shown, tell, tell_line},
     table::{Table, coloured},
     words,
@@ -42,39 +44,39 @@ pub struct Options {
 /// Tells them.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
-    if let Some(name) = &options.name
-        && let Err(error) = operator.circuit(name).await
-    {
-        return Err(known::failure(&operator, error).await);
-    }
+    let only = options.name.as_deref();
     if options.follow {
+        known::names(&operator, only).await?;
         return follow(options, &operator).await;
     }
-    let past = newest(
-        gather(&operator, options.name.as_deref()).await?,
-        options.limit,
-    );
+    let mut unread = Unreadable::default();
+    let past = newest(gather(&operator, only, &mut unread).await?, options.limit);
     write(&options.common.output, &past)?;
     if past.is_empty() && !options.common.output.json {
         tell("nothing has happened yet\n")?;
     }
-    Ok(())
+    unread.end()
 }
 
 type Entry = (Name, Event);
 
 /// What the store has on record, oldest first.
-async fn gather(operator: &Operator, only: Option<&str>) -> Result<Vec<Entry>, Failure> {
+async fn gather(
+    operator: &Operator,
+    only: Option<&str>,
+    unread: &mut Unreadable,
+) -> Result<Vec<Entry>, Failure> {
+    let names = known::names(operator, only).await?;
+    let asked = stream::iter(names.into_iter().map(|name| async move {
+        let events = operator.events(name.as_str()).await;
+        (name, events)
+    }));
+    let mut asked = asked.buffered(AT_ONCE);
     let mut all = Vec::new();
-    for name in operator.names().await? {
-        if only.is_some_and(|only| only != name.as_str()) {
-            continue;
-        }
-        match operator.events(name.as_str()).await {
+    while let Some((name, events)) = asked.next().await {
+        match events {
             Ok(events) => all.extend(events.into_iter().map(|event| (name.clone(), event))),
-            // Gone meanwhile.
-            Err(commontrip::ControlError::Unknown(_)) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => unread.pass_over(&name, error)?,
         }
     }
     // Stable, so that a circuit's own stay in their order.
@@ -108,7 +110,7 @@ async fn follow(options: &Options, operator: &Operator) -> Done {
             // From the first look on everything is heard; what was before is on record.
             News::Tick(_) if !begun => {
                 begun = true;
-                let past = gather(operator, only).await?;
+                let past = gather(operator, only, &mut Unreadable::default()).await?;
                 let fresh = past
                     .into_iter()
                     .filter(|entry| told.is_new(entry))
@@ -116,13 +118,15 @@ async fn follow(options: &Options, operator: &Operator) -> Done {
                 newest(fresh, options.limit)
             }
             // Some news were lost.
-            News::Circuits(_) if begun => match gather(operator, only).await {
-                Ok(past) => past
-                    .into_iter()
-                    .filter(|entry| told.is_new(entry))
-                    .collect(),
-                Err(_) => Vec::new(),
-            },
+            News::Circuits(_) if begun => {
+                match gather(operator, only, &mut Unreadable::default()).await {
+                    Ok(past) => past
+                        .into_iter()
+                        .filter(|entry| told.is_new(entry))
+                        .collect(),
+                    Err(_) => Vec::new(),
+                }
+            }
             News::Entry(name, event) if begun => {
                 let entry = (name, Event::clone(&event));
                 let wanted = only.is_none_or(|only| only == entry.0.as_str());

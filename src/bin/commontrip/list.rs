@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::{
     Common,
+    known::{self, Unreadable},
     out::{Done, Failure, RED, YELLOW, shown, tell},
     table::{Cell, Table, coloured},
     words,
@@ -62,7 +63,8 @@ fn states() -> impl TypedValueParser<Value = State> {
 /// Lists them.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
-    let all = operator.circuits(0).await?;
+    let mut unread = Unreadable::default();
+    let all = known::circuits(&operator, &mut unread).await?;
     let now_ms = all.iter().map(|view| view.snapshot.now_ms).max();
     let (total, pattern) = (all.len(), options.pattern.as_deref());
     let mut views: Vec<View> = all
@@ -95,12 +97,12 @@ pub async fn run(options: &Options) -> Done {
             let all = words::count(n as u64, "circuit");
             format!("none of {all} is {}", states.join(" or "))
         }
-        _ => return Ok(()),
+        _ => return unread.end(),
     };
     match named {
         0 if pattern.is_some() => Err(Failure::Not(empty)),
-        _ if out.json => Ok(()),
-        _ => tell(&format!("{empty}\n")),
+        _ if out.json => unread.end(),
+        _ => tell(&format!("{empty}\n")).and_then(|()| unread.end()),
     }
 }
 
@@ -165,7 +167,7 @@ fn why(seen: &Snapshot) -> String {
     match (seen.state, seen.policy.is_empty()) {
         (State::Closed, true) => String::new(),
         (State::Closed, false) => format!("stored policy {}", shown(&seen.policy)),
-        _ => words::why(seen),
+        _ => words::why(seen, []),
     }
 }
 

@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use commontrip::{model::Member, operator::Operator};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use commontrip::{Name, model::Member, operator::Operator};
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    Common, known,
+    Common,
+    known::{self, AT_ONCE, Unreadable},
     out::{Done, Failure, RED, YELLOW, shown, tell},
     table::{Table, coloured},
     words,
 };
-
-/// How many circuits are asked about at once.
-const AT_ONCE: usize = 16;
 
 /// What `commontrip replicas` can be told.
 #[derive(Args, Debug)]
@@ -43,33 +41,38 @@ struct Replica {
 /// Lists them.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
-    let names = match &options.name {
-        Some(name) => vec![name.clone()],
-        None => {
-            let names = operator.names().await?;
-            names.iter().map(ToString::to_string).collect()
-        }
-    };
-    let (now_ms, replicas) = gather(&operator, names).await?;
+    let names = known::names(&operator, options.name.as_deref()).await?;
+    let mut unread = Unreadable::default();
+    let (now_ms, replicas) = gather(&operator, names, &mut unread).await?;
     let out = &options.common.output;
     if out.json {
         let listed = json!({ "now_ms": now_ms, "replicas": replicas });
-        return out.tell(&listed, String::new);
+        out.tell(&listed, String::new)?;
+    } else if replicas.is_empty() {
+        tell("no replica has reported within the last hour\n")?;
+    } else {
+        tell(&table(now_ms, &replicas).text(out))?;
     }
-    if replicas.is_empty() {
-        return tell("no replica has reported within the last hour\n");
-    }
-    tell(&table(now_ms, &replicas).text(out))
+    unread.end()
 }
 
-async fn gather(operator: &Operator, names: Vec<String>) -> Result<(u64, Vec<Replica>), Failure> {
+async fn gather(
+    operator: &Operator,
+    names: Vec<Name>,
+    unread: &mut Unreadable,
+) -> Result<(u64, Vec<Replica>), Failure> {
     let asked = stream::iter(names.into_iter().map(|name| async move {
-        match operator.details(&name).await {
-            Ok(details) => Ok((name, details)),
-            Err(error) => Err(known::failure(operator, error).await),
-        }
+        let details = operator.details(name.as_str()).await;
+        (name, details)
     }));
-    let answers: Vec<_> = asked.buffered(AT_ONCE).try_collect().await?;
+    let mut asked = asked.buffered(AT_ONCE);
+    let mut answers = Vec::new();
+    while let Some((name, details)) = asked.next().await {
+        match details {
+            Ok(details) => answers.push((name, details)),
+            Err(error) => unread.pass_over(&name, error)?,
+        }
+    }
     let now_ms = answers.iter().map(|(_, d)| d.circuit.snapshot.now_ms).max();
     let mut all: BTreeMap<String, Replica> = BTreeMap::new();
     for (circuit, details) in &answers {
@@ -83,15 +86,15 @@ async fn gather(operator: &Operator, names: Vec<String>) -> Result<(u64, Vec<Rep
                 failing: Vec::new(),
                 alone: Vec::new(),
             });
-            replica.circuits.push(circuit.clone());
+            replica.circuits.push(circuit.to_string());
             replica.seen_ms = replica.seen_ms.max(member.seen_ms);
             replica.failing_ms = replica.failing_ms.max(member.failing_ms);
             replica.alone_until_ms = replica.alone_until_ms.max(member.alone_until_ms);
             if member.failing_ms > 0 {
-                replica.failing.push(circuit.clone());
+                replica.failing.push(circuit.to_string());
             }
             if member.alone_until_ms > 0 {
-                replica.alone.push(circuit.clone());
+                replica.alone.push(circuit.to_string());
             }
         }
     }
@@ -106,13 +109,13 @@ fn table(now_ms: u64, replicas: &[Replica]) -> Table {
         let names: Vec<_> = names.iter().map(|name| shown(name)).collect();
         names.join(", ")
     };
-    let or_no = |names: &[String]| match names.is_empty() {
-        true => "no".to_owned(),
+    let or_none = |names: &[String]| match names.is_empty() {
+        true => "-".to_owned(),
         false => listed(names),
     };
     for replica in replicas {
-        let failing = or_no(&replica.failing);
-        let alone = or_no(&replica.alone);
+        let failing = or_none(&replica.failing);
+        let alone = or_none(&replica.alone);
         table.row(vec![
             shown(&replica.name).into(),
             words::ago(now_ms, replica.seen_ms).into(),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use commontrip::{
-    Percentiles, Snapshot, State,
+    Event, Percentiles, Snapshot, State,
     operator::{Details, View},
 };
 
@@ -66,7 +66,7 @@ pub fn tell_state(out: &Output, view: &View) -> Done {
             out,
             text: String::new(),
         };
-        page.head(view);
+        page.head(view, &[]);
         page.text
     })
 }
@@ -78,7 +78,7 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn all(mut self, details: &Details) -> String {
-        self.head(&details.circuit);
+        self.head(&details.circuit, &details.events);
         self.numbers(details);
         self.policy(details);
         self.members(details);
@@ -93,14 +93,14 @@ impl Page<'_> {
         let _ = writeln!(self.text, "{label}{rows}");
     }
 
-    fn head(&mut self, view: &View) {
+    fn head(&mut self, view: &View, events: &[Event]) {
         let seen = &view.snapshot;
         let name = self.out.paint(BOLD, &shown(view.name.as_str()));
         let state = self
             .out
             .paint(words::colour(seen.state), seen.state.as_str());
         let _ = writeln!(self.text, "{name}  {state}: {}", words::meaning(seen.state));
-        let why = words::why(seen);
+        let why = words::why(seen, events);
         self.row("why", &why);
         let since = words::date(seen.since_ms);
         let ago = words::ago(seen.now_ms, seen.since_ms);

@@ -44,10 +44,8 @@ pub async fn run(options: &Options) -> Done {
 
 fn text(out: &Output, simulation: &Simulation) -> String {
     let name = shown(&simulation.name);
-    if simulation.from_ms == 0 {
-        return format!(
-            "{name}: nothing was reported within the past that is kept; make some calls first\n"
-        );
+    if simulation.calls == 0 {
+        return format!("{name}: no call with an outcome is on record; make some calls first\n");
     }
     let lasted = words::span(simulation.to_ms.saturating_sub(simulation.from_ms));
     let failed = words::share(simulation.failures, simulation.calls);

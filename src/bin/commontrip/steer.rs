@@ -16,7 +16,8 @@ use commontrip::{
 use serde_json::json;
 
 use crate::{
-    Common, known,
+    Common,
+    known::{self, Unreadable},
     out::{Done, Failure, GREEN, Output, RED, in_words, shown, tell},
     show, words,
 };
@@ -129,7 +130,8 @@ pub async fn reset(options: &Reset) -> Done {
         let done = operator.reset(name, options.words.said()).await;
         return tell_done(out, &operator, done).await;
     }
-    let views = operator.circuits(0).await?;
+    let mut unread = Unreadable::default();
+    let views = known::circuits(&operator, &mut unread).await?;
     if !views.is_empty() && !options.yes {
         confirm(&views)?;
     }
@@ -146,7 +148,7 @@ pub async fn reset(options: &Reset) -> Done {
     }
     tell_all(out, &done, &failed)?;
     match failed.pop() {
-        None => Ok(()),
+        None => unread.end(),
         Some((_, ControlError::Store(_))) => {
             Err(Failure::Store(format!("not reset: {}", failed.len() + 1)))
         }

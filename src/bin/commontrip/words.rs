@@ -38,6 +38,12 @@ pub fn date(ms: u64) -> String {
     text.replace('T', " ").trim_end_matches('Z').to_owned()
 }
 
+/// The time of day in UTC: `16:40:03`.
+pub fn time_of_day(ms: u64) -> String {
+    let date = date(ms);
+    date.split(' ').next_back().unwrap_or_default().to_owned()
+}
+
 /// How long before `now` a time was; `never` for none.
 pub fn ago(now: u64, then: u64) -> String {
     match then {
@@ -117,6 +123,9 @@ pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
         format!("{part} of {calls} {what}")
     };
     match reason {
+        Reason::FailureRate if calls == 0 => "too large a share of calls failed".to_owned(),
+        Reason::FailureCount if calls == 0 => "too many calls failed".to_owned(),
+        Reason::SlowCallRate if calls == 0 => "too large a share of calls was slow".to_owned(),
         Reason::Created => "nothing has happened to it yet".to_owned(),
         Reason::FailureRate => format!("{} ({})", of(failures, "failed"), share(failures, calls)),
         Reason::FailureCount => of(failures, "failed"),
@@ -136,8 +145,9 @@ pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
     }
 }
 
-/// Why a circuit is as it is.
-pub fn why(seen: &Snapshot) -> String {
+/// Why a circuit is as it is; `events` are its newest, as far as they are at hand. They keep the counts that
+/// opened it, which leave the window.
+pub fn why<'a>(seen: &Snapshot, events: impl IntoIterator<Item = &'a Event>) -> String {
     if seen.state.is_override() {
         let by = shown(&seen.override_author);
         return match seen.override_reason.as_str() {
@@ -145,7 +155,13 @@ pub fn why(seen: &Snapshot) -> String {
             reason => format!("by {by}: {}", shown(reason)),
         };
     }
-    cause(seen.reason, [seen.calls, seen.failures, seen.slow])
+    let of_event = |event: &Event| [event.calls, event.failures, event.slow];
+    let began = |event: &&Event| event.is_transition() && event.generation == seen.generation;
+    let began = events.into_iter().find(began).map(of_event);
+    cause(
+        seen.reason,
+        began.unwrap_or([seen.calls, seen.failures, seen.slow]),
+    )
 }
 
 /// What a state means for a call.
@@ -186,7 +202,12 @@ pub fn story(event: &Event) -> String {
     };
     if event.until_ms > event.at_ms && event.is_transition() {
         let lasts = exactly(event.until_ms - event.at_ms);
-        words += &format!(", for {lasts}");
+        let most = if event.to == State::HalfOpen {
+            "at most "
+        } else {
+            ""
+        };
+        words += &format!(", for {most}{lasts}");
     }
     words += &format!(", by {}", shown(&event.by));
     if !event.origin.is_empty() && event.origin != event.by {

@@ -110,7 +110,7 @@ mod tests {
             ("jitter=5s", "such as 30%"),
             ("quorum=2%", "without a unit"),
             ("quorum=99999999999999999999", "a smaller number"),
-            ("window_ms=30 bananas", "such as 30s"),
+            ("window_ms=30bananas", "such as 30s"),
             ("window_ms=1us", "whole milliseconds"),
             ("window_ms=9%", "such as 30s"),
             ("jitter=1 jitter=2", "jitter is set twice"),

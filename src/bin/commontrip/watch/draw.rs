@@ -117,7 +117,7 @@ impl Brush {
         }
         if let Some((ms, _)) = board.heard {
             spans.push(Span::styled(
-                format!("  {} UTC", words::date(ms)),
+                format!("  {} UTC", words::time_of_day(ms)),
                 self.dim(),
             ));
         }
@@ -290,7 +290,7 @@ impl Brush {
             let rows = words::wrap(&text, width.max(20));
             lines.extend(rows.into_iter().map(Line::from));
         };
-        say(words::why(seen));
+        say(words::why(seen, &board.events));
         let latency = seen.latency.as_ref().map_or(String::new(), |latency| {
             let [p50, p99] = [latency.p50, latency.p99].map(|time| words::micros(time.as_micros()));
             format!("; p50 {p50}, p99 {p99}")
@@ -362,6 +362,10 @@ impl Brush {
         let block = Block::new().title(Line::styled(head, self.dim()));
         let inner = block.inner(area);
         frame.render_widget(block, area);
+        let when = match inner.width {
+            0..110 => words::time_of_day,
+            _ => words::date,
+        };
         let newest = board.events.iter().rev().take(usize::from(inner.height));
         let lines: Vec<_> = newest
             .map(|event| {
@@ -370,7 +374,7 @@ impl Brush {
                     false => self.ink(Color::Cyan),
                 };
                 Line::from(vec![
-                    Span::styled(format!("{}  ", words::date(event.at_ms)), self.dim()),
+                    Span::styled(format!("{}  ", when(event.at_ms)), self.dim()),
                     Span::styled(format!("{}  ", words::change(event)), style),
                     Span::raw(words::story(event)),
                 ])

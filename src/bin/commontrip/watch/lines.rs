@@ -10,6 +10,12 @@ use serde_json::json;
 use crate::out::{Done, Failure, tell_line};
 
 #[derive(Serialize)]
+struct Line {
+    event: &'static str,
+    data: serde_json::Value,
+}
+
+#[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,
     #[serde(flatten)]
@@ -26,7 +32,7 @@ pub async fn write(mut tidings: Tidings, only: Option<Name>) -> Done {
 }
 
 /// The line of a piece of news; `None` when it is of another circuit.
-fn line(news: News, only: Option<&Name>) -> Option<Result<serde_json::Value, Failure>> {
+fn line(news: News, only: Option<&Name>) -> Option<Result<Line, Failure>> {
     let wanted = |name: &Name| only.is_none_or(|only| only == name);
     let (event, data) = match news {
         News::Circuits(views) => {
@@ -64,6 +70,6 @@ fn line(news: News, only: Option<&Name>) -> Option<Result<serde_json::Value, Fai
         News::Tick(now_ms) => ("tick", Ok(json!({ "now_ms": now_ms }))),
         _ => return None,
     };
-    let line = data.map(|data| json!({ "event": event, "data": data }));
+    let line = data.map(|data| Line { event, data });
     Some(line.map_err(Failure::from))
 }

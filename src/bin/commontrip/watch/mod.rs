@@ -6,6 +6,8 @@
 mod board;
 mod draw;
 mod lines;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, IsTerminal},
