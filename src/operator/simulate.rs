@@ -166,7 +166,7 @@ impl Course {
 fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
     let always = [
         "the order of calls within 10 s is not known: they are spread evenly, so a trip can be some seconds off",
-        "calls that were really rejected have no outcome: what they would have met is not in it",
+        "calls that were really rejected have no outcome: while the circuit was really open, the simulated one only waits for calls",
         "it begins closed with an empty window, and probes end at once",
     ];
     let also = [

@@ -123,9 +123,9 @@ fn table(views: &[View]) -> Table {
         ">SINCE",
         ">LEFT",
         ">FAILING",
-        ">CALLS",
-        ">REJECTED",
-        ">REPLICAS",
+        "?>CALLS",
+        "?>REJECTED",
+        "?>REPLICAS",
         "WHY",
     ];
     let mut table = Table::new(heads);

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use commontrip::{
     Event, Percentiles, Snapshot, State,
+    model::Member,
     operator::{Details, View},
 };
 
@@ -14,11 +15,16 @@ use crate::{
     Common, events, known,
     out::{BOLD, DIM, Done, Failure, Output, RED, YELLOW, shown},
     replicas,
+    table::terminal_width,
     words::{self, wrap},
 };
 
 /// How many of the newest events are shown.
 const EVENTS: usize = 10;
+/// A replica that was seen so short a time ago is shown.
+const RECENT_MS: u64 = 60_000;
+/// The widest that a line is.
+const WIDTH: usize = 100;
 /// Where the second column begins.
 const LABEL: usize = 12;
 
@@ -88,7 +94,8 @@ impl Page<'_> {
 
     fn row(&mut self, label: &str, words: &str) {
         let indent = format!("\n{:LABEL$}", "");
-        let rows = wrap(words, 100 - LABEL).join(&indent);
+        let width = terminal_width().unwrap_or(WIDTH).min(WIDTH);
+        let rows = wrap(words, width - LABEL).join(&indent);
         let label = self.out.paint(DIM, &format!("{label:LABEL$}"));
         let _ = writeln!(self.text, "{label}{rows}");
     }
@@ -246,12 +253,20 @@ impl Page<'_> {
                 self.row("", &held);
             }
         }
-        let there = words::count(seen.replicas, "replica");
-        self.row("replicas", &format!("{there} reported lately"));
-        for member in &details.replicas {
+        let is_there = |member: &&Member| {
+            member.seen_ms + RECENT_MS >= seen.now_ms || member.alone_until_ms > seen.now_ms
+        };
+        let (there, gone): (Vec<_>, Vec<_>) = details.replicas.iter().partition(is_there);
+        let n = words::count(there.len() as u64, "replica");
+        self.row("replicas", &format!("{n} reported within the last minute"));
+        for member in there {
             let name = shown(&member.name);
             let said = replicas::state(seen.now_ms, member).join(", ");
             self.row("", &format!("{name}  {said}"));
+        }
+        if let Some(last) = gone.first() {
+            let (n, ago) = (gone.len(), words::ago(seen.now_ms, last.seen_ms));
+            self.row("", &format!("{n} more, last seen {ago} or before"));
         }
     }
 
@@ -277,6 +292,9 @@ fn left(seen: &Snapshot) -> Option<String> {
     match (seen.state, seen.until_ms) {
         (state, 0) if state.is_override() => Some("no end; `reset` ends it".to_owned()),
         (_, 0) => None,
+        (state, _) if state.is_override() && seen.left_ms() == 0 => {
+            Some("its time is up, the next report ends it".to_owned())
+        }
         (State::Open, _) if seen.left_ms() == 0 => {
             Some("the wait is over, the next call goes out as a probe".to_owned())
         }

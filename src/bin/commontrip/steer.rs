@@ -29,7 +29,12 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 #[derive(Args, Debug, Clone)]
 pub struct Words {
     /// Why, for everybody who looks at the circuit
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     reason: String,
 
     /// Who; by default $SUDO_USER, $USER, or the user's number
