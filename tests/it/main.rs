@@ -26,6 +26,7 @@ mod late_replies;
 mod latency;
 mod lua;
 mod netns;
+mod operator;
 mod pacing;
 mod processes;
 mod properties;

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Rooms from the innermost out.
-const ROOMS: [&str; 3] = ["model", "store", "breaker"];
+const ROOMS: [&str; 4] = ["model", "store", "breaker", "operator"];
 
 fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

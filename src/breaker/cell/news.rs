@@ -61,8 +61,7 @@ impl Cell {
     pub(in crate::breaker) fn take_pushed(self: &Arc<Self>, snapshot: &Snapshot) {
         let known = {
             let view = self.view.lock();
-            let (generation, now_ms) = (view.shared.generation, view.shared.now_ms);
-            (snapshot.generation, snapshot.now_ms) <= (generation, now_ms)
+            snapshot.age() <= view.shared.age()
         };
         if !known {
             self.take_shared(snapshot);
