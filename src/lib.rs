@@ -19,6 +19,8 @@
 //!
 //! Feature `cli`: the `commontrip` program with the demo and the doctor. Nothing else depends on it.
 
+#[cfg(feature = "alerts")]
+pub mod alerts;
 mod breaker;
 pub mod model;
 pub mod operator;

@@ -16,9 +16,13 @@ mod permit;
 mod registry;
 mod reporter;
 mod tally;
+#[cfg(feature = "alerts")]
+mod watch;
 mod words;
 
 pub(crate) use self::registry::replica_name;
+#[cfg(feature = "alerts")]
+pub(crate) use self::watch::Watch;
 pub use self::{
     circuit_breaker::{CircuitBreaker, Protect},
     error::{BuildError, CallError, ControlError, Rejection},

@@ -7,6 +7,8 @@
     clippy::disallowed_methods
 )]
 
+#[cfg(feature = "webhook")]
+mod alerts;
 mod alone;
 mod away;
 mod breaker;
