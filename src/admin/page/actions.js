@@ -2,10 +2,10 @@
 // Nothing is sent but by the confirming button, and that only as a whole press.
 
 const ACTIONS = {
-  "force-open": { word: "Force open", danger: true, lasts: true, did: "is forced open", about: "Rejects every call, on every replica. Only the end of its time or a reset ends it." },
-  disable: { word: "Disable", danger: true, lasts: true, did: "is disabled", about: "Lets every call pass and counts none in the window: nothing is protected and nothing opens the circuit until it ends." },
-  "metrics-only": { word: "Metrics only", danger: true, lasts: true, did: "only measures", about: "Lets every call pass and counts them, but nothing opens the circuit: a dry run." },
-  reset: { word: "Reset", danger: true, lasts: false, did: "was reset", about: "Closes the circuit at once, ends any override, and begins with an empty window and the shortest wait. Calls go out again on every replica. Stored settings stay." },
+  "force-open": { word: "Force open", lasts: true, did: "is forced open", about: "Rejects every call, on every replica. Only the end of its time or a reset ends it." },
+  disable: { word: "Disable", lasts: true, did: "is disabled", about: "Lets every call pass and counts none in the window: nothing is protected and nothing opens the circuit until it ends." },
+  "metrics-only": { word: "Metrics only", lasts: true, did: "only measures", about: "Lets every call pass and counts them, but nothing opens the circuit: a dry run." },
+  reset: { word: "Reset", lasts: false, did: "was reset", about: "Closes the circuit at once, ends any override, and begins with an empty window and the shortest wait. Calls go out again on every replica. Stored settings stay." },
 };
 
 const ADVICE = {
@@ -47,9 +47,9 @@ function openDialog(given) {
   asked = given;
   setHidden(byId("dialog-name"), !given.name);
   byId("dialog-name").replaceChildren(given.name ? foreign(given.name) : "");
-  setHidden(byId("dialog-kinds"), !given.kinds);
+  setHidden(byId("dialog-kinds"), !given.kinds || Boolean(given.kind));
   for (const radio of byId("dialog-kinds").querySelectorAll("input")) radio.checked = radio.value === given.kind;
-  byId("dialog-about").replaceChildren(...(given.about ?? []));
+  byId("dialog-about").replaceChildren(...(given.about ?? (given.kind ? [h("p", {}, ACTIONS[given.kind].about)] : [])));
   byId("dialog-reason").value = "";
   byId("dialog-author").value = remembered.read("localStorage", authorKey);
   byId("dialog-token").value = "";
@@ -100,7 +100,7 @@ function drawDialog() {
   const words = asked.confirm ?? (action ? (action.lasts && ms !== undefined ? `${action.word} ${ms === null ? "until ended" : `for ${length(ms)}`}` : action.word) : "Choose what to do");
   setText(confirm, sending ? "Sending …" : words);
   confirm.disabled = sending || Boolean(asked.kinds && !action);
-  confirm.classList.toggle("danger", Boolean(asked.danger ?? action?.danger));
+  confirm.classList.toggle("danger", Boolean(asked.danger || action));
 }
 
 function complain(words, field) {
@@ -108,6 +108,7 @@ function complain(words, field) {
   for (const input of byId("dialog-form").querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
   field?.setAttribute("aria-invalid", "true");
   field?.focus();
+  if (words && !field) byId("dialog-error").scrollIntoView({ block: "nearest" });
 }
 
 const bytes = (text) => new TextEncoder().encode(text).length;
@@ -159,7 +160,7 @@ async function confirmDialog() {
   mine.refused?.();
   const words = `${/[.!?]$/.test(reply.problem) ? reply.problem : `${reply.problem}.`} ${advice(reply.status)}`;
   if (!open) {
-    say(`Not done. ${words}`, mine.name);
+    say(`Not done. ${words}`, mine.name, true);
     return;
   }
   drawDialog();
@@ -178,12 +179,22 @@ function doneAction(_, { kind, for_ms }) {
   return `${did}${lasts ? (for_ms === null ? " until somebody resets it" : ` for ${length(for_ms)}`) : ""}.`;
 }
 
-/// Says what came of it, to eyes and ears, until it is dismissed or the next one.
-function say(words, name) {
+let sayingNoMore = null;
+const SAID_FOR_MS = 20_000;
+/// Says what came of it, to eyes and ears; what is more than a plain yes stays until it is dismissed.
+function say(words, name, stays = Array.isArray(words)) {
+  clearTimeout(sayingNoMore);
+  if (!stays) sayingNoMore = setTimeout(() => !byId("toast").matches(":hover, :focus-within") && unsay(), SAID_FOR_MS);
   const parts = Array.isArray(words) ? words : [words];
   byId("result").replaceChildren(...(name != null ? [foreign(name), " "] : []), ...parts);
   setHidden(byId("toast-close"), false);
   byId("toast").classList.add("shown");
+}
+
+function unsay() {
+  byId("toast").classList.remove("shown");
+  byId("result").replaceChildren();
+  setHidden(byId("toast-close"), true);
 }
 
 function startActions() {
@@ -214,9 +225,5 @@ function startActions() {
     }
   });
   confirm.addEventListener("click", () => confirmDialog());
-  byId("toast-close").addEventListener("click", () => {
-    byId("toast").classList.remove("shown");
-    byId("result").replaceChildren();
-    setHidden(byId("toast-close"), true);
-  });
+  byId("toast-close").addEventListener("click", unsay);
 }

@@ -6,7 +6,7 @@ let page = null; // { name, details, problem, parts, readAt, reading, again }
 
 function openCircuit(name) {
   if (page?.name === name) return;
-  page = { name, details: null, problem: null, readAt: 0, reading: false, again: false, all: false, people: false };
+  page = { name, details: null, drawn: null, problem: null, readAt: 0, reading: false, again: false, all: false, people: false };
   page.parts = makePage(name);
   page.editor = makePolicy(name, () => page.details, () => readDetails(true));
   page.parts.policy.append(page.editor.element);
@@ -35,7 +35,7 @@ function makePage(name) {
     graph: largeGraph(),
   };
   for (const kind of Object.keys(ACTIONS)) {
-    parts.actions.append(h("button", { type: "button", class: ACTIONS[kind].danger ? "danger-quiet" : null, "data-testid": `act-${kind}`, "data-write": true, onclick: () => openAction(name, kind) }, `${ACTIONS[kind].word} …`));
+    parts.actions.append(h("button", { type: "button", "data-testid": `act-${kind}`, "data-write": true, onclick: () => openAction(name, kind) }, `${ACTIONS[kind].word} …`));
   }
   const people = h("label", { class: "check" }, h("input", { type: "checkbox", "data-testid": "people-only", onchange: (event) => { page.people = event.target.checked; drawEvents(); } }), " only what people did");
   parts.policy = part("policy-title", "Policy");
@@ -48,7 +48,7 @@ function makePage(name) {
       part("probes-title", "Probes", parts.probes),
       part("replicas-title", "Replicas", parts.replicas)));
   parts.element = h("article", { class: "page", "data-testid": "circuit-page", "data-name": name },
-    h("p", { class: "back" }, h("a", { href: overviewHref(filter), "data-testid": "back" }, "← All circuits")),
+    h("p", { class: "back" }, h("a", { class: "back-link", href: overviewHref(filter), "data-testid": "back" }, "← All circuits")),
     h("header", { class: "page-head" },
       h("h1", { id: "circuit-title", tabindex: -1 }, foreign(name)),
       h("div", { class: "page-state" }, parts.badge, parts.ends),
@@ -94,17 +94,22 @@ async function readDetails(again) {
 
 /// What the circuit does, since when, why, and what comes next.
 function sentence(c, policy) {
-  const since = c.generation === 0 || !isTime(c.since_ms) ? [] : [" Since ", moment(c.since_ms), ": "];
-  const parts = [stateOf(c.state).effect, ...since, ...why(c), "."];
-  const wait = c.until_ms - serverNow();
+  const parts = [stateOf(c.state).effect];
+  const began = isTime(c.since_ms) && c.reason !== "created" ? moment(c.since_ms) : null;
+  const overridden = OVERRIDES.includes(c.state);
+  const verbs = { open: "opened", closed: "closed", half_open: "began to try" };
+  if (overridden) parts.push(" By ", foreign(c.override_author || "somebody", { class: "person" }), began && ", ", began, ": ", overrideReason(c), ".");
+  else if (!began) parts.push(" It ", ...why(c), ".");
+  else parts.push(` It ${verbs[c.state] ?? "became so"} `, began, ": ", ...why(c), ".");
+  const waits = c.until_ms > serverNow();
   if (c.state === "open") {
-    parts.push(wait > 0 ? ` In ${left(wait)} the first probes go out.` : " The wait is over: the next call is a probe.");
+    parts.push(...(waits ? [" In ", until(c.until_ms), " the first probes go out."] : [" The wait is over: the next call is a probe."]));
   } else if (c.state === "half_open" && policy) {
     parts.push(` It closes after ${count(policy.success_threshold, "success", "successes")} and opens again after ${count(policy.half_open_failure_threshold, "failure")}.`);
-  } else if (OVERRIDES.includes(c.state)) {
-    parts.push(wait > 0 ? ` It ends by itself in ${left(wait)}, or by a reset.` : c.until_ms ? " Its time is up: the next call ends it." : " It lasts until somebody resets it.");
+  } else if (overridden) {
+    parts.push(...(waits ? [" It ends by itself in ", until(c.until_ms), ", or by a reset."] : [c.until_ms ? " Its time is up: the next call ends it." : " It lasts until somebody resets it."]));
   }
-  return parts;
+  return parts.filter(Boolean);
 }
 
 function drawCircuit() {
@@ -123,7 +128,7 @@ function drawCircuit() {
   setAttribute(parts.ends, "title", absolute(c.until_ms));
   // Times within it are renewed one by one: only other words make it anew.
   const words = sentence(c, details?.policy.in_force);
-  const said = words.filter((part) => !(part instanceof HTMLTimeElement)).map((part) => (typeof part === "string" ? part : part.textContent)).join("");
+  const said = plain(words.map((part) => part.dataset?.at ?? part.dataset?.until ?? part));
   if (parts.sentence.dataset.said !== said) {
     parts.sentence.dataset.said = said;
     parts.sentence.replaceChildren(...words);
@@ -132,9 +137,12 @@ function drawCircuit() {
   drawFacts(c);
   parts.graph.draw(c, details?.events ?? [], clock.now_ms);
   if (details) {
-    drawProbes(details, c);
-    drawReplicas(details);
     drawEvents();
+    if (page.drawn !== details) {
+      page.drawn = details;
+      drawProbes(details, c);
+      drawReplicas(details);
+    }
   }
   page.editor.draw(c);
 }
@@ -175,13 +183,12 @@ function drawMeters(c, policy) {
 }
 
 function drawFacts(c) {
-  const timeOr = (ms) => moment(ms);
   const facts = [
     [c.state === "open" ? "Calls in the window that opened it" : "Calls in the window", `${number(c.calls)} (${number(c.failures)} failed, ${number(c.slow)} slow)`],
     ["Rejected", `${rate(rejectedPerSecond(c))} a second`],
-    ["Took", c.latency?.count ? `p50 ${latency(c.latency.p50_us)} · p95 ${latency(c.latency.p95_us)} · p99 ${latency(c.latency.p99_us)}` : "nothing recorded"],
-    ["Last success", timeOr(c.last_success_ms)],
-    ["Last failure", timeOr(c.last_failure_ms)],
+    ["Latency", c.latency?.count ? `p50 ${latency(c.latency.p50_us)} · p95 ${latency(c.latency.p95_us)} · p99 ${latency(c.latency.p99_us)}` : "nothing recorded"],
+    ["Last success", moment(c.last_success_ms)],
+    ["Last failure", moment(c.last_failure_ms)],
     ["In its life", `${number(c.successes_total)} succeeded, ${number(c.failures_total)} failed, ${number(c.slow_total)} slow, ${number(c.ignored_total)} ignored, ${number(c.not_permitted_total)} rejected`],
     ["Generation", number(c.generation)],
   ];
@@ -205,7 +212,7 @@ function drawProbes({ probes }, c) {
   }
   box.replaceChildren(h("ul", { class: "list" }, probes.map((probe) => h("li", {},
     h("span", { class: "mono" }, foreign(probe.replica || probe.token)),
-    h("span", { class: "quiet", title: absolute(probe.until_ms) }, probe.until_ms > serverNow() ? `lease ends in ${left(probe.until_ms - serverNow())}` : "lease is over")))));
+    h("span", { class: "quiet" }, "lease ends in ", until(probe.until_ms))))));
 }
 
 function drawReplicas({ replicas }) {
@@ -219,7 +226,7 @@ function drawReplicas({ replicas }) {
   const sorted = [...replicas].sort((a, b) => worst(a) - worst(b) || (a.name < b.name ? -1 : 1));
   box.replaceChildren(h("ul", { class: "list" }, sorted.map((replica) => h("li", {},
     h("span", { class: "mono" }, foreign(replica.name)),
-    replica.alone_until_ms > now && h("strong", {}, `open for itself, ${left(replica.alone_until_ms - now)} left`),
+    replica.alone_until_ms > now && h("strong", {}, "open for itself, ", until(replica.alone_until_ms), " left"),
     replica.failing_ms > 0 && h("span", {}, "failed ", moment(replica.failing_ms)),
     h("span", { class: "quiet" }, "seen ", moment(replica.seen_ms))))));
 }
@@ -250,7 +257,7 @@ function eventItem(event) {
       byPerson ? "By " : "Seen by ", foreign(event.by || "somebody", { class: byPerson ? "person" : "mono" }),
       event.origin && [", from ", foreign(event.origin, { class: "mono" })],
       event.until_ms > event.at_ms && `, for ${length(event.until_ms - event.at_ms)}`,
-      event.consecutive_opens > 1 && event.to === "open" && `, ${ordinal(event.consecutive_opens)} time in a row`, "."),
+      event.to === "open" && !byPerson && event.consecutive_opens > 1 && `, ${ordinal(event.consecutive_opens)} time in a row`, "."),
     event.note && h("p", { class: "note" }, foreign(event.note)));
 }
 

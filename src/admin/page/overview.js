@@ -11,26 +11,26 @@ let orderIsOld = true;
 
 function makeRow(name) {
   const cell = (given, ...children) => h("span", { role: "cell", ...given }, ...children);
-  const link = h("a", { class: "name", href: hrefOf(name), title: name, "data-testid": "circuit-link" }, foreign(name));
+  const link = h("a", { class: "name", href: hrefOf(name), title: honest(name), "data-testid": "circuit-link" }, foreign(name));
   const parts = {
     badge: badge("closed"),
     why: h("span", { class: "why" }),
-    ends: cell({ class: "num ends", "data-label": "ends in" }),
+    ends: cell({ class: "num ends" }),
     rate: h("span"),
     fill: h("span", { class: "meter-fill" }),
-    calls: cell({ class: "num calls", "data-label": "calls" }),
-    rejected: cell({ class: "num rejected", "data-label": "rejected" }),
-    latency: cell({ class: "num latency", "data-label": "p50 · p95 · p99" }),
-    replicas: cell({ class: "num replicas", "data-label": "replicas" }),
+    calls: cell({ class: "num calls" }),
+    rejected: cell({ class: "num rejected" }),
+    latency: cell({ class: "num latency" }),
+    replicas: cell({ class: "num replicas" }),
     graph: smallGraph(),
     said: "",
   };
-  const act = h("button", { type: "button", class: "act", "data-testid": "open-dialog", "data-write": true, "aria-label": `Actions for ${name}`, onclick: () => openAction(name) }, "Act …");
+  const act = h("button", { type: "button", class: "act", "data-testid": "open-dialog", "data-write": true, "aria-label": `Actions for ${honest(name)}`, onclick: () => openAction(name) }, "Act …");
   const row = h("div", { class: "row", role: "row", "data-testid": "circuit-row", "data-name": name },
     cell({ class: "state" }, parts.badge),
     cell({ class: "who" }, link, parts.why),
     parts.ends,
-    cell({ class: "num failures", "data-label": "failed" }, parts.rate, h("span", { class: "meter", "aria-hidden": "true" }, parts.fill)),
+    cell({ class: "num failures" }, parts.rate, h("span", { class: "meter", "aria-hidden": "true" }, parts.fill)),
     parts.calls, parts.rejected,
     cell({ class: "past" }, parts.graph.element),
     parts.latency, parts.replicas,
@@ -59,9 +59,9 @@ function fillRow(made, c) {
   if (!made.near) return;
   const parts = why(c);
   const said = plain(parts);
-  if (made.said !== said) {
-    made.said = said;
-    made.why.replaceChildren(...parts);
+  if (made.said !== `${c.since_ms} ${said}`) {
+    made.said = `${c.since_ms} ${said}`;
+    made.why.replaceChildren(...parts, ...(c.reason !== "created" && isTime(c.since_ms) ? [" · ", moment(c.since_ms)] : []));
     made.why.title = said;
   }
   setText(made.ends, ending(c));
@@ -160,7 +160,7 @@ function drawOverview(atOnce) {
   setHidden(byId("latest"), !entry);
   if (entry && byId("latest").dataset.entry !== `${entry.name} ${entry.generation} ${entry.at_ms}`) {
     byId("latest").dataset.entry = `${entry.name} ${entry.generation} ${entry.at_ms}`;
-    byId("latest").replaceChildren("Latest: ", h("a", { href: hrefOf(entry.name), title: entry.name }, foreign(entry.name)),
+    byId("latest").replaceChildren("Latest: ", h("a", { href: hrefOf(entry.name), title: honest(entry.name) }, foreign(entry.name)),
       entry.reason === "policy" ? " settings stored " : ` ${stateOf(entry.to).word.toLowerCase()} `, moment(entry.at_ms));
   }
 }
@@ -186,7 +186,7 @@ function drawTotals() {
     else link.removeAttribute("aria-current");
   });
   const bad = (n.open ?? 0) + (n.forced_open ?? 0);
-  const about = route.page === "circuit" ? `${route.name} – ` : "";
+  const about = route.page === "circuit" ? `${honest(route.name)} – ` : "";
   const title = `${bad ? `(${bad} open) ` : ""}${isOld() && live.known ? "(old) " : ""}${about}commontrip`;
   if (document.title !== title) document.title = title;
   drawIcon(!live.known || isOld() ? "#777777" : bad ? "#c62828" : n.half_open ? "#b26a00" : "#2e7d32", bad > 0);

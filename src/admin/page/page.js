@@ -85,9 +85,9 @@ function drawBanners() {
   setText(byId("stale-word"), silent ? word : "");
   if (silent) {
     const next = live.stream === "waiting" ? `Trying again in ${wait} s.` : "Trying now …";
-    setText(byId("stale-text"), `${live.known ? `What you see is ${seconds ? length(seconds) : "0 s"} old. ` : ""}${next}`);
+    setText(byId("stale-text"), `${live.known ? `What you see is ${seconds ? length(seconds) : "0 s"} old${asking ? ", asked for every 5 s" : ""}. ` : ""}${next}`);
   }
-  document.body.classList.toggle("old", live.known && isOld());
+  document.body.classList.toggle("old", live.known && (isOld() || live.store?.ok === false));
   const link = byId("link");
   setAttribute(link, "data-is", silent ? "bad" : "good");
   setText(link, silent ? "updates: none" : "updates: live");
@@ -136,7 +136,7 @@ function announceMove(c) {
     moved = new Map();
     announcing = null;
     const words = all.length <= 3
-      ? all.map((c) => `${c.name} is ${stateOf(c.state).word.toLowerCase()}: ${plain(why(c))}.`)
+      ? all.map((c) => `${honest(c.name)} is ${stateOf(c.state).word.toLowerCase()}: ${plain(why(c))}.`)
       : Object.entries(Object.groupBy(all, (c) => c.state)).map(([state, of]) => `${count(of.length, "circuit is", "circuits are")} now ${stateOf(state).word.toLowerCase()}.`);
     setText(byId("announcer"), words.join(" "));
   }, 1000);

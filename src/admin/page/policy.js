@@ -1,19 +1,20 @@
 // The policy of a circuit: what is in force, where that differs from the code, and its editor.
 // The server says what is valid; here only whole numbers are told from other text.
 
-const ZERO_OFF = " (0 = off)";
+/// Settings that 0 switches off.
+const OFF_AT_0 = ["window_calls", "failure_rate_threshold", "failure_count_threshold", "consecutive_failures_threshold", "slow_call_duration_threshold_ms", "ramp_duration_ms", "call_timeout_ms"];
 const SETTINGS = [
   ["Window", [
     ["window_ms", "Length of the time window", "ms"],
     ["window_buckets", "Buckets of the time window", ""],
-    ["window_calls", "Count the last n calls instead (0 = by time)", "calls"],
+    ["window_calls", "Count the last calls instead", "calls"],
     ["minimum_number_of_calls", "Calls below which no rate opens", "calls"],
   ]],
   ["Opens at", [
-    ["failure_rate_threshold", `Failure rate${ZERO_OFF}`, "%"],
-    ["failure_count_threshold", `Failures in the window${ZERO_OFF}`, "failures"],
-    ["consecutive_failures_threshold", `Failures in a row${ZERO_OFF}`, "failures"],
-    ["slow_call_duration_threshold_ms", `A call is slow from${ZERO_OFF}`, "ms"],
+    ["failure_rate_threshold", "Failure rate", "%"],
+    ["failure_count_threshold", "Failures in the window", "failures"],
+    ["consecutive_failures_threshold", "Failures in a row", "failures"],
+    ["slow_call_duration_threshold_ms", "A call is slow from", "ms"],
     ["slow_call_rate_threshold", "Rate of slow calls", "%"],
     ["quorum", "Replicas that must have failed", "replicas"],
   ]],
@@ -32,21 +33,24 @@ const SETTINGS = [
     ["probe_lease_ms", "A probe may be out for", "ms"],
   ]],
   ["After recovery", [
-    ["ramp_duration_ms", `Admit more and more for${ZERO_OFF}`, "ms"],
+    ["ramp_duration_ms", "Admit more and more for", "ms"],
     ["ramp_initial", "Share admitted at first", "%"],
   ]],
   ["Calls and reports", [
-    ["call_timeout_ms", `A call may take${ZERO_OFF}`, "ms"],
-    ["decision_ttl_ms", "A decision is good for (0 = always ask)", "ms"],
-    ["report_interval_ms", "Report every (0 = at once)", "ms"],
-    ["latency_recording", "Latencies (0 off, 1 a sample, 2 every call)", ""],
+    ["call_timeout_ms", "A call may take", "ms"],
+    ["decision_ttl_ms", "A decision is good for", "ms"],
+    ["report_interval_ms", "Report every", "ms"],
+    ["latency_recording", "Latencies are recorded of", ""],
   ]],
 ];
 
 /// A setting's number as a person reads it.
 function settingWords(key, value, unit) {
+  if (value === 0 && OFF_AT_0.includes(key)) return "off";
+  if (value === 0 && key === "decision_ttl_ms") return "no time: always ask";
+  if (value === 0 && key === "report_interval_ms") return "at once";
   if (unit === "ms") return value >= 1000 ? length(value) : `${number(value)} ms`;
-  if (key === "latency_recording") return ["off", "a sample", "every call"][value] ?? String(value);
+  if (key === "latency_recording") return ["no calls", "a sample", "every call"][value] ?? String(value);
   return unit === "%" ? `${number(value)} %` : number(value);
 }
 
@@ -83,7 +87,7 @@ function makePolicy(name, details, reread) {
       input.value = policy.stored[key] ?? "";
       const tell = () => {
         const value = whole(input.value);
-        setText(hint, input.value.trim() === "" ? "as in code" : value == null ? "not a whole number" : settingWords(key, value, unit));
+        setText(hint, input.value.trim() === "" ? `as in code${unit ? `, in ${unit}` : ""}${OFF_AT_0.includes(key) ? "; 0 is off" : key === "latency_recording" ? "; 0 none, 1 a sample, 2 every call" : ""}` : value == null ? "not a whole number" : settingWords(key, value, unit));
       };
       input.addEventListener("input", tell);
       tell();

@@ -45,9 +45,15 @@ function setHidden(element, hidden) {
   if (element.hidden !== hidden) element.hidden = hidden;
 }
 
+// What is not seen and yet changes what is: marks of direction, breaks and joints without width.
+const UNSEEN = /[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+/// A text as it is, with what could make it look like another one spelt out.
+function honest(text) {
+  return String(text).replace(UNSEEN, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
 /// A text of somebody else's, kept from mixing its direction with the text around it.
 function foreign(text, given) {
-  return h("bdi", given, String(text));
+  return h("bdi", given, honest(text));
 }
 
 function shapeName(state) {
@@ -153,7 +159,14 @@ function setMoment(element, ms) {
   }
   setText(element, ago(serverNow() - ms));
 }
+/// What is left until a moment, counted down by `renewTimes`.
+function until(ms) {
+  return h("span", { "data-until": ms, title: absolute(ms) }, left(ms - serverNow()));
+}
 function renewTimes() {
+  for (const element of document.querySelectorAll("section:not([hidden]) [data-until]")) {
+    setText(element, left(Number(element.dataset.until) - serverNow()));
+  }
   for (const element of document.querySelectorAll("section:not([hidden]) time[data-at]")) {
     setText(element, ago(serverNow() - Number(element.dataset.at)));
   }
@@ -162,7 +175,7 @@ function renewTimes() {
 // Sentences
 
 const REASONS = {
-  created: () => "new: nothing has happened yet",
+  created: () => "has never opened",
   failure_rate: (c) => `${percent((c.failures * 100) / c.calls)} of ${count(c.calls, "call")} failed`,
   failure_count: (c) => `${count(c.failures, "call")} failed within the window`,
   consecutive_failures: (c) => (c.consecutive_failures ? `${count(c.consecutive_failures, "call")} in a row failed` : "too many calls in a row failed"),
@@ -191,7 +204,7 @@ function why(c) {
     const tried = [[c.probes, "out"], [c.probe_successes, "succeeded"], [c.probe_failures, "failed"]].filter(([n]) => n > 0);
     notes.push(tried.length ? `probes: ${tried.map(([n, word]) => `${n} ${word}`).join(", ")}` : "waits for a call to probe with");
   } else if (OVERRIDES.includes(c.state)) {
-    notes.push(foreign(c.override_author || "somebody"), ": ", c.override_reason ? foreign(c.override_reason) : "no reason given");
+    notes.push(foreign(c.override_author || "somebody"), ": ", overrideReason(c));
   } else {
     notes.push(c.state === "closed" && c.reason === "reset" ? "was reset" : reason(c));
   }
@@ -199,6 +212,9 @@ function why(c) {
   if (c.state === "closed" && c.ramp_until_ms > serverNow()) notes.push(`, recovering: admits more and more for ${left(c.ramp_until_ms - serverNow())}`);
   if (c.alone > 0) notes.push(`; ${count(c.alone, "replica is", "replicas are")} open alone`);
   return notes;
+}
+function overrideReason(c) {
+  return c.override_reason ? foreign(c.override_reason) : "no reason given";
 }
 function plain(parts) {
   return parts.map((part) => (typeof part === "string" ? part : part.textContent)).join("");
@@ -209,6 +225,7 @@ function ending(c) {
   if (c.until_ms > 0) {
     const ms = c.until_ms - serverNow();
     if (ms > 0) return left(ms);
+    if (c.state === "half_open") return c.probes ? "any moment" : "waits";
     return c.state === "open" ? "at next call" : "any moment";
   }
   return OVERRIDES.includes(c.state) ? "until ended" : "";
