@@ -15,6 +15,7 @@ mod outbox;
 mod permit;
 mod registry;
 mod reporter;
+mod stats;
 mod tally;
 
 pub use self::{
@@ -24,4 +25,5 @@ pub use self::{
     link::Health,
     permit::Permit,
     registry::{Commontrip, CommontripBuilder},
+    stats::{CircuitStats, Observer, ProbeStats, Transition},
 };

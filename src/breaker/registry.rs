@@ -217,6 +217,10 @@ impl Commontrip {
         Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)))
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.life.0
+    }
+
     /// This registry's name among the fleet's, with the random part.
     #[must_use]
     pub fn replica(&self) -> &str {
