@@ -25,7 +25,11 @@ mod histories;
 mod late_replies;
 mod latency;
 mod lua;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod netns;
+#[cfg(feature = "metrics")]
+//mod ops;
 mod pacing;
 mod processes;
 mod properties;
@@ -36,9 +40,11 @@ mod refusals;
 mod rooms;
 mod scripts;
 mod soak;
+mod stats;
 mod steady;
 mod support;
 mod topology;
+mod traces;
 mod transitions;
 mod votes;
 mod wait;
