@@ -29,7 +29,7 @@ mod lua;
 mod metrics;
 mod netns;
 #[cfg(feature = "metrics")]
-//mod ops;
+mod ops;
 mod pacing;
 mod processes;
 mod properties;
