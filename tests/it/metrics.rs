@@ -145,9 +145,7 @@ async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
     record(&one.breaker, Outcome::Ignored, 4).await;
     record(&two.breaker, Outcome::Success, 10).await;
     record(&two.breaker, Outcome::failure(), 9).await;
-    let hangs = two
-        .breaker
-        .call(|| std::future::pending::<Result<(), ()>>());
+    let hangs = two.breaker.call(std::future::pending::<Result<(), ()>>);
     assert!(hangs.await.is_err());
     one.circuits.flush().await;
     two.circuits.flush().await;

@@ -79,7 +79,7 @@ async fn counts_are_what_was_called_to_the_call() {
         Ok::<_, ()>(())
     };
     breaker.call(slow).await.unwrap();
-    let hangs = || breaker.call(|| std::future::pending::<Result<(), ()>>());
+    let hangs = || breaker.call(std::future::pending::<Result<(), ()>>);
     let (one, two) = tokio::join!(hangs(), hangs());
     assert!(one.is_err() && two.is_err());
     // Before anything had to be reported.

@@ -142,7 +142,8 @@ async fn each_transition_is_logged_once_by_each_replica_and_no_call_is() {
 
     let lines = log.of(FLEET);
     let said: usize = log.0.lock().len() - before;
-    assert_eq!(said, lines.len(), "nothing else: {:?}", log.0.lock());
+    let nothing_else = (said, lines.len()) == (9, 9);
+    assert!(nothing_else, "{:#?}", log.0.lock());
     let opened = replicas[0].events_after(0).next().await.unwrap();
     let expected = [
         ("1", "closed", "open", "failure_rate"),
