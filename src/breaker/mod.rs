@@ -15,6 +15,7 @@ mod outbox;
 mod permit;
 mod registry;
 mod reporter;
+mod stats;
 mod tally;
 #[cfg(feature = "alerts")]
 mod watch;
@@ -30,5 +31,6 @@ pub use self::{
     link::Health,
     permit::Permit,
     registry::{Commontrip, CommontripBuilder},
+    stats::{CircuitStats, Observer, ProbeStats, Transition},
     words::Override,
 };

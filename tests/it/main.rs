@@ -27,8 +27,12 @@ mod histories;
 mod late_replies;
 mod latency;
 mod lua;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod netns;
 mod operator;
+#[cfg(feature = "metrics")]
+mod ops;
 mod pacing;
 mod processes;
 mod properties;
@@ -39,9 +43,11 @@ mod refusals;
 mod rooms;
 mod scripts;
 mod soak;
+mod stats;
 mod steady;
 mod support;
 mod topology;
+mod traces;
 mod transitions;
 mod votes;
 mod wait;
