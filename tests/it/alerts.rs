@@ -216,11 +216,14 @@ async fn every_replica_says_that_the_store_is_away_under_one_key() {
     assert_ne!(keys[0].replica, keys[1].replica);
 }
 
+/// Heads and bodies.
+type Received = Arc<Mutex<Vec<(String, String)>>>;
+
 /// A receiver of webhooks that answers with these, then 200 for ever; what it was sent.
-fn receiver(answers: &'static [&'static str]) -> (String, Arc<Mutex<Vec<(String, String)>>>) {
+fn receiver(answers: &'static [&'static str]) -> (String, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook?secret=1", listener.local_addr().unwrap());
-    let received: Arc<Mutex<Vec<_>>> = Arc::default();
+    let received = Received::default();
     let kept = Arc::clone(&received);
     std::thread::spawn(move || {
         let mut answers = answers.iter();
