@@ -31,9 +31,8 @@ impl Commontrip {
     /// Calls `hook` with the name of the circuit and each transition of any circuit of this registry, also
     /// of those that it gets later: each once, in order, from now on (for a later circuit, from then on).
     ///
-    /// Every replica's hooks are called; for what is to happen once in the fleet there are
-    #[cfg_attr(feature = "alerts", doc = "[`alerts`](crate::alerts).")]
-    #[cfg_attr(not(feature = "alerts"), doc = "alerts (feature `alerts`).")]
+    /// Every replica's hooks are called; for what is to happen once in the fleet there are alerts (feature
+    /// `alerts`).
     /// A hook runs in the registry's tasks and must not block; one that panics is not called again for
     /// that circuit.
     pub fn on_event(&self, hook: impl Fn(&str, &Event) + Send + Sync + 'static) {
