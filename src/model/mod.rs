@@ -5,6 +5,7 @@
 
 mod brief;
 mod circuit;
+mod claims;
 mod event;
 mod held;
 mod history;
@@ -32,6 +33,7 @@ pub(crate) use self::{
 };
 pub use brief::Request;
 pub use circuit::Circuit;
+pub use claims::{Claim, Claims};
 pub use event::Event;
 pub use history::Interval;
 pub use latency::{Latencies, Percentiles};

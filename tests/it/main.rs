@@ -7,6 +7,8 @@
     clippy::disallowed_methods
 )]
 
+#[cfg(feature = "webhook")]
+mod alerts;
 mod alone;
 mod away;
 mod breaker;
@@ -27,7 +29,12 @@ mod histories;
 mod late_replies;
 mod latency;
 mod lua;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod netns;
+mod operator;
+#[cfg(feature = "metrics")]
+mod ops;
 mod pacing;
 mod processes;
 mod properties;
@@ -38,9 +45,11 @@ mod refusals;
 mod rooms;
 mod scripts;
 mod soak;
+mod stats;
 mod steady;
 mod support;
 mod topology;
+mod traces;
 mod transitions;
 mod votes;
 mod wait;
