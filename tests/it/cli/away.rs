@@ -58,9 +58,8 @@ async fn a_store_that_hangs_is_waited_for_as_long_as_was_said() {
 
 #[tokio::test]
 async fn a_user_who_may_not_is_told_so() {
-    let mut url = redis_url().to_owned();
-    let at = url.find('@').unwrap();
-    url.replace_range("redis://".len()..at, "nobody:wrong-word");
+    let server = OwnServer::start();
+    let url = format!("redis://nobody:wrong-word@127.0.0.1:{}/", server.port());
     let ran = run_at(&url, "shop", &["list"]).await;
     assert_eq!(ran.status, 3, "{ran:?}");
     assert!(!ran.err.contains("wrong-word"), "{ran:?}");
