@@ -205,15 +205,18 @@ impl Gatherer {
     }
 
     async fn look_at_all(&mut self) -> Result<u64, StoreError> {
-        let names = self.operator.names().await?;
-        let views = self.operator.views(&names, 0).await?;
+        let views = self.operator.circuits(0).await?;
         let mut now_ms = views.iter().map(|view| view.snapshot.now_ms).max();
         if now_ms.is_none() {
             now_ms = Some(self.operator.now_ms().await?);
         }
         let listed: BTreeSet<Name> = views.iter().map(|view| view.name.clone()).collect();
         for view in views {
-            self.take(view).await?;
+            match self.take(view).await {
+                Err(error) if error.is_away() => return Err(error),
+                // Its record was written over: that says nothing of the others.
+                _ => {}
+            }
         }
         let gone = self.known.keys().filter(|name| !listed.contains(name));
         for name in gone.cloned().collect::<Vec<_>>() {

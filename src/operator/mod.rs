@@ -21,6 +21,8 @@ use crate::{
     model::{Command, Head},
 };
 
+/// More slices than are kept of any circuit.
+const ALL: usize = 1_000;
 /// How often a change of a stored policy is tried when others change it too.
 const TRIES: u32 = 10;
 /// The longest text that says from where a command came, bytes.
@@ -119,35 +121,63 @@ impl Operator {
         Ok(names.iter().filter_map(|n| Name::new(n).ok()).collect())
     }
 
-    /// Every circuit, worst first, each with at most `slices` of its past.
+    /// Every circuit that can be read, worst first, each with at most `slices` of its past.
     ///
     /// # Errors
-    /// [`StoreError`] when the store does not answer for all of them.
+    /// [`StoreError`] when the store does not answer.
     pub async fn circuits(&self, slices: usize) -> Result<Vec<View>, StoreError> {
-        let names = self.names().await?;
-        self.views(&names, slices).await
+        Ok(self.survey(slices).await?.0)
     }
 
-    /// Several circuits, worst first; those that the store has not heard of are left out.
-    pub(crate) async fn views(
+    /// [`circuits`](Self::circuits), and those that cannot be read, because something else is stored
+    /// under their names, with what the store says of it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer.
+    pub async fn survey(
         &self,
-        names: &[Name],
         slices: usize,
-    ) -> Result<Vec<View>, StoreError> {
-        let snapshots = self.store.snapshots(names, &self.head()).await?;
-        let pasts = match slices {
-            0 => vec![Vec::new(); names.len()],
-            _ => self.store.history(names, slices).await?,
-        };
-        let mut views = Vec::with_capacity(names.len());
-        for ((name, snapshot), history) in names.iter().zip(snapshots).zip(pasts) {
-            let snapshot = snapshot?;
-            if snapshot.exists() {
-                views.push(View::new(name, snapshot, history));
+    ) -> Result<(Vec<View>, Vec<(Name, StoreError)>), StoreError> {
+        let names = self.names().await?;
+        let (mut views, mut unreadable) = (Vec::with_capacity(names.len()), Vec::new());
+        for (name, view) in names.iter().zip(self.views(&names, slices).await?) {
+            match view {
+                Ok(view) => views.extend(view),
+                Err(error) if error.is_away() => return Err(error),
+                Err(error) => unreadable.push((name.clone(), error)),
             }
         }
         views.sort_by(View::worst_first);
-        Ok(views)
+        Ok((views, unreadable))
+    }
+
+    /// Several circuits in the order of their names; `None` for those that the store has not heard of.
+    async fn views(
+        &self,
+        names: &[Name],
+        slices: usize,
+    ) -> Result<Vec<Result<Option<View>, StoreError>>, StoreError> {
+        let snapshots = self.store.snapshots(names, &self.head()).await?;
+        let readable: Vec<_> = names
+            .iter()
+            .zip(&snapshots)
+            .filter(|(_, snapshot)| snapshot.as_ref().is_ok_and(Snapshot::exists))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut pasts = match slices {
+            0 => Vec::new(),
+            _ => self.store.history(&readable, slices).await?,
+        }
+        .into_iter();
+        let view = |(name, snapshot): (&Name, Result<Snapshot, StoreError>)| {
+            let snapshot = snapshot?;
+            if !snapshot.exists() {
+                return Ok(None);
+            }
+            let past = pasts.next().unwrap_or_default();
+            Ok(Some(View::new(name, snapshot, past)))
+        };
+        Ok(names.iter().zip(snapshots).map(view).collect())
     }
 
     /// One circuit, with all that is kept of its past.
@@ -156,7 +186,10 @@ impl Operator {
     /// [`ControlError::Name`], [`ControlError::Unknown`], [`ControlError::Store`].
     pub async fn circuit(&self, name: &str) -> Result<View, ControlError> {
         let name = [Name::new(name)?];
-        let view = self.views(&name, usize::MAX >> 1).await?.pop();
+        let view = match self.views(&name, ALL).await?.pop() {
+            Some(view) => view?,
+            None => None,
+        };
         view.ok_or_else(|| ControlError::Unknown(name[0].to_string()))
     }
 

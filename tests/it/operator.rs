@@ -10,7 +10,7 @@ use commontrip::{Commontrip, ControlError, Event, Name, Override, Policy, Reason
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{OwnServer, redis_url, unique_prefix};
+use crate::support::{OwnServer, admin_url, redis_url, unique_prefix};
 use crate::wait::until;
 
 /// How long anything here may take, on a busy machine.
@@ -421,6 +421,46 @@ async fn news_come_at_once_and_each_entry_once(place: Place) {
     assert_eq!(shown.last(), Some(&State::Closed), "{shown:?}");
     drop(breaker);
     circuits.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_circuit_that_was_written_over_hides_no_other() {
+    let prefix = unique_prefix("operator");
+    let builder = RedisStore::builder().prefix(&prefix).timeout(LONG);
+    let store = builder.open(redis_url()).unwrap();
+    let place: Place = Arc::new(move || Box::new(store.clone()));
+    let (circuits, _breaker) = replica(&place, Policy::default()).await;
+    let broken = ["broken", "no past", "no record"].map(|name| {
+        let breaker = circuits.circuit(name, Policy::default()).unwrap();
+        (name, breaker)
+    });
+    for (_, breaker) in &broken {
+        breaker.reset().await.unwrap();
+    }
+    let operator = place().operator();
+    until("all are listed", async || {
+        operator.names().await.is_ok_and(|names| names.len() == 4)
+    })
+    .await;
+    circuits.shutdown().await;
+    let mut redis = redis::Client::open(admin_url()).unwrap();
+    for key in ["{broken}", "{no past}:history", "{no record}:events"] {
+        let key = format!("{prefix}:{key}");
+        redis::cmd("DEL").arg(&key).exec(&mut redis).unwrap();
+        redis::cmd("SET")
+            .arg(&key)
+            .arg("x")
+            .exec(&mut redis)
+            .unwrap();
+    }
+    let (views, unreadable) = operator.survey(10).await.unwrap();
+    let names: Vec<_> = views.iter().map(|view| view.name.as_str()).collect();
+    assert_eq!(names, ["payments", "no past", "no record"]);
+    assert_eq!(unreadable[0].0.as_str(), "broken");
+    let words = unreadable[0].1.to_string();
+    assert!(words.contains("WRONGTYPE"), "{words}");
+    let mut tidings = operator.live().subscribe();
+    while !matches!(next(&mut tidings).await, News::Tick(_)) {}
 }
 
 #[tokio::test]

@@ -63,19 +63,10 @@ impl Unreadable {
 
 /// All circuits, worst first; one that cannot be read does not keep the others from being seen.
 pub async fn circuits(operator: &Operator, unread: &mut Unreadable) -> Result<Vec<View>, Failure> {
-    match operator.circuits(0).await {
-        Ok(views) => return Ok(views),
-        Err(error) if error.is_away() => return Err(error.into()),
-        Err(_) => {}
+    let (views, unreadable) = operator.survey(0).await?;
+    for (name, error) in unreadable {
+        unread.pass_over(&name, error.into())?;
     }
-    let mut views = Vec::new();
-    for name in operator.names().await? {
-        match operator.circuit(name.as_str()).await {
-            Ok(view) => views.push(view),
-            Err(error) => unread.pass_over(&name, error)?,
-        }
-    }
-    views.sort_by(View::worst_first);
     Ok(views)
 }
 
