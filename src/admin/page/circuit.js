@@ -1,0 +1,268 @@
+// The page of one circuit: what it does and why, its numbers against their thresholds, its past,
+// who probes, who reports, who did what. Owns the elements of that page; asks for details.
+
+const RENEW_MS = 5000;
+let page = null; // { name, details, problem, parts, readAt, reading, again }
+
+function openCircuit(name) {
+  if (page?.name === name) return;
+  page = { name, details: null, drawn: null, problem: null, readAt: 0, reading: false, again: false, all: false, people: false };
+  page.parts = makePage(name);
+  page.editor = makePolicy(name, () => page.details, () => readDetails(true));
+  page.parts.policy.append(page.editor.element);
+  byId("circuit").replaceChildren(page.parts.element);
+  readDetails();
+}
+function leaveCircuit() {
+  page = null;
+  byId("circuit").replaceChildren();
+}
+
+function makePage(name) {
+  const part = (id, title, ...children) => h("section", { class: "card", "aria-labelledby": id }, h("h2", { id }, title), ...children);
+  const parts = {
+    badge: badge("closed"),
+    sentence: h("p", { class: "sentence", "data-testid": "sentence" }),
+    ends: h("p", { class: "countdown", "data-testid": "countdown" }),
+    problem: h("p", { class: "problem", role: "status", "data-testid": "circuit-problem" }),
+    actions: h("p", { class: "buttons actions" }),
+    meters: h("dl", { class: "meters", "data-testid": "meters" }),
+    facts: h("dl", { class: "facts" }),
+    probes: h("div", { "data-testid": "probes" }),
+    replicas: h("div", { "data-testid": "replicas" }),
+    events: h("ol", { class: "events", "data-testid": "events", reversed: true }),
+    more: h("button", { type: "button", onclick: () => { page.all = true; drawEvents(); } }),
+    graph: largeGraph(),
+  };
+  for (const kind of Object.keys(ACTIONS)) {
+    parts.actions.append(h("button", { type: "button", "data-testid": `act-${kind}`, "data-write": true, onclick: () => openAction(name, kind) }, `${ACTIONS[kind].word} …`));
+  }
+  const people = h("label", { class: "check" }, h("input", { type: "checkbox", "data-testid": "people-only", onchange: (event) => { page.people = event.target.checked; drawEvents(); } }), " only what people did");
+  parts.policy = part("policy-title", "Policy");
+  parts.body = h("div", { class: "page-body" },
+    h("div", { class: "wide" },
+      part("window-title", "Now", parts.meters, parts.facts),
+      part("past-title", "Last hour", parts.graph.element),
+      part("events-title", "What happened", people, parts.events, parts.more)),
+    h("div", { class: "side" },
+      part("probes-title", "Probes", parts.probes),
+      part("replicas-title", "Replicas", parts.replicas)));
+  parts.element = h("article", { class: "page", "data-testid": "circuit-page", "data-name": name },
+    h("p", { class: "back" }, h("a", { class: "back-link", href: overviewHref(filter), "data-testid": "back" }, "← All circuits")),
+    h("header", { class: "page-head" },
+      h("h1", { id: "circuit-title", tabindex: -1 }, foreign(name)),
+      h("div", { class: "page-state" }, parts.badge, parts.ends),
+      parts.sentence, parts.problem, parts.actions),
+    parts.body, parts.policy);
+  return parts;
+}
+
+async function readDetails(again) {
+  const mine = page;
+  if (!mine) return;
+  if (mine.reading) {
+    mine.again ||= again;
+    return;
+  }
+  const path = pathOf(mine.name);
+  if (!path) {
+    mine.problem = "A browser cannot ask for a circuit of this name, as it takes it for a folder. Operate it from the terminal or from code.";
+    render();
+    return;
+  }
+  mine.reading = true;
+  const reply = await ask(path);
+  mine.reading = false;
+  mine.readAt = performance.now();
+  if (page !== mine) return;
+  if (reply.ok) {
+    mine.details = reply.data;
+    mine.problem = null;
+    take(reply.data.circuit);
+  } else if (reply.status === 404) {
+    mine.problem = "There is no circuit of this name. It may never have been called, or it was forgotten after a long time without calls.";
+    mine.details = null;
+  } else {
+    mine.problem = `${reply.problem} What is below may be old.`;
+  }
+  render();
+  if (mine.again) {
+    mine.again = false;
+    readDetails();
+  }
+}
+
+/// What the circuit does, since when, why, and what comes next.
+function sentence(c, policy) {
+  const parts = [stateOf(c.state).effect];
+  const began = isTime(c.since_ms) && c.reason !== "created" ? moment(c.since_ms) : null;
+  const overridden = OVERRIDES.includes(c.state);
+  const verbs = { open: "opened", closed: "closed", half_open: "began to try" };
+  if (overridden) parts.push(" By ", foreign(c.override_author || "somebody", { class: "person" }), began && ", ", began, ": ", overrideReason(c), ".");
+  else if (!began) parts.push(" It ", ...why(c), ".");
+  else parts.push(` It ${verbs[c.state] ?? "became so"} `, began, ": ", ...why(c), ".");
+  const waits = c.until_ms > serverNow();
+  if (c.state === "open") {
+    parts.push(...(waits ? [" In ", until(c.until_ms), " the first probes go out."] : [" The wait is over: the next call is a probe."]));
+  } else if (c.state === "half_open" && policy) {
+    parts.push(` It closes after ${count(policy.success_threshold, "success", "successes")} and opens again after ${count(policy.half_open_failure_threshold, "failure")}.`);
+  } else if (overridden) {
+    parts.push(...(waits ? [" It ends by itself in ", until(c.until_ms), ", or by a reset."] : [c.until_ms ? " Its time is up: the next call ends it." : " It lasts until somebody resets it."]));
+  }
+  return parts.filter(Boolean);
+}
+
+function drawCircuit() {
+  const { name, details, problem, parts } = page;
+  const c = live.circuits.get(name);
+  const waiting = !c && !problem && !live.known;
+  const gone = !c && !waiting && (problem || (details && "This circuit is gone: it is no longer in the store.")) ;
+  setText(parts.problem, problem || gone || "");
+  setHidden(parts.problem, !(problem || gone));
+  for (const element of [parts.body, parts.policy, parts.sentence, parts.actions, parts.badge.parentElement]) setHidden(element, !c);
+  if (!c) return;
+  if (performance.now() - page.readAt > RENEW_MS && !document.hidden && !isOld()) readDetails();
+  setBadge(parts.badge, c.state);
+  const ends = ending(c);
+  setText(parts.ends, ends && c.until_ms ? `ends ${c.until_ms > serverNow() ? "in " : ""}${ends}` : ends);
+  setAttribute(parts.ends, "title", absolute(c.until_ms));
+  // Times within it are renewed one by one: only other words make it anew.
+  const words = sentence(c, details?.policy.in_force);
+  const said = plain(words.map((part) => part.dataset?.at ?? part.dataset?.until ?? part));
+  if (parts.sentence.dataset.said !== said) {
+    parts.sentence.dataset.said = said;
+    parts.sentence.replaceChildren(...words);
+  }
+  drawMeters(c, details?.policy.in_force);
+  drawFacts(c);
+  parts.graph.draw(c, details?.events ?? [], clock.now_ms);
+  if (details) {
+    drawEvents();
+    if (page.drawn !== details) {
+      page.drawn = details;
+      drawProbes(details, c);
+      drawReplicas(details);
+    }
+  }
+  page.editor.draw(c);
+}
+
+// Numbers against thresholds
+
+function drawMeters(c, policy) {
+  const on = (key) => policy?.[key] > 0;
+  const few = policy && c.calls < policy.minimum_number_of_calls && (c.state === "closed" || c.state === "metrics_only");
+  const least = few ? `, once there are ${count(policy.minimum_number_of_calls, "call")}` : "";
+  const all = [{ title: "Failure rate", value: percent(c.failure_rate), of: c.failure_rate, at: on("failure_rate_threshold") && policy.failure_rate_threshold, most: 100, unit: " %", more: least }];
+  if (on("failure_count_threshold")) all.push({ title: "Failures", value: number(c.failures), of: c.failures, at: policy.failure_count_threshold });
+  if (on("consecutive_failures_threshold")) all.push({ title: "Failures in a row", value: number(c.consecutive_failures), of: c.consecutive_failures, at: policy.consecutive_failures_threshold });
+  if (on("slow_call_duration_threshold_ms")) all.push({ title: `Slow calls (from ${length(policy.slow_call_duration_threshold_ms)})`, value: percent(c.slow_rate), of: c.slow_rate, at: policy.slow_call_rate_threshold, most: 100, unit: " %", more: least });
+  if (policy?.quorum > 1) all.push({ title: "Replicas that fail (quorum)", value: number(c.failing), of: c.failing, at: Math.min(policy.quorum, Math.max(1, c.replicas)), verb: "all open at" });
+  if (c.state === "half_open" && policy) {
+    all.push({ title: "Probes that succeeded", value: number(c.probe_successes), of: c.probe_successes, at: policy.success_threshold, verb: "closes at", good: true });
+    all.push({ title: "Probes that failed", value: number(c.probe_failures), of: c.probe_failures, at: policy.half_open_failure_threshold });
+  }
+  const { meters } = page.parts;
+  const titles = all.map(({ title }) => title).join("\n");
+  if (meters.dataset.titles !== titles) {
+    meters.dataset.titles = titles;
+    meters.replaceChildren(...all.map(({ title }) => h("div", { class: "meter-line" }, h("dt", {}, title),
+      h("dd", {}, h("strong"), h("span", { class: "meter large", "aria-hidden": "true" }, h("span", { class: "meter-fill" }), h("span", { class: "meter-mark" })), h("span", { class: "meter-words" })))));
+  }
+  all.forEach((meter, i) => {
+    const [value, bar, words] = meters.children[i].lastChild.children;
+    setText(value, meter.value);
+    const most = meter.most ?? Math.max(meter.at * 1.5, meter.of ?? 0);
+    bar.firstChild.style.width = `${Math.min(100, ((meter.of ?? 0) * 100) / most)}%`;
+    setHidden(bar.lastChild, !meter.at);
+    if (meter.at) bar.lastChild.style.insetInlineStart = `${Math.min(100, (meter.at * 100) / most)}%`;
+    const over = meter.at && meter.of >= meter.at;
+    bar.classList.toggle("over", Boolean(over && !meter.good));
+    setText(words, meter.at ? `${meter.verb ?? "opens at"} ${number(meter.at)}${meter.unit ?? ""}${meter.more ?? ""}${over && !meter.good ? " – reached" : ""}` : policy ? "does not open the circuit" : "");
+  });
+}
+
+function drawFacts(c) {
+  const facts = [
+    [c.state === "open" ? "Calls in the window that opened it" : "Calls in the window", `${number(c.calls)} (${number(c.failures)} failed, ${number(c.slow)} slow)`],
+    ["Rejected", `${rate(rejectedPerSecond(c))} a second`],
+    ["Latency", c.latency?.count ? `p50 ${latency(c.latency.p50_us)} · p95 ${latency(c.latency.p95_us)} · p99 ${latency(c.latency.p99_us)}` : "nothing recorded"],
+    ["Last success", moment(c.last_success_ms)],
+    ["Last failure", moment(c.last_failure_ms)],
+    ["In its life", `${number(c.successes_total)} succeeded, ${number(c.failures_total)} failed, ${number(c.slow_total)} slow, ${number(c.ignored_total)} ignored, ${number(c.not_permitted_total)} rejected`],
+    ["Generation", number(c.generation)],
+  ];
+  const { facts: list } = page.parts;
+  if (!list.childElementCount) list.append(...facts.map(([title, value]) => h("div", {}, h("dt", {}, title), h("dd", {}, value))));
+  facts.forEach(([title, value], i) => {
+    const [dt, dd] = list.children[i].children;
+    setText(dt, title);
+    if (typeof value === "string") setText(dd, value);
+    else setMoment(dd.firstChild, Number(value.dataset.at ?? 0));
+  });
+}
+
+// Who
+
+function drawProbes({ probes }, c) {
+  const { probes: box } = page.parts;
+  if (!probes.length) {
+    box.replaceChildren(h("p", { class: "quiet" }, c.state === "half_open" ? "None is out: the next call is one." : "None is out."));
+    return;
+  }
+  box.replaceChildren(h("ul", { class: "list" }, probes.map((probe) => h("li", {},
+    h("span", { class: "mono" }, foreign(probe.replica || probe.token)),
+    h("span", { class: "quiet" }, "lease ends in ", until(probe.until_ms))))));
+}
+
+function drawReplicas({ replicas }) {
+  const { replicas: box } = page.parts;
+  if (!replicas.length) {
+    box.replaceChildren(h("p", { class: "quiet" }, "None has reported lately."));
+    return;
+  }
+  const now = serverNow();
+  const worst = (replica) => (replica.alone_until_ms > now ? 0 : replica.failing_ms ? 1 : 2);
+  const sorted = [...replicas].sort((a, b) => worst(a) - worst(b) || (a.name < b.name ? -1 : 1));
+  box.replaceChildren(h("ul", { class: "list" }, sorted.map((replica) => h("li", {},
+    h("span", { class: "mono" }, foreign(replica.name)),
+    replica.alone_until_ms > now && h("strong", {}, "open for itself, ", until(replica.alone_until_ms), " left"),
+    replica.failing_ms > 0 && h("span", {}, "failed ", moment(replica.failing_ms)),
+    h("span", { class: "quiet" }, "seen ", moment(replica.seen_ms))))));
+}
+
+const FIRST_EVENTS = 12;
+function drawEvents() {
+  const { events: list, more } = page.parts;
+  const known = page.details?.events ?? [];
+  const chosen = known.filter((event) => !page.people || event.origin || event.note || event.reason === "policy" || event.reason === "override" || event.reason === "reset").reverse();
+  const shown = page.all ? chosen : chosen.slice(0, FIRST_EVENTS);
+  setHidden(more, shown.length === chosen.length);
+  setText(more, `Show all ${chosen.length}`);
+  const key = `${page.people} ${shown.length} ${shown[0]?.at_ms} ${shown[0]?.generation} ${shown.at(-1)?.at_ms}`;
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...shown.map(eventItem));
+  if (!shown.length) list.append(h("li", { class: "quiet" }, page.people ? "Nobody has commanded anything that is still kept." : "Nothing yet that is still kept."));
+}
+
+function eventItem(event) {
+  const byPerson = event.reason === "override" || event.reason === "reset" || event.reason === "policy";
+  const what = event.reason === "policy"
+    ? [h("strong", {}, event.policy ? "Stored policy: " : "Stored policy taken away"), event.policy && foreign(event.policy, { class: "mono" })]
+    : [badge(event.from), h("span", { class: "to", "aria-label": "to" }, "→"), badge(event.to)];
+  return h("li", { "data-testid": "event", "data-reason": event.reason },
+    h("p", { class: "event-what" }, what, moment(event.at_ms, { class: "quiet" })),
+    h("p", {}, !byPerson && `${reason(event)[0].toUpperCase()}${reason(event).slice(1)}. `,
+      byPerson ? "By " : "Seen by ", foreign(event.by || "somebody", { class: byPerson ? "person" : "mono" }),
+      event.origin && [", from ", foreign(event.origin, { class: "mono" })],
+      event.until_ms > event.at_ms && `, for ${length(event.until_ms - event.at_ms)}`,
+      event.to === "open" && !byPerson && event.consecutive_opens > 1 && `, ${ordinal(event.consecutive_opens)} time in a row`, "."),
+    event.note && h("p", { class: "note" }, foreign(event.note)));
+}
+
+function startCircuit() {
+  watch("entry", (entry) => {
+    if (page && entry.name === page.name) readDetails(true);
+  });
+}
