@@ -17,8 +17,11 @@
 //! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
 //!
-//! Feature `cli`: the `commontrip` program with the demo and the doctor. Nothing else depends on it.
+//! Feature `admin`: `admin`, a dashboard and an HTTP API to mount in an axum app. Feature `cli`: the `commontrip`
+//! program. Nothing else depends on them.
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod breaker;
 pub mod model;
 pub mod operator;
