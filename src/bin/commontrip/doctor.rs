@@ -28,9 +28,9 @@ _PASSWORD_FILE, _TLS_CA, _TLS_CERT and _TLS_KEY, each beginning with COMMONTRIP_
 It changes nothing but a circuit of its own, which it deletes. What the user is not allowed to look at
 is a note. Exit status: 0 no failure, 1 a failure, 2 the command line is wrong.";
 
-/// What `commontrip doctor` can be told.
+/// Where the store is, and as whom to ask it.
 #[derive(Args, Debug)]
-pub struct Options {
+pub struct Connection {
     /// redis://, rediss://, redis+unix://, redis-sentinel:// or redis-cluster://
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
@@ -58,6 +58,13 @@ pub struct Options {
     /// The key of that certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+}
+
+/// What `commontrip doctor` can be told.
+#[derive(Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    connection: Connection,
 
     /// The store_timeout of the service, which answers are held against
     #[arg(long, value_name = "MS", default_value = "50", value_parser = clap::value_parser!(u64).range(1..=600_000))]
@@ -74,7 +81,7 @@ pub struct Options {
 
 /// Examines. Status: 0 no failure, 1 a failure, 2 the command line is wrong.
 pub fn run(options: &Options) -> ExitCode {
-    let store = match open(options) {
+    let store = match options.connection.open(options.timeout) {
         Ok(store) => store,
         Err(error) => return unusable(&error.to_string()),
     };
@@ -102,43 +109,46 @@ pub fn run(options: &Options) -> ExitCode {
     told(&findings.text(colourful()), status)
 }
 
-fn open(options: &Options) -> Result<RedisStore, StoreError> {
-    let var = |name: &str| {
-        let value = env::var(format!("COMMONTRIP_REDIS_{name}")).ok();
-        value.filter(|value| !value.is_empty())
-    };
-    let or_var = |flag: &Option<String>, name| flag.clone().or_else(|| var(name));
-    let or_file =
-        |flag: &Option<PathBuf>, name| flag.clone().or_else(|| var(name).map(PathBuf::from));
-    let mut builder = RedisStore::builder().timeout(Duration::from_millis(options.timeout));
-    if let Some(prefix) = or_var(&options.prefix, "PREFIX") {
-        builder = builder.prefix(&prefix);
-    }
-    if let Some(username) = or_var(&options.username, "USERNAME") {
-        builder = builder.username(&username);
-    }
-    if let Some(path) = &options.password_file {
-        builder = builder.password_file(path);
-    } else if let Some(password) = var("PASSWORD") {
-        builder = builder.password(&password);
-    } else if let Some(path) = var("PASSWORD_FILE") {
-        builder = builder.password_file(path);
-    }
-    if let Some(path) = or_file(&options.tls_ca, "TLS_CA") {
-        builder = builder.tls_ca_file(path);
-    }
-    let certificate = or_file(&options.tls_cert, "TLS_CERT");
-    match (certificate, or_file(&options.tls_key, "TLS_KEY")) {
-        (None, None) => {}
-        (Some(certificate), Some(key)) => builder = builder.tls_client_files(certificate, key),
-        _ => {
-            let words = "the certificate and its key go together: --tls-cert and --tls-key";
-            return Err(StoreError::Refused(words.to_owned()));
+impl Connection {
+    /// The store that is meant; nothing is asked yet.
+    pub fn open(&self, timeout_ms: u64) -> Result<RedisStore, StoreError> {
+        let var = |name: &str| {
+            let value = env::var(format!("COMMONTRIP_REDIS_{name}")).ok();
+            value.filter(|value| !value.is_empty())
+        };
+        let or_var = |flag: &Option<String>, name| flag.clone().or_else(|| var(name));
+        let or_file =
+            |flag: &Option<PathBuf>, name| flag.clone().or_else(|| var(name).map(PathBuf::from));
+        let mut builder = RedisStore::builder().timeout(Duration::from_millis(timeout_ms));
+        if let Some(prefix) = or_var(&self.prefix, "PREFIX") {
+            builder = builder.prefix(&prefix);
         }
+        if let Some(username) = or_var(&self.username, "USERNAME") {
+            builder = builder.username(&username);
+        }
+        if let Some(path) = &self.password_file {
+            builder = builder.password_file(path);
+        } else if let Some(password) = var("PASSWORD") {
+            builder = builder.password(&password);
+        } else if let Some(path) = var("PASSWORD_FILE") {
+            builder = builder.password_file(path);
+        }
+        if let Some(path) = or_file(&self.tls_ca, "TLS_CA") {
+            builder = builder.tls_ca_file(path);
+        }
+        let certificate = or_file(&self.tls_cert, "TLS_CERT");
+        match (certificate, or_file(&self.tls_key, "TLS_KEY")) {
+            (None, None) => {}
+            (Some(certificate), Some(key)) => builder = builder.tls_client_files(certificate, key),
+            _ => {
+                let words = "the certificate and its key go together: --tls-cert and --tls-key";
+                return Err(StoreError::Refused(words.to_owned()));
+            }
+        }
+        let url = or_var(&self.redis, "URL");
+        let url = url.unwrap_or_else(|| "redis://127.0.0.1:6379/".to_owned());
+        builder.open(&url)
     }
-    let url = or_var(&options.redis, "URL");
-    let url = url.unwrap_or_else(|| "redis://127.0.0.1:6379/".to_owned());
-    builder.open(&url)
 }
 
 fn unusable(why: &str) -> ExitCode {
@@ -240,7 +250,7 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
 }
 
 /// Text from elsewhere must not move a terminal's cursor.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let shown = |c: char| match c.is_control() {
         true => c.escape_default().collect::<String>(),
         false => c.to_string(),

@@ -4,6 +4,7 @@
 
 mod demo;
 mod doctor;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,9 @@ enum Command {
     /// Look at a Redis as its user: what works, what does not, and what to do.
     #[command(after_help = doctor::AFTER_HELP)]
     Doctor(doctor::Options),
+    /// Serve the dashboard, the HTTP API and Prometheus metrics of all circuits.
+    #[command(after_help = serve::AFTER_HELP)]
+    Serve(serve::Options),
     /// One replica of the demo, told what to do on its standard input.
     #[command(hide = true)]
     Replica,
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Serve(options) => serve::run(&options),
         Command::Replica => demo::run_replica(),
     }
 }
