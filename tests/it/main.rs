@@ -7,6 +7,8 @@
     clippy::disallowed_methods
 )]
 
+#[cfg(feature = "admin")]
+mod admin;
 mod alone;
 mod away;
 mod breaker;
