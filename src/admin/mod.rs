@@ -3,7 +3,8 @@
 //! Owns the routes, who may use them and how answers look; what can be seen and done is
 //! [`Operator`]'s. Knows no keys and no scripts.
 //!
-//! Mounted in an app of one's own, under any path but the root (there, [`merge`](Router::merge) it):
+//! Mounted in an app of one's own, under any path (at the root [`merge`](Router::merge) it; by [`nest`](Router::nest)
+//! the dashboard is not found with a slash at the end of its path):
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -16,7 +17,7 @@
 //!     .allow_host("ops.example.com")?;
 //! let app: Router = Router::new()
 //!     .route("/", get(|| async { "the shop" }))
-//!     .nest("/breakers", admin::router(Operator::of(&circuits), options));
+//!     .nest_service("/breakers", admin::router(Operator::of(&circuits), options));
 //! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! # let until = std::future::ready(());
 //! // `axum::serve` does too; this one closes streams at the end and slow clients before it.
@@ -51,7 +52,7 @@ use axum::{
     Router,
     error_handling::HandleErrorLayer,
     extract::DefaultBodyLimit,
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -86,7 +87,7 @@ struct App {
     streams: Arc<Semaphore>,
 }
 
-/// The dashboard and the API, to be nested in an app; see the [module](self).
+/// The dashboard and the API, to be mounted in an app; see the [module](self).
 ///
 /// While somebody watches the news, one task looks at the store once a second, however many watch.
 pub fn router(operator: Operator, options: Options) -> Router {
@@ -148,14 +149,8 @@ async fn wrong_method(method: Method) -> Response {
     }
 }
 
-/// What no route has. Nested, the page with a slash at the end comes here, too.
-async fn elsewhere(method: Method, uri: Uri) -> Response {
-    match (uri.path(), method) {
-        ("/", Method::GET | Method::HEAD) => page::page().await,
-        _ => Problem::new(
-            StatusCode::NOT_FOUND,
-            "there is nothing here; openapi.json describes what there is",
-        )
-        .into_response(),
-    }
+/// What no route has.
+async fn elsewhere() -> Problem {
+    let words = "there is nothing here; openapi.json describes what there is";
+    Problem::new(StatusCode::NOT_FOUND, words)
 }

@@ -12,12 +12,15 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
 use super::{guard::Operating, problem::Problem};
 use crate::{Override, operator::View, store::in_words};
 
 /// The longest override, ms: a year.
 const LONGEST_MS: u64 = 31_536_000_000;
+/// Below this every whole number has a real one.
+const LARGEST_REAL: f64 = (1_u64 << 53) as f64;
 /// Circuits that are reset at once.
 const AT_ONCE: usize = 16;
 
@@ -25,11 +28,29 @@ type Name = Result<Path<String>, PathRejection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 type Changed = Result<Json<View>, Problem>;
 
+/// A whole number, from 0 on; also written as `300000.0` or `3e5`, which JSON does not tell apart.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "Number")]
+struct Whole(u64);
+
+impl TryFrom<Number> for Whole {
+    type Error = String;
+
+    fn try_from(number: Number) -> Result<Self, String> {
+        let real = number
+            .as_f64()
+            .filter(|real| real.fract() == 0.0 && (0.0..LARGEST_REAL).contains(real));
+        let whole = number.as_u64().or_else(|| real.map(|real| real as u64));
+        let words = || format!("{number} is not a whole number from 0 on");
+        whole.map(Self).ok_or_else(words)
+    }
+}
+
 /// Of an override.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Until {
-    for_ms: Option<u64>,
+    for_ms: Option<Whole>,
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -49,7 +70,7 @@ pub(super) struct Words {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Settings {
-    set: BTreeMap<String, u64>,
+    set: BTreeMap<String, Whole>,
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -80,8 +101,8 @@ impl Until {
         let with = said(self.reason, self.author);
         match self.for_ms {
             None => Ok(with),
-            Some(ms @ 1..=LONGEST_MS) => Ok(with.lasting(Duration::from_millis(ms))),
-            Some(ms) => Err(Problem::unfit(format!(
+            Some(Whole(ms @ 1..=LONGEST_MS)) => Ok(with.lasting(Duration::from_millis(ms))),
+            Some(Whole(ms)) => Err(Problem::unfit(format!(
                 "for_ms is {ms}, but must be from 1 to {LONGEST_MS} ms; leave it out for an override without an end"
             ))),
         }
@@ -124,7 +145,7 @@ pub(super) async fn store_policy(
     let (Path(name), Json(body)) = (name?, body?);
     let expected = expected(&headers)?;
     let mut pairs = Vec::with_capacity(body.set.len());
-    for (key, number) in &body.set {
+    for (key, Whole(number)) in &body.set {
         if key.contains(|c: char| !c.is_ascii_graphic() || c == '=') {
             return Err(Problem::unfit(format!("{key:?} is not a setting")));
         }
@@ -141,13 +162,13 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         return Ok(None);
     };
     let text = given.to_str().unwrap_or_default().trim();
-    let quoted = text
+    let bare = text
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'));
-    match quoted.and_then(|version| version.parse().ok()) {
+    match bare.unwrap_or(text).parse() {
         _ if text == "*" => Ok(None),
-        Some(version) => Ok(Some(version)),
-        None => Err(Problem::new(
+        Ok(version) => Ok(Some(version)),
+        Err(_) => Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "If-Match is to be the policy_version that was seen, in quotes: If-Match: \"3\"",
         )),
@@ -184,6 +205,7 @@ pub(super) async fn reset_all(by: Operating, body: Body<All>) -> Result<Json<Res
         return Err(Problem::unfit(words));
     }
     let with = said(body.reason, body.author);
+    with.check()?;
     let names = by.0.names().await?;
     let resets = names.into_iter().map(|name| {
         let (by, with) = (by.0.clone(), with.clone());

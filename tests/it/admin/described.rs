@@ -139,6 +139,21 @@ async fn every_path_and_every_setting_is_described() {
     let api = site.get("/openapi.json").await.good();
     let settings = keys(&api["components"]["schemas"]["Settings"]["properties"]);
     assert_eq!(settings, Rules::KEYS.iter().copied().collect());
+    for (key, schema) in api["components"]["schemas"]["Settings"]["properties"]
+        .as_object()
+        .unwrap()
+    {
+        let (least, most) = (
+            schema["minimum"].as_u64().unwrap(),
+            schema["maximum"].as_u64().unwrap(),
+        );
+        for beyond in [least.checked_sub(1), Some(most + 1)].into_iter().flatten() {
+            let refused = commontrip::Policy::default().check_stored(&format!("{key}={beyond}"));
+            let words = refused.unwrap_err().to_string();
+            let range = format!("{key} is {beyond}, but must be from {least} to {most}");
+            assert!(words.starts_with(&range), "{words}");
+        }
+    }
     let states = commontrip::State::ALL.map(|state| json!(state));
     assert_eq!(api["components"]["schemas"]["State"]["enum"], json!(states));
     site.circuit("payments", commontrip::Policy::default())

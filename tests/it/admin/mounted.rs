@@ -11,7 +11,7 @@ async fn mounted() -> Site {
     let admin = admin::router(Operator::of(&circuits), with_token());
     let app = Router::new()
         .route("/", get(|| async { "the shop" }))
-        .nest("/ops/breakers", admin)
+        .nest_service("/ops/breakers", admin)
         .fallback(|| async {
             (
                 axum::http::StatusCode::NOT_FOUND,
@@ -34,6 +34,24 @@ async fn the_page_is_at_its_path_with_and_without_a_slash() {
         let head = site.ask(reqwest::Method::HEAD, path).send().await.unwrap();
         assert_eq!(head.status(), 200);
     }
+}
+
+#[tokio::test]
+async fn it_can_be_nested_and_merged_too() {
+    let circuits = || Commontrip::embedded().unwrap();
+    let admin = |circuits: &Commontrip| admin::router(Operator::of(circuits), with_token());
+    let one = circuits();
+    let app = Router::new().nest("/breakers", admin(&one));
+    let site = Site::serving(one, app).await;
+    assert_eq!(site.get("/breakers").await.status.as_u16(), 200);
+    site.get("/breakers/health").await.good();
+    site.get("/breakers/nothing").await.problem(404);
+    let two = circuits();
+    let app = Router::new().route("/shop", get(|| async { "the shop" }));
+    let app = app.merge(admin(&two));
+    let site = Site::serving(two, app).await;
+    assert_eq!(site.get("/").await.status.as_u16(), 200);
+    assert_eq!(site.get("/shop").await.text, "the shop");
 }
 
 #[tokio::test]
