@@ -21,7 +21,6 @@ const advice = (status) => ADVICE[status] ?? (status >= 500 ? "The store may be 
 
 const authorKey = "commontrip author";
 let asked = null; // what the open dialog is about
-let sending = false;
 
 function openAction(name, kind) {
   openDialog({ name, kinds: true, kind });
@@ -44,7 +43,7 @@ function openResetAll() {
 /// `about`: what is changed. `run` sends it; `done` says what came of it; `refused` hears of a no.
 function openDialog(given) {
   if (live.status?.read_only || byId("dialog").open) return;
-  asked = given;
+  asked = { ...given, sending: false };
   setHidden(byId("dialog-name"), !given.name);
   byId("dialog-name").replaceChildren(given.name ? foreign(given.name) : "");
   setHidden(byId("dialog-kinds"), !given.kinds || Boolean(given.kind));
@@ -57,7 +56,6 @@ function openDialog(given) {
   setText(byId("dialog-typed-word"), given.typed ?? "");
   setHidden(byId("dialog-typed-line"), !given.typed);
   byId("dialog-form").querySelector('[name="for"][value="900000"]').checked = true;
-  sending = false;
   complain("");
   drawDialog();
   byId("dialog").showModal();
@@ -86,8 +84,7 @@ function drawDialog() {
   if (c) {
     if (!now.firstChild) now.append("now ", badge(c.state), h("span"));
     setBadge(now.children[0], c.state);
-    const ends = ending(c);
-    setText(now.children[1], ends ? ` ${c.until_ms > serverNow() ? "ends in " : ""}${ends}` : "");
+    setText(now.children[1], ` ${endingSaid(c)}`);
   }
   setHidden(byId("dialog-expiry"), !action?.lasts);
   setHidden(byId("dialog-other"), byId("dialog-form").querySelector('[name="for"]:checked').value !== "other");
@@ -98,8 +95,8 @@ function drawDialog() {
   setHidden(byId("dialog-token-kept"), !token);
   const confirm = byId("dialog-confirm");
   const words = asked.confirm ?? (action ? (action.lasts && ms !== undefined ? `${action.word} ${ms === null ? "until ended" : `for ${length(ms)}`}` : action.word) : "Choose what to do");
-  setText(confirm, sending ? "Sending …" : words);
-  confirm.disabled = sending || Boolean(asked.kinds && !action);
+  setText(confirm, asked.sending ? "Sending …" : words);
+  confirm.disabled = asked.sending || Boolean(asked.kinds && !action);
   confirm.classList.toggle("danger", Boolean(asked.danger || action));
 }
 
@@ -136,16 +133,16 @@ function fields() {
 }
 
 async function confirmDialog() {
-  if (sending || !asked) return;
+  if (!asked || asked.sending) return;
   const filled = fields();
   if (!filled) return;
   const mine = asked;
   remembered.write("localStorage", authorKey, filled.author);
   complain("");
-  sending = true;
+  mine.sending = true;
   drawDialog();
   const reply = await (mine.run ?? runAction)(filled, mine.name);
-  sending = false;
+  mine.sending = false;
   const open = asked === mine;
   if (reply.ok) {
     remembered.write("sessionStorage", tokenKey, filled.token);

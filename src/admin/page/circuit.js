@@ -123,8 +123,7 @@ function drawCircuit() {
   if (!c) return;
   if (performance.now() - page.readAt > RENEW_MS && !document.hidden && !isOld()) readDetails();
   setBadge(parts.badge, c.state);
-  const ends = ending(c);
-  setText(parts.ends, ends && c.until_ms ? `ends ${c.until_ms > serverNow() ? "in " : ""}${ends}` : ends);
+  setText(parts.ends, endingSaid(c));
   setAttribute(parts.ends, "title", absolute(c.until_ms));
   // Times within it are renewed one by one: only other words make it anew.
   const words = sentence(c, details?.policy.in_force);

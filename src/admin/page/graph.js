@@ -54,7 +54,7 @@ function smallGraph() {
   const parts = { ok: s("path", { class: "bar-ok" }), failed: s("path", { class: "bar-failed" }), rejected: s("path", { class: "bar-rejected" }) };
   const wide = SMALL.slices * SMALL.step;
   const line = s("path", { class: "bar-line", d: `M0 ${SMALL.up + 0.5}h${wide}` });
-  const element = s("svg", { class: "small-graph", role: "img", viewBox: `0 0 ${wide} ${SMALL.up + SMALL.down + 1}`, preserveAspectRatio: "none" }, line, ...Object.values(parts));
+  const element = s("svg", { class: "small-graph", role: "img", "aria-label": "Last 10 minutes", viewBox: `0 0 ${wide} ${SMALL.up + SMALL.down + 1}`, preserveAspectRatio: "none" }, line, ...Object.values(parts));
   return {
     element,
     draw(history, now) {
@@ -174,7 +174,8 @@ function largeGraph() {
       return made;
     };
     const seconds = width / 1000;
-    const labels = [label(LARGE.left - 5, top + 10, `${rate(drawn.most / seconds)}/s`, "end")];
+    const labels = [];
+    if (made.some((bar) => bar.successes + bar.failures)) labels.push(label(LARGE.left - 5, top + 10, `${rate(drawn.most / seconds)}/s`, "end"));
     if (made.some((bar) => bar.not_permitted)) labels.push(label(LARGE.left - 5, top + LARGE.up + LARGE.down, `${rate(drawn.mostRejected / seconds)}/s`, "end"));
     const every = room > 600 ? 600_000 : 1_200_000;
     for (let at = Math.ceil(start / every) * every; at < now; at += every) {

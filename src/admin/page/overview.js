@@ -35,18 +35,18 @@ function makeRow(name) {
     cell({ class: "past" }, parts.graph.element),
     parts.latency, parts.replicas,
     cell({ class: "do" }, act));
-  const made = { row, ...parts, near: false, drawn: "" };
-  made.row.circuit = made;
+  const made = { row, ...parts, near: false, drawn: "", circuit: null };
+  row.made = made;
   nearby.observe(row);
   return made;
 }
 
-// Graphs are drawn only where they can be seen.
+// Only what can be seen, or is about to be, is kept up to the moment.
 const nearby = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    target.circuit.near = isIntersecting;
+    target.made.near = isIntersecting;
     const c = live.circuits.get(target.dataset.name);
-    if (isIntersecting && c) fillRow(target.circuit, c);
+    if (isIntersecting && c) fillRow(target.made, c);
   }
 }, { rootMargin: "300px" });
 
@@ -56,7 +56,8 @@ function fillRow(made, c) {
     made.row.dataset.state = c.state;
     setBadge(made.badge, c.state);
   }
-  if (!made.near) return;
+  if (!made.near && made.circuit === c) return;
+  made.circuit = c;
   const parts = why(c);
   const said = plain(parts);
   if (made.said !== `${c.since_ms} ${said}`) {
@@ -79,7 +80,7 @@ function fillRow(made, c) {
   // A bar moves on every 10 s, else only when something was counted.
   const last = c.history.at(-1);
   const drawn = `${Math.floor(clock.now_ms / SLICE_MS)} ${last ? Object.values(last).join(" ") : ""}`;
-  if (made.drawn !== drawn) {
+  if (made.near && made.drawn !== drawn) {
     made.drawn = drawn;
     made.graph.draw(c.history, clock.now_ms);
   }

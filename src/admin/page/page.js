@@ -1,4 +1,5 @@
 // The page as a whole: which view is shown, when it is drawn, banners, keys, what is read aloud.
+// Comes last of the scripts: it starts them.
 
 const route = { page: "overview", name: "" };
 let scrolled = 0; // where the overview was left

@@ -230,3 +230,10 @@ function ending(c) {
   }
   return OVERRIDES.includes(c.state) ? "until ended" : "";
 }
+/// The same as words for beside the state.
+function endingSaid(c) {
+  const ends = ending(c);
+  if (ends === "waits") return "waits for a call";
+  if (!ends || !c.until_ms) return ends;
+  return c.until_ms > serverNow() ? `ends in ${ends}` : `ends ${ends}`;
+}
