@@ -12,6 +12,8 @@ mod admin;
 mod alone;
 mod away;
 mod breaker;
+#[cfg(feature = "admin")]
+mod browser;
 mod calls;
 mod contract;
 mod delegate;
