@@ -18,10 +18,12 @@
 //! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
 //!
-//! Feature `cli`: the `commontrip` program, with which operators look at circuits and steer them. Feature `metrics`:
-//! `metrics::Exporter`, which gives the statistics to any exporter of the `metrics` crate. Nothing else
-//! depends on either.
+//! Features, none of which changes how calls are made: `cli`, the `commontrip` program; `admin`, a dashboard and an HTTP
+//! API to mount in an axum app; `alerts` and `webhook`, rules that one replica of the fleet sends; `metrics`, the statistics
+//! for any exporter of the `metrics` crate; `tls`.
 
+#[cfg(feature = "admin")]
+pub mod admin;
 #[cfg(feature = "alerts")]
 pub mod alerts;
 mod breaker;

@@ -41,6 +41,18 @@ impl Override {
         self
     }
 
+    /// Whether its texts are short enough to be kept.
+    pub(crate) fn check(&self) -> Result<(), ControlError> {
+        let author = self.author.as_deref().unwrap_or_default();
+        for (what, text, most) in [("author", author, 200), ("reason", &self.reason, 1000)] {
+            let bytes = text.len();
+            if bytes > most {
+                return Err(ControlError::Text { what, bytes, most });
+            }
+        }
+        Ok(())
+    }
+
     /// The command with these words; without an author it is whoever sends the head.
     pub(crate) fn request(
         self,
@@ -48,13 +60,8 @@ impl Override {
         command: Command,
         policy: String,
     ) -> Result<Control, ControlError> {
+        self.check()?;
         let author = self.author.unwrap_or_else(|| head.replica.clone());
-        for (what, text, most) in [("author", &author, 200), ("reason", &self.reason, 1000)] {
-            let bytes = text.len();
-            if bytes > most {
-                return Err(ControlError::Text { what, bytes, most });
-            }
-        }
         Ok(Control {
             head,
             command,

@@ -341,8 +341,11 @@ impl Operator {
         }
     }
 
-    /// The store's time, Unix ms, where there is no circuit to say it.
-    async fn now_ms(&self) -> Result<u64, StoreError> {
+    /// The store's time, Unix ms; every circuit that is read says it, too.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer.
+    pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match Name::new("?") {
             Ok(nobody) => Ok(self.store.snapshot(&nobody, &self.head()).await?.now_ms),
             Err(_) => Ok(0),

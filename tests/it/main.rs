@@ -7,11 +7,15 @@
     clippy::disallowed_methods
 )]
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "webhook")]
 mod alerts;
 mod alone;
 mod away;
 mod breaker;
+#[cfg(feature = "admin")]
+mod browser;
 mod calls;
 #[cfg(feature = "cli")]
 mod cli;

@@ -458,7 +458,7 @@ pub fn install(what: &str, package: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|folder| folder.join(name))

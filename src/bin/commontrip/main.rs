@@ -11,6 +11,7 @@ mod list;
 mod out;
 mod policy;
 mod replicas;
+mod serve;
 mod show;
 mod simulate;
 mod steer;
@@ -77,6 +78,9 @@ enum Command {
     /// Settings that are stored with a circuit
     #[command(subcommand, after_help = after())]
     Policy(policy::Command),
+    /// Serve the dashboard, the HTTP API and metrics
+    #[command(after_help = format!("{ENVIRONMENT}\n\n{}", serve::AFTER_HELP))]
+    Serve(serve::Options),
     /// What a circuit would have done under another policy
     #[command(after_help = after())]
     Simulate(simulate::Options),
@@ -113,6 +117,7 @@ fn main() -> ExitCode {
         Command::Reset(options) => run(steer::reset(&options)),
         Command::Policy(command) => run(policy::run(&command)),
         Command::Simulate(options) => run(simulate::run(&options)),
+        Command::Serve(options) => run(serve::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Completions { shell } => completions(shell),

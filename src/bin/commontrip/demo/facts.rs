@@ -14,6 +14,8 @@ use super::replica::Calls;
 pub const KINDS: &str = "\
 With --json each line is one object; its `kind` is one of
   start       the circuit, the store, the policy, and every replica with its pid
+  serving     with --serve, where the dashboard is, and the token that commands need, or null
+              where COMMONTRIP_ADMIN_TOKEN has it
   upstream    the upstream begins to fail or is well again
   transition  the circuit changed: from, to, reason, by whom, window counts
   spread      how many ms after a trip or close each replica knew
@@ -28,6 +30,10 @@ Times: at_s in seconds since the start, _ms in milliseconds.";
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
     Start(Start),
+    Serving {
+        url: String,
+        token: Option<String>,
+    },
     Upstream {
         at_s: f64,
         failing: bool,

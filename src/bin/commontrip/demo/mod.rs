@@ -2,6 +2,7 @@
 //!
 //! Owns the options and how the program ends. Everything shown was measured in this run.
 
+mod encore;
 mod facts;
 mod fleet;
 mod plan;
@@ -16,6 +17,7 @@ mod verdict;
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -57,6 +59,23 @@ pub struct Options {
 
     #[command(flatten)]
     output: Output,
+
+    /// Serve the dashboard, too, and go on with an outage now and then until Ctrl-C
+    #[arg(long)]
+    serve: bool,
+
+    /// The address of the dashboard; port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8700",
+        requires = "serve"
+    )]
+    bind: SocketAddr,
+
+    /// Let the dashboard answer also to this name, as `commontrip serve` does
+    #[arg(long, value_name = "NAME", requires = "serve")]
+    allow_host: Vec<String>,
 }
 
 fn replicas(text: &str) -> Result<usize, String> {
@@ -105,7 +124,7 @@ impl DemoError {
     }
 }
 
-/// Shows it. Status: 0 the promises were kept, 1 one was broken, 2 there was no show, 130 Ctrl-C.
+/// Shows it. Status: 0 the promises were kept, 1 one was broken, 2 there was no show, 130 Ctrl-C before its end.
 pub fn run(options: &Options) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -49,6 +49,11 @@ impl Show {
     pub fn text(&self, fact: &Fact) -> String {
         match fact {
             Fact::Start(start) => self.start(start),
+            Fact::Serving { url, token } => {
+                let url = self.paint(BOLD, url);
+                let token = token.as_deref().unwrap_or("that of COMMONTRIP_ADMIN_TOKEN");
+                format!("  dashboard {url}\n  token     {token}  (to command circuits there)\n\n")
+            }
             Fact::Upstream {
                 at_s,
                 failing: true,

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     DemoError, End, Options, Teller,
+    encore::{self, Page},
     facts::{Fact, Member, Start},
     fleet::Fleet,
     plan::{ERROR_PERCENT, Plan},
@@ -15,6 +16,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::out::in_words;
+use crate::serve::stopped;
 
 /// How long replicas may take to start; 64 processes on a small machine take a while.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
@@ -68,11 +70,32 @@ pub async fn show(options: &Options) -> Result<End, DemoError> {
         clock,
         teller: Teller::new(options),
     };
-    let shown = tokio::select! {
-        shown = stage.play(notes) => shown,
-        _ = tokio::signal::ctrl_c() => Ok(End::Interrupted),
+    let page = match options.serve {
+        true => Some(Page::open(options, &registry).await?),
+        false => None,
     };
-    stage.fleet.end().await;
+    let shown = tokio::select! {
+        shown = stage.play(notes, page.as_ref()) => shown,
+        () = stopped() => Ok(End::Interrupted),
+    };
+    let Stage {
+        plan,
+        upstream,
+        fleet,
+        ..
+    } = stage;
+    fleet.end().await;
+    if let (Some(_), Ok(End::Kept | End::Broken)) = (&page, &shown) {
+        let again = assign(options, &plan, &upstream);
+        let fleet = match options.redis {
+            Some(_) => Fleet::processes(again),
+            None => Fleet::embedded(again, &store),
+        };
+        encore::play(options, upstream, fleet).await;
+    }
+    if let Some(page) = page {
+        page.close().await;
+    }
     registry.shutdown().await;
     shown
 }
@@ -182,9 +205,9 @@ enum Seeing {
 }
 
 impl Stage<'_> {
-    async fn play(&mut self, notes: Vec<String>) -> Result<End, DemoError> {
+    async fn play(&mut self, notes: Vec<String>, page: Option<&Page>) -> Result<End, DemoError> {
         self.gather().await?;
-        let told = match self.act(notes).await {
+        let told = match self.act(notes, page).await {
             Ok(kept) => kept,
             // Nobody reads any more: the same end as Ctrl-C.
             Err(_) => return Ok(End::Interrupted),
@@ -216,11 +239,12 @@ impl Stage<'_> {
     }
 
     /// The show itself; whether the promises were kept.
-    async fn act(&mut self, notes: Vec<String>) -> io::Result<bool> {
+    async fn act(&mut self, notes: Vec<String>, page: Option<&Page>) -> io::Result<bool> {
         let start = self.start();
         self.story.began_ms = self.clock.unix_ms();
         let began = Instant::now();
         self.teller.tell([Fact::Start(start)])?;
+        self.teller.tell(page.map(Page::fact))?;
         let notes = notes.into_iter().map(|text| Fact::Note { at_s: 0.0, text });
         self.teller.tell(notes)?;
         self.fleet.order(Order::Start);

@@ -1,0 +1,168 @@
+//! All circuits as the fleet has them, for Prometheus.
+//!
+//! Owns the names; the text and its escaping are `prometheus`'. Made anew at each scrape, so that what
+//! is gone leaves nothing behind. What a replica's own process knows is its exporter's.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prometheus::{
+    Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder,
+};
+
+use super::{App, problem::Problem};
+use crate::{State as CircuitState, operator::View};
+
+/// Answers also while the store is away: `circuit_breaker_store_up` is what says so.
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let (store, circuits) = app.look().await;
+    match written(store.ok, &circuits.unwrap_or_default()) {
+        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            let words = format!("the metrics cannot be written: {error}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, words).into_response()
+        }
+    }
+}
+
+/// A state's number; ONE series a circuit.
+const fn number(state: CircuitState) -> i64 {
+    match state {
+        CircuitState::Closed => 0,
+        CircuitState::Open => 1,
+        CircuitState::HalfOpen => 2,
+        CircuitState::ForcedOpen => 3,
+        CircuitState::Disabled => 4,
+        CircuitState::MetricsOnly => 5,
+    }
+}
+
+struct Families {
+    state: IntGaugeVec,
+    failure_rate: GaugeVec,
+    slow_rate: GaugeVec,
+    window_calls: IntGaugeVec,
+    replicas: IntGaugeVec,
+    calls: IntCounterVec,
+    generation: IntGaugeVec,
+    left: GaugeVec,
+    latency: GaugeVec,
+}
+
+impl Families {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let whole = |name: &str, help: &str| {
+            let family = IntGaugeVec::new(Opts::new(name, help), &["name"])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let real = |name: &str, help: &str, labels: &[&str]| {
+            let family = GaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let calls = IntCounterVec::new(
+            Opts::new(
+                "circuit_breaker_fleet_calls_total",
+                "Calls of the whole fleet in the circuit's life, by what became of them.",
+            ),
+            &["name", "result"],
+        )?;
+        registry.register(Box::new(calls.clone()))?;
+        Ok(Self {
+            state: whole(
+                "circuit_breaker_state",
+                "The state: 0 closed, 1 open, 2 half-open, 3 forced open, 4 disabled, 5 metrics only.",
+            )?,
+            failure_rate: real(
+                "circuit_breaker_failure_rate",
+                "Failures among the calls of the rolling window, 0 to 1; absent without calls.",
+                &["name"],
+            )?,
+            slow_rate: real(
+                "circuit_breaker_slow_rate",
+                "Slow calls among the calls of the rolling window, 0 to 1; absent without calls.",
+                &["name"],
+            )?,
+            window_calls: whole(
+                "circuit_breaker_window_calls",
+                "Recorded calls in the rolling window; while open, those that opened it.",
+            )?,
+            replicas: whole("circuit_breaker_replicas", "Replicas that reported lately.")?,
+            calls,
+            generation: whole(
+                "circuit_breaker_generation",
+                "Grows by one at each transition.",
+            )?,
+            left: real(
+                "circuit_breaker_open_seconds_left",
+                "Until an open or forced-open circuit's state ends by itself; 0 where it does not, or is another.",
+                &["name"],
+            )?,
+            latency: real(
+                "circuit_breaker_latency_quantile_seconds",
+                "How long the calls of the window took, by quantile; absent where none was measured.",
+                &["name", "quantile"],
+            )?,
+        })
+    }
+
+    fn tell(&self, view: &View) {
+        let (name, seen) = (view.name.as_str(), &view.snapshot);
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let of = &[name];
+        self.state.with_label_values(of).set(number(seen.state));
+        if let Some(percent) = view.failure_rate {
+            self.failure_rate.with_label_values(of).set(percent / 100.0);
+        }
+        if let Some(percent) = view.slow_rate {
+            self.slow_rate.with_label_values(of).set(percent / 100.0);
+        }
+        self.window_calls
+            .with_label_values(of)
+            .set(signed(seen.calls));
+        self.replicas
+            .with_label_values(of)
+            .set(signed(seen.replicas));
+        let generation = self.generation.with_label_values(of);
+        generation.set(signed(seen.generation));
+        for (result, total) in [
+            ("success", seen.successes_total),
+            ("failure", seen.failures_total),
+            ("ignored", seen.ignored_total),
+            ("rejected", seen.not_permitted_total),
+        ] {
+            self.calls.with_label_values(&[name, result]).inc_by(total);
+        }
+        let rejects = matches!(seen.state, CircuitState::Open | CircuitState::ForcedOpen);
+        let left_ms = if rejects { view.left_ms } else { 0 };
+        self.left.with_label_values(of).set(left_ms as f64 / 1000.0);
+        if let Some(latency) = &seen.latency {
+            for (quantile, took) in [
+                ("0.5", latency.p50),
+                ("0.95", latency.p95),
+                ("0.99", latency.p99),
+            ] {
+                let series = self.latency.with_label_values(&[name, quantile]);
+                series.set(took.as_secs_f64());
+            }
+        }
+    }
+}
+
+fn written(store_up: bool, circuits: &[View]) -> prometheus::Result<String> {
+    let registry = Registry::new();
+    let up = Gauge::new(
+        "circuit_breaker_store_up",
+        "Whether the store answers this server: 1 or 0.",
+    )?;
+    up.set(if store_up { 1.0 } else { 0.0 });
+    registry.register(Box::new(up))?;
+    let families = Families::new(&registry)?;
+    for view in circuits {
+        families.tell(view);
+    }
+    TextEncoder::new().encode_to_string(&registry.gather())
+}

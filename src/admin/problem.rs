@@ -1,0 +1,149 @@
+//! Errors as they are answered: `application/problem+json`, RFC 9457.
+//!
+//! Owns which status an error has; [`explain`] makes a problem of every error that comes from
+//! elsewhere (the framework, a limit, a panic), so that there is no other kind.
+
+use std::any::Any;
+
+use axum::{
+    Json,
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{ControlError, StoreError, store::in_words};
+
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What is wrong with a request, or with the answer.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+/// As it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+            header: None,
+        }
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.header = Some((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// More is asked at once than this server does at once.
+    pub(super) fn busy() -> Self {
+        let words = "too many requests at once; try again in a second";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, words).with(header::RETRY_AFTER, "1")
+    }
+
+    /// A request whose values are of the right kind and cannot be taken.
+    pub(super) fn unfit(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let written = Written {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
+        let mut response = (self.status, Json(written)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.extend(self.header);
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let status = match error.is_away() {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, in_words(&error))
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        let status = match error {
+            ControlError::Store(error) => return error.into(),
+            // A name that no circuit can have is the name of no circuit.
+            ControlError::Name(_) | ControlError::Unknown(_) => StatusCode::NOT_FOUND,
+            ControlError::Conflict { .. } => StatusCode::PRECONDITION_FAILED,
+            ControlError::Policy(_) | ControlError::Text { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, in_words(&error))
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+/// A handler that panicked; what it said is in the log and not for everybody.
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("?"), "an admin request panicked");
+    let words = "this should not have happened; the server's log says more";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, words).into_response()
+}
+
+/// Makes a problem of an error that is none yet.
+pub(super) fn explain(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || kind.is_some_and(|kind| kind == PROBLEM_JSON || kind == "application/json") {
+        return response;
+    }
+    let detail = match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            "this took too long and was given up; a command may or may not have been carried out"
+        }
+        _ => "this request cannot be answered",
+    };
+    let (mut parts, _) = response.into_parts();
+    let mut answer = Problem::new(status, detail).into_response();
+    parts.headers.remove(header::CONTENT_TYPE);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    answer.headers_mut().extend(parts.headers);
+    answer
+}

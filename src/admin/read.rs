@@ -1,0 +1,191 @@
+//! What can be read: circuits, health, status.
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{App, problem::Problem, stored::StoreHealth};
+use crate::{
+    State as CircuitState, StoreError,
+    operator::{Details, View},
+};
+
+/// The most slices of a circuit's past.
+const MOST_SLICES: usize = 360;
+
+#[derive(Deserialize)]
+pub(super) struct Listed {
+    state: Option<CircuitState>,
+    q: Option<String>,
+    history: Option<usize>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Circuits {
+    pub(super) now_ms: u64,
+    pub(super) circuits: Vec<View>,
+}
+
+pub(super) async fn circuits(
+    State(app): State<App>,
+    listed: Result<Query<Listed>, QueryRejection>,
+) -> Result<Json<Circuits>, Problem> {
+    let Query(listed) = listed?;
+    let slices = listed.history.unwrap_or(0);
+    if slices > MOST_SLICES {
+        let words = format!("history is {slices}, but must be from 0 to {MOST_SLICES} slices");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, words));
+    }
+    let (now_ms, mut circuits) = app.all(slices).await?;
+    let part = listed.q.unwrap_or_default().to_lowercase();
+    circuits.retain(|view| {
+        listed
+            .state
+            .is_none_or(|state| view.snapshot.state == state)
+            && view.name.as_str().to_lowercase().contains(&part)
+    });
+    Ok(Json(Circuits { now_ms, circuits }))
+}
+
+pub(super) async fn circuit(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Details>, Problem> {
+    let Path(name) = name?;
+    Ok(Json(app.operator.details(&name).await?))
+}
+
+#[derive(Serialize)]
+struct Health {
+    healthy: bool,
+    total: usize,
+    open: Vec<String>,
+    half_open: Vec<String>,
+    forced_open: Vec<String>,
+    store: StoreHealth,
+}
+
+pub(super) async fn health(State(app): State<App>) -> Response {
+    let (store, circuits) = app.look().await;
+    let circuits = circuits.unwrap_or_default();
+    let in_state = |state| -> Vec<String> {
+        let found = circuits.iter();
+        let found = found.filter(|view| view.snapshot.state == state);
+        found.map(|view| view.name.to_string()).collect()
+    };
+    let [open, half_open, forced_open] = [
+        CircuitState::Open,
+        CircuitState::HalfOpen,
+        CircuitState::ForcedOpen,
+    ]
+    .map(in_state);
+    let status = match store.ok {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let health = Health {
+        healthy: store.ok && open.is_empty() && half_open.is_empty() && forced_open.is_empty(),
+        total: circuits.len(),
+        open,
+        half_open,
+        forced_open,
+        store,
+    };
+    (status, Json(health)).into_response()
+}
+
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    now_ms: u64,
+    read_only: bool,
+    store: StoreHealth,
+    circuits: ByState,
+    replicas: u64,
+    calls: u64,
+    failures: u64,
+    not_permitted_total: u64,
+}
+
+#[derive(Default, Serialize)]
+struct ByState {
+    total: usize,
+    closed: usize,
+    open: usize,
+    half_open: usize,
+    forced_open: usize,
+    disabled: usize,
+    metrics_only: usize,
+}
+
+impl ByState {
+    fn of(circuits: &[View]) -> Self {
+        let mut by = Self::default();
+        for view in circuits {
+            by.total += 1;
+            *match view.snapshot.state {
+                CircuitState::Closed => &mut by.closed,
+                CircuitState::Open => &mut by.open,
+                CircuitState::HalfOpen => &mut by.half_open,
+                CircuitState::ForcedOpen => &mut by.forced_open,
+                CircuitState::Disabled => &mut by.disabled,
+                CircuitState::MetricsOnly => &mut by.metrics_only,
+            } += 1;
+        }
+        by
+    }
+}
+
+/// Answers also while the store is away: what is not known is 0 then.
+pub(super) async fn status(State(app): State<App>) -> Json<Status> {
+    let (store, circuits) = app.look().await;
+    let circuits = circuits.unwrap_or_default();
+    let sum = |number: fn(&View) -> u64| circuits.iter().map(number).sum();
+    let replicas = circuits.iter().map(|view| view.snapshot.replicas).max();
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        now_ms: app.store.now_ms(),
+        read_only: app.options.is_read_only(),
+        store,
+        circuits: ByState::of(&circuits),
+        replicas: replicas.unwrap_or(0),
+        calls: sum(|view| view.snapshot.calls),
+        failures: sum(|view| view.snapshot.failures),
+        not_permitted_total: sum(|view| view.snapshot.not_permitted_total),
+    })
+}
+
+impl App {
+    /// Every circuit, and the store's time.
+    async fn all(&self, slices: usize) -> Result<(u64, Vec<View>), StoreError> {
+        let circuits = self.operator.circuits(slices).await?;
+        let newest = circuits.iter().map(|view| view.snapshot.now_ms).max();
+        let now_ms = match newest {
+            Some(now_ms) => now_ms,
+            None => self.operator.now_ms().await?,
+        };
+        self.store.said(now_ms);
+        Ok((now_ms, circuits))
+    }
+
+    /// Every circuit where the store tells of them, and how long one answer takes.
+    pub(super) async fn look(&self) -> (StoreHealth, Option<Vec<View>>) {
+        let asked = Instant::now();
+        let (health, there) = self.store.take(asked, self.operator.ping().await);
+        if there.is_none() {
+            return (health, None);
+        }
+        match self.all(0).await {
+            Ok((_, circuits)) => (health, Some(circuits)),
+            Err(error) => self.store.take(asked, Err(error)),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The store goes and comes back: what is said meanwhile.
+
+use commontrip::Policy;
+use reqwest::Method;
+use serde_json::json;
+
+use super::site::{Answer, Site, redis, with_token};
+use crate::{support::OwnServer, wait::until};
+
+#[tokio::test]
+async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
+    let server = OwnServer::start();
+    let site = Site::on(redis(&server.url()), with_token()).await;
+    site.circuit("payments", Policy::default()).await;
+    let mut stream = site.stream("/events").await;
+    stream.first("tick").await;
+    let before = site.get("/status").await.good();
+    server.kill();
+
+    let told = stream.until("store", |store| store["ok"] == false).await;
+    assert!(!told["error"].as_str().unwrap().is_empty());
+    assert_eq!(told["answered_in_us"], json!(null));
+    let since = told["away_since_ms"].as_u64().unwrap();
+    assert!(
+        since >= before["now_ms"].as_u64().unwrap(),
+        "{told} {before}"
+    );
+
+    let health = site.get("/health").await;
+    assert_eq!(health.status.as_u16(), 503);
+    assert_eq!(health.kind(), "application/json");
+    let health = health.json();
+    assert_eq!(
+        (&health["healthy"], &health["total"]),
+        (&json!(false), &json!(0))
+    );
+    assert_eq!(health["store"]["ok"], false);
+    assert_eq!(
+        health["store"]["away_since_ms"], since,
+        "since then, and not since now"
+    );
+    let status = site.get("/status").await.good();
+    assert_eq!(status["store"]["ok"], false);
+    assert!(status["now_ms"].as_u64().unwrap() >= since);
+    let metrics = site.get("/metrics").await;
+    assert_eq!(metrics.status.as_u16(), 200);
+    assert!(
+        metrics
+            .text
+            .lines()
+            .any(|line| line == "circuit_breaker_store_up 0")
+    );
+    assert!(!metrics.text.contains("payments"));
+    for path in ["/circuits", "/circuits/payments"] {
+        assert!(!site.get(path).await.problem(503).is_empty());
+    }
+    for path in ["/circuits/payments/force-open", "/circuits/payments/reset"] {
+        site.post(path, json!({})).await.problem(503);
+    }
+    site.post("/reset-all", json!({"confirm": "reset-all"}))
+        .await
+        .problem(503);
+    site.put_policy("payments", json!({"jitter": 1}))
+        .await
+        .problem(503);
+    let sent = site
+        .command(Method::DELETE, "/circuits/payments/policy")
+        .send();
+    Answer::of(sent.await.unwrap()).await.problem(503);
+    // The page is there, to say so.
+    assert_eq!(site.get("/").await.status.as_u16(), 200);
+
+    // Somebody who comes meanwhile is told, and of the return, too.
+    let mut late = site.stream("/events").await;
+    let (kind, told) = late.next().await.unwrap();
+    assert_eq!((kind.as_str(), &told["ok"]), ("store", &json!(false)));
+    server.restart();
+    stream.until("store", |store| store["ok"] == true).await;
+    stream.first("tick").await;
+    late.first("circuits").await;
+    late.until("store", |store| store["ok"] == true).await;
+    until("it is well again", async || {
+        site.get("/health").await.status.as_u16() == 200
+    })
+    .await;
+}

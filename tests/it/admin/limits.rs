@@ -1,0 +1,132 @@
+//! No client, and no slow store, holds the server up.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use commontrip::{MemoryStore, Policy, RedisStore};
+use serde_json::json;
+
+use super::site::{Site, with_token};
+use crate::{
+    support::{OwnServer, unique_prefix},
+    wait::until,
+};
+
+#[tokio::test]
+async fn as_many_streams_as_there_are_places() {
+    let site = Site::on(MemoryStore::default(), with_token()).await;
+    let mut streams = Vec::new();
+    for _ in 0..64 {
+        streams.push(site.stream("/events").await);
+    }
+    let more = site.get("/events").await;
+    assert!(more.problem(503).contains("watch"));
+    assert_eq!(more.header("retry-after"), "10");
+    site.get("/circuits").await.good();
+    streams.pop();
+    until("a place is free", async || {
+        let asked = site.ask(reqwest::Method::GET, "/events").send().await;
+        asked.unwrap().status() == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_waited_for_no_longer_than_ten_seconds() {
+    let server = OwnServer::start();
+    let store = RedisStore::builder().prefix(&unique_prefix("hangs"));
+    let store = store.timeout(Duration::from_secs(60)).open(&server.url());
+    let site = Site::on(store.unwrap(), with_token()).await;
+    site.circuit("payments", Policy::default()).await;
+    server.pause();
+    let (one, other) = tokio::join!(
+        site.get("/circuits"),
+        site.post("/circuits/payments/force-open", json!({}))
+    );
+    for answer in [one, other] {
+        assert!(answer.problem(503).contains("too long"));
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+    // Requests that wait take all places there are.
+    let waiting = futures_util::future::join_all((0..64).map(|_| site.get("/circuits")));
+    let late = async {
+        let mut answer = site.get("/openapi.json").await;
+        while answer.status == 200 {
+            answer = site.get("/openapi.json").await;
+        }
+        answer
+    };
+    let (waited, late) = tokio::join!(waiting, late);
+    assert!(late.problem(503).contains("at once"));
+    assert_eq!(late.header("retry-after"), "1");
+    assert!(waited.iter().all(|answer| answer.status == 503));
+    server.resume();
+    site.get("/circuits").await.good();
+}
+
+/// Bytes sent as they are; what is answered until the connection ends.
+fn raw(site: &Site, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(site.base.strip_prefix("http://").unwrap()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_ends_the_connection() {
+    let site = Site::on(MemoryStore::default(), with_token()).await;
+    let answer = tokio::task::block_in_place(|| raw(&site, b"GET /circuits HTTP/1.1\r\nhost: loc"));
+    assert!(!answer.contains("200 OK"), "{answer}");
+    site.get("/circuits").await.good();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_answered_or_cut_and_does_no_harm() {
+    let site = Site::on(MemoryStore::default(), with_token()).await;
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(1_000_000));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(10_000));
+    for (bytes, status) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], "400"),
+        (b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
+        (
+            b"GET / HTTP/1.1\r\nhost: localhost\r\nhost: evil.com\r\nconnection: close\r\n\r\n",
+            "400",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nhost: \xff\xfe\r\nconnection: close\r\n\r\n",
+            "400",
+        ),
+        (b"GET / HTTP/1.0\r\n\r\n", "400"),
+        (long.as_bytes(), ""),
+        (many.as_bytes(), ""),
+    ] {
+        let answer = tokio::task::block_in_place(|| raw(&site, bytes));
+        let begins = format!("HTTP/1.1 {status}");
+        let old = format!("HTTP/1.0 {status}");
+        let shown: String = answer.chars().take(300).collect();
+        assert!(
+            status.is_empty() && !answer.contains(" 200 ")
+                || answer.starts_with(&begins)
+                || answer.starts_with(&old),
+            "{shown}"
+        );
+    }
+    site.get("/circuits").await.good();
+}
+
+#[tokio::test]
+async fn streams_end_with_the_server() {
+    let mut site = Site::on(MemoryStore::default(), with_token()).await;
+    let mut stream = site.stream("/events").await;
+    stream.first("tick").await;
+    site.stop();
+    while stream.next().await.is_some() {}
+    site.end().await;
+}

@@ -1,0 +1,13 @@
+//! The admin server over HTTP, as browsers and scripts meet it: a real listener, a real Redis.
+
+mod away;
+mod commands;
+mod described;
+mod limits;
+mod mounted;
+mod news;
+mod reading;
+mod refused;
+#[cfg(feature = "cli")]
+mod serving;
+pub mod site;

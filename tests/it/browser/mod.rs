@@ -1,0 +1,318 @@
+//! The dashboard in a browser: what somebody who is called at night sees and does.
+
+mod driver;
+
+use std::time::Duration;
+
+use commontrip::{Policy, State};
+use serde_json::{Value, json};
+
+use self::driver::Browser;
+use crate::{
+    admin::site::{Site, TOKEN, redis, tripping, with_token},
+    support,
+    wait::until,
+};
+
+/// What only a page that hangs takes longer than, ms; the machine may be busy. The time that it took is printed.
+const AT_MOST_MS: u64 = 15_000;
+
+/// Notes in the page when the news of the trip came, and when the row showed it.
+const WATCH: &str = r#"
+window.seen = {};
+const source = new EventSource(`${location.pathname.replace(/\/?$/, "/")}events`);
+source.addEventListener("circuits", () => { window.seen.ready = true; });
+source.addEventListener("circuit", (event) => {
+  const circuit = JSON.parse(event.data);
+  if (circuit.state === "open") window.seen.told ??= { at: Date.now(), since: circuit.since_ms };
+});
+const row = document.querySelector('[data-name="payments"]');
+new MutationObserver(() => {
+  if (row.dataset.state === "open") requestAnimationFrame(() => { window.seen.shown ??= Date.now(); });
+}).observe(row, { attributes: true, attributeFilter: ["data-state"] });
+"#;
+
+#[tokio::test]
+async fn a_trip_is_shown_as_it_happens() {
+    let site = Site::start().await;
+    site.circuit("calm", Policy::default()).await;
+    let payments = site.circuit("payments", tripping()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    page.run(WATCH).await;
+    until("the page watches", async || {
+        page.run("return window.seen.ready").await == json!(true)
+    })
+    .await;
+    site.trip(&payments).await;
+    page.until_state("payments", "open").await;
+    until("both were noted", async || {
+        page.run("return Boolean(window.seen.told && window.seen.shown)")
+            .await
+            == json!(true)
+    })
+    .await;
+    let seen: Value = page.run("return window.seen").await;
+    let (told, shown) = (
+        seen["told"]["at"].as_u64().unwrap(),
+        seen["shown"].as_u64().unwrap(),
+    );
+    let tripped = seen["told"]["since"].as_u64().unwrap();
+    support::say(&format!(
+        "a trip in the browser: told {} ms after it, shown {} ms after it",
+        told.saturating_sub(tripped),
+        shown.saturating_sub(tripped)
+    ));
+    assert!(shown.saturating_sub(told) < AT_MOST_MS, "{seen}");
+    assert!(shown.saturating_sub(tripped) < AT_MOST_MS, "{seen}");
+    // Worst first, and the title says it in a tab that is not seen.
+    until("it is on top", async || {
+        let first = "return document.querySelector('[data-testid=\"circuit-row\"]').dataset.name";
+        page.run(first).await == "payments"
+    })
+    .await;
+    assert!(page.client.title().await.unwrap().contains("1 open"));
+    assert_eq!(page.state("calm").await.as_deref(), Some("closed"));
+    page.end().await;
+}
+
+/// Opens the dialog of a circuit and chooses what to do.
+async fn choose(page: &Browser, name: &str, kind: &str) {
+    let row = format!(
+        "[data-testid=\"circuit-row\"][data-name=\"{name}\"] [data-testid=\"open-dialog\"]"
+    );
+    page.find(&row).await.click().await.unwrap();
+    let kind = format!("[data-testid=\"dialog-kinds\"] label:has(input[value=\"{kind}\"])");
+    page.find(&kind).await.click().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_circuit_is_forced_open_and_reset_by_hand() {
+    let site = Site::start().await;
+    let breaker = site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    choose(&page, "payments", "force-open").await;
+    assert_eq!(page.text("dialog-name").await, "payments");
+    page.fill("dialog-reason", "database upgrade").await;
+    page.fill("dialog-author", "ana").await;
+    page.fill("dialog-token", TOKEN).await;
+    page.press("dialog-confirm").await;
+    page.until_state("payments", "forced_open").await;
+    page.until_text("result", "payments").await;
+    until("the replica rejects", async || {
+        breaker.state() == State::ForcedOpen
+    })
+    .await;
+    let now = site.get("/circuits/payments").await.good()["circuit"].clone();
+    assert_eq!(
+        (&now["override_author"], &now["override_reason"]),
+        (&json!("ana"), &json!("database upgrade"))
+    );
+    let left = now["left_ms"].as_u64().unwrap();
+    assert!(
+        (1..=900_000).contains(&left),
+        "a quarter of an hour unless said otherwise: {now}"
+    );
+
+    // The token and the name are known by now.
+    choose(&page, "payments", "reset").await;
+    assert!(!page.is_shown("dialog-token").await);
+    page.fill("dialog-reason", "done").await;
+    page.press("dialog-confirm").await;
+    page.until_state("payments", "closed").await;
+    until("the replica admits", async || {
+        breaker.state() == State::Closed
+    })
+    .await;
+    let events = site.get("/circuits/payments").await.good()["events"].clone();
+    let last = events.as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["reason"], &last["by"], &last["note"]),
+        (&json!("reset"), &json!("ana"), &json!("done"))
+    );
+    page.end().await;
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_refused_in_words_and_the_right_one_taken_then() {
+    let site = Site::start().await;
+    site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    choose(&page, "payments", "disable").await;
+    page.fill("dialog-reason", "noise").await;
+    page.fill("dialog-author", "ana").await;
+    page.fill("dialog-token", "a-wrong-token-for-the-tests")
+        .await;
+    page.press("dialog-confirm").await;
+    page.until_text("dialog-error", "the token is wrong").await;
+    assert!(page.is_shown("dialog").await, "what was typed is not lost");
+    assert_eq!(
+        site.get("/circuits/payments").await.good()["circuit"]["state"],
+        "closed"
+    );
+    let kept = page
+        .run("return Object.values(sessionStorage).join()")
+        .await;
+    assert_eq!(kept, "", "a token that was refused is forgotten");
+    page.fill("dialog-token", TOKEN).await;
+    page.press("dialog-confirm").await;
+    page.until_state("payments", "disabled").await;
+    let complaints = page.complaints().await;
+    assert!(
+        complaints.iter().all(|said| said.contains("401")),
+        "{complaints:?}"
+    );
+    page.end().await;
+}
+
+#[tokio::test]
+async fn a_server_without_a_token_lets_nobody_press() {
+    let site = Site::on(
+        redis(support::redis_url()),
+        commontrip::admin::Options::new(),
+    )
+    .await;
+    site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    until("it says why", async || {
+        page.is_shown("banner-read-only").await
+    })
+    .await;
+    let act = page
+        .find("[data-testid=\"circuit-row\"] [data-testid=\"open-dialog\"]")
+        .await;
+    until("it cannot be pressed", async || {
+        !act.is_enabled().await.unwrap()
+    })
+    .await;
+    page.end().await;
+}
+
+#[tokio::test]
+async fn hostile_names_are_shown_and_not_run() {
+    const HOSTILE: [&str; 3] = [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(2)>\"'&amp;",
+        "\u{202e}stnemyap %2F..",
+    ];
+    let site = Site::start().await;
+    for name in HOSTILE {
+        site.tripped(name).await;
+    }
+    let page = Browser::open(&site.base).await;
+    for name in HOSTILE {
+        page.until_state(name, "open").await;
+    }
+    let links = page.run("return [...document.querySelectorAll('[data-testid=\"circuit-link\"]')].map((a) => a.textContent)").await;
+    let links = links.as_array().unwrap();
+    for name in &HOSTILE[..2] {
+        assert!(
+            links.iter().any(|shown| shown == name),
+            "{name} in {links:?}"
+        );
+    }
+    // A circuit's own page, which it leads to.
+    for name in HOSTILE {
+        let go = "location.hash = '#/c/' + encodeURIComponent(arguments[0])";
+        page.client.execute(go, vec![json!(name)]).await.unwrap();
+        until("its page has everything", async || {
+            let text = page
+                .run("return document.querySelector('#circuit').textContent")
+                .await;
+            text.as_str().unwrap().contains("minimum_number_of_calls")
+        })
+        .await;
+    }
+    assert!(
+        page.client.get_alert_text().await.is_err(),
+        "nothing asked anything"
+    );
+    assert_eq!(
+        page.run("return document.querySelectorAll('script, img, iframe').length")
+            .await,
+        1
+    );
+    page.end().await;
+}
+
+#[tokio::test]
+async fn a_page_whose_server_is_gone_says_so_and_finds_it_again() {
+    let circuits = commontrip::Commontrip::builder();
+    let circuits = circuits.store(redis(support::redis_url())).build().unwrap();
+    let router = || {
+        let operator = commontrip::operator::Operator::of(&circuits);
+        commontrip::admin::router(operator, with_token())
+    };
+    let site = Site::serving(circuits.clone(), router()).await;
+    let payments = site.circuit("payments", tripping()).await;
+    let at = site.base.strip_prefix("http://").unwrap().to_owned();
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    until("it is fresh", async || !page.is_shown("banner-stale").await).await;
+    site.end().await;
+    until("it says that it is old", async || {
+        page.is_shown("banner-stale").await
+    })
+    .await;
+    until("so does the title", async || {
+        page.client.title().await.unwrap().contains("(old)")
+    })
+    .await;
+    assert_eq!(
+        page.state("payments").await.as_deref(),
+        Some("closed"),
+        "what was last known stays"
+    );
+    // What happens meanwhile is not missed.
+    let _ = payments.call(|| async { Err::<(), _>("down") }).await;
+    until("it opens", async || {
+        let _ = payments.call(|| async { Err::<(), _>("down") }).await;
+        circuits.flush().await;
+        payments.state() == State::Open
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind(&at).await.unwrap();
+    let served = tokio::spawn(commontrip::admin::serve(
+        listener,
+        router(),
+        std::future::pending(),
+    ));
+    page.press("retry-now").await;
+    page.until_state("payments", "open").await;
+    until("it is fresh again", async || {
+        !page.is_shown("banner-stale").await
+    })
+    .await;
+    let complaints = page.complaints().await;
+    assert!(
+        complaints.iter().all(|said| said.contains("ERR_")),
+        "{complaints:?}"
+    );
+    page.end().await;
+    served.abort();
+}
+
+#[tokio::test]
+async fn a_page_below_a_path_finds_its_server() {
+    let circuits = commontrip::Commontrip::embedded().unwrap();
+    let operator = commontrip::operator::Operator::of(&circuits);
+    let app = axum::Router::new().nest_service(
+        "/ops/breakers",
+        commontrip::admin::router(operator, with_token()),
+    );
+    let site = Site::serving(circuits, app).await;
+    site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&format!("{}/ops/breakers", site.base)).await;
+    page.until_state("payments", "closed").await;
+    page.client
+        .goto(&format!("{}/ops/breakers/", site.base))
+        .await
+        .unwrap();
+    page.until_state("payments", "closed").await;
+    tokio::time::timeout(Duration::from_secs(30), page.end())
+        .await
+        .unwrap();
+}
