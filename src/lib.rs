@@ -13,27 +13,34 @@
 //! - [`CircuitBreaker::events`], [`snapshot`](CircuitBreaker::snapshot): looking at a circuit
 //! - [`CircuitBreaker::force_open`], `disable`, `metrics_only`, `reset`: operating the fleet
 //! - [`Operator`](operator::Operator): the same from outside, and everything that there is to see
+//! - [`Commontrip::stats`], [`Commontrip::health`]: what this process has seen
 //!
 //! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
 //!
 //! Feature `admin`: `admin`, a dashboard and an HTTP API to mount in an axum app. Feature `cli`: the `commontrip`
-//! program. Nothing else depends on them.
+//! program, with which operators look at circuits and steer them. Feature `metrics`: `metrics::Exporter`, which gives
+//! the statistics to any exporter of the `metrics` crate. Nothing else depends on any of them.
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "alerts")]
+pub mod alerts;
 mod breaker;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod model;
 pub mod operator;
 pub mod store;
 
 pub use breaker::{
-    BuildError, CallError, CircuitBreaker, Commontrip, CommontripBuilder, ControlError, Events,
-    Health, Override, Permit, Protect, Rejection,
+    BuildError, CallError, CircuitBreaker, CircuitStats, Commontrip, CommontripBuilder,
+    ControlError, Events, Health, Observer, Override, Permit, ProbeStats, Protect, Rejection,
+    Transition,
 };
 pub use model::{
-    Counts, Event, LatencyRecording, Name, NameError, OnStoreFailure, Outcome, Percentiles, Policy,
-    PolicyBuilder, PolicyError, Reason, Rules, Snapshot, State,
+    Counts, Event, Latencies, LatencyRecording, Name, NameError, OnStoreFailure, Outcome,
+    Percentiles, Policy, PolicyBuilder, PolicyError, Reason, Rules, Snapshot, State,
 };
 pub use store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError};
 

@@ -133,7 +133,9 @@ local function rings()
   local function convert(c)
     local was, is = c.window, geometry()
     local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
-    local buckets = string.sub(was, -2) == 'ms' and redis.call('HGETALL', WINDOW) or {}
+    -- Somebody may have written that a ring is a time window.
+    local buckets = string.sub(was, -2) == 'ms' and redis.pcall('HGETALL', WINDOW) or {}
+    if buckets.err then buckets = {} end
     local at = c.window_at
     buckets[#buckets + 1] = string.format('%d', at)
     buckets[#buckets + 1] = write(newest(c))

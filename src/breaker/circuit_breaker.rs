@@ -1,6 +1,12 @@
 //! What callers hold: one circuit, and the ways to make a call through it.
 
-use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{
     CallError, ControlError, Events, Override, Permit, Rejection, cell::Cell, permit::Held,
@@ -105,6 +111,7 @@ impl CircuitBreaker {
         };
         let call = pin!(call());
         let Ok(result) = tokio::time::timeout(limit, call).await else {
+            self.cell.timeouts.fetch_add(1, Ordering::SeqCst);
             held.settle(Outcome::failure());
             return Err(CallError::TimedOut(limit));
         };

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     cell::Cell,
-    registry::{Life, stopped},
+    registry::{Commontrip, Life, stopped},
 };
 use crate::model::Event;
 
@@ -26,6 +26,60 @@ const WAITING: usize = 64;
 const AGAIN: Duration = Duration::from_millis(100);
 /// When to look even though nothing was heard: a replica without calls and without push.
 const LOOK: Duration = Duration::from_secs(5);
+
+impl Commontrip {
+    /// Calls `hook` with the name of the circuit and each transition of any circuit of this registry, also
+    /// of those that it gets later: each once, in order, from now on (for a later circuit, from then on).
+    ///
+    /// Every replica's hooks are called; for what is to happen once in the fleet there are alerts (feature
+    /// `alerts`).
+    /// A hook runs in the registry's tasks and must not block; one that panics is not called again for
+    /// that circuit.
+    pub fn on_event(&self, hook: impl Fn(&str, &Event) + Send + Sync + 'static) {
+        let hook: Hook = Arc::new(hook);
+        let shared = self.shared();
+        shared.hooks.lock().push(Arc::clone(&hook));
+        for cell in shared.cells() {
+            call(Arc::clone(&hook), cell);
+        }
+    }
+}
+
+/// What is called with each transition.
+pub(super) type Hook = Arc<dyn Fn(&str, &Event) + Send + Sync>;
+
+/// Calls a hook with a circuit's transitions from now on.
+pub(super) fn call(hook: Hook, cell: Arc<Cell>) {
+    let shared = Arc::clone(&cell.shared);
+    shared.spawn(async move {
+        let Some(generation) = present(&cell).await else {
+            return;
+        };
+        let (sender, mut received) = mpsc::channel(WAITING);
+        cell.shared
+            .spawn(read_on(Arc::clone(&cell), generation, sender));
+        while let Some(event) = received.recv().await {
+            hook(cell.name.as_str(), &event);
+        }
+    });
+}
+
+/// The generation that a circuit is in, once the store says it; `None` when the registry ends before.
+async fn present(cell: &Cell) -> Option<u64> {
+    let mut stop = cell.shared.stop.subscribe();
+    loop {
+        if !cell.is_away() {
+            let head = cell.head();
+            if let Ok(seen) = cell.shared.store.snapshot(&cell.name, &head).await {
+                return Some(seen.generation);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = stopped(&mut stop) => return None,
+        }
+    }
+}
 
 /// The transitions of a circuit from the moment of subscription on.
 ///

@@ -52,6 +52,13 @@ pub(super) enum Source {
     Fixed { admits: bool },
 }
 
+impl Source {
+    /// Whether this replica's own circuit decides.
+    pub(super) const fn is_own(self) -> bool {
+        matches!(self, Self::Local | Self::Alone)
+    }
+}
+
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Gate {

@@ -25,7 +25,7 @@ use super::{
     registry::Shared,
 };
 use crate::{
-    model::{Name, Snapshot},
+    model::{Latencies, Name, Snapshot},
     store::{StoreError, in_words},
 };
 
@@ -41,6 +41,13 @@ pub(super) struct Link {
     /// More circuits went away.
     more: Notify,
     trouble: Mutex<Trouble>,
+    round_trips: Mutex<Latencies>,
+}
+
+impl Link {
+    pub(super) fn note_round_trip(&self, took: Duration) {
+        self.round_trips.lock().record(took, 1);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +74,9 @@ pub struct Health {
     pub push: bool,
     /// Circuits with outcomes that the store has not confirmed.
     pub reports_pending: usize,
+    /// How long the store took to answer reports, or to fail, since the registry was made; one round
+    /// trip can carry those of several circuits.
+    pub round_trips: Latencies,
 }
 
 /// Circuits that come back together.
@@ -90,6 +100,7 @@ impl Shared {
             last_error: trouble.last_error.clone(),
             push: count(|cell| cell.followed.load(Ordering::Relaxed)) == cells.len(),
             reports_pending: count(|cell| cell.outbox.lock().is_pending()),
+            round_trips: self.link.round_trips.lock().clone(),
         }
     }
 
@@ -187,10 +198,9 @@ impl Shared {
 
     /// Sends the report whose answer is awaited, or an empty one: a write, so it shows that the
     /// store takes reports again, and it brings back what this process remembers.
-    async fn ask(&self, cell: &Cell) -> Result<Snapshot, StoreError> {
-        let batch = [(cell.name.clone(), cell.pending_or_empty())];
-        let answers = self.in_time(self.store.report(&batch)).await?;
-        let answer = answers.into_iter().next();
+    async fn ask(&self, cell: &Arc<Cell>) -> Result<Snapshot, StoreError> {
+        let batch = [(Arc::clone(cell), cell.pending_or_empty())];
+        let answer = self.file(&batch).await.into_iter().next();
         answer.unwrap_or_else(|| Err(StoreError::Unreadable("no answer".to_owned())))
     }
 

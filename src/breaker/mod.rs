@@ -15,10 +15,15 @@ mod outbox;
 mod permit;
 mod registry;
 mod reporter;
+mod stats;
 mod tally;
+#[cfg(feature = "alerts")]
+mod watch;
 mod words;
 
 pub(crate) use self::registry::replica_name;
+#[cfg(feature = "alerts")]
+pub(crate) use self::watch::Watch;
 pub use self::{
     circuit_breaker::{CircuitBreaker, Protect},
     error::{BuildError, CallError, ControlError, Rejection},
@@ -26,5 +31,6 @@ pub use self::{
     link::Health,
     permit::Permit,
     registry::{Commontrip, CommontripBuilder},
+    stats::{CircuitStats, Observer, ProbeStats, Transition},
     words::Override,
 };

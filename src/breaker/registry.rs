@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     BuildError, CircuitBreaker,
     cell::{Away, Cell},
+    events,
     link::{Health, Link},
     listener, reporter,
 };
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     circuits: Mutex<HashMap<Name, Arc<Cell>>>,
     followed: watch::Sender<BTreeSet<Name>>,
     flushes: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    /// Called with each transition of each circuit.
+    pub(super) hooks: Mutex<Vec<events::Hook>>,
     tokens: AtomicU64,
     runtime: Handle,
 }
@@ -209,6 +212,9 @@ impl Commontrip {
         shared.followed.send_modify(|names| {
             names.insert(name);
         });
+        for hook in shared.hooks.lock().iter() {
+            events::call(Arc::clone(hook), Arc::clone(&cell));
+        }
         if shared.begins_away(&cell.name) {
             cell.leave_store(Away::Store);
         } else {
@@ -221,6 +227,10 @@ impl Commontrip {
     #[must_use]
     pub fn replica(&self) -> &str {
         &self.life.0.replica
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.life.0
     }
 
     /// The store that circuits live in.
@@ -388,6 +398,7 @@ impl CommontripBuilder {
             clock: self.clock,
             replica,
             store_timeout: self.store_timeout,
+            hooks: Mutex::default(),
             link: Link::default(),
             active: Mutex::default(),
             wake: Notify::new(),

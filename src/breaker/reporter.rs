@@ -21,7 +21,7 @@ use super::{
     registry::{Shared, stopped},
 };
 use crate::{
-    model::{Name, Release, Report},
+    model::{Name, Release, Report, Snapshot},
     store::StoreError,
 };
 
@@ -160,15 +160,33 @@ fn look_again(shared: &Arc<Shared>, parked: &mut Parked) {
     }
 }
 
+impl Shared {
+    /// Files reports; one answer each.
+    pub(super) async fn file(
+        &self,
+        batch: &[(Arc<Cell>, Report)],
+    ) -> Vec<Result<Snapshot, StoreError>> {
+        let reports: Vec<(Name, Report)> = batch
+            .iter()
+            .map(|(cell, report)| (cell.name.clone(), report.clone()))
+            .collect();
+        let began = Instant::now();
+        let answers = self.in_time(self.store.report(&reports)).await;
+        let took = began.elapsed();
+        self.link.note_round_trip(took);
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for ((cell, _), answer) in batch.iter().zip(&answers) {
+            cell.noted.lock().note_report(answer.is_ok(), took);
+        }
+        answers
+    }
+}
+
 async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
-    let reports: Vec<(Name, Report)> = batch
-        .iter()
-        .map(|(cell, report)| (cell.name.clone(), report.clone()))
-        .collect();
-    let answers = match shared.in_time(shared.store.report(&reports)).await {
-        Ok(answers) => answers,
-        Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
-    };
+    let answers = shared.file(batch).await;
     let now = Instant::now();
     for ((cell, _), answer) in batch.iter().zip(answers) {
         cell.outbox.lock().last = Some(now);

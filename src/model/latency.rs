@@ -83,6 +83,12 @@ impl Latencies {
         self.0.iter().map(|(_, n)| n).sum()
     }
 
+    /// The latencies that were seen, ascending, and how often each: a bucket stands for its middle.
+    pub fn iter(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let pairs = self.0.iter();
+        pairs.map(|(bucket, n)| (middle_of(usize::from(*bucket)), *n))
+    }
+
     /// The shortest latency that at least `percent` of the calls did not exceed; `None` without calls.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Option<Duration> {

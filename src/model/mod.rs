@@ -5,6 +5,7 @@
 
 mod brief;
 mod circuit;
+mod claims;
 mod event;
 mod held;
 mod history;
@@ -22,16 +23,17 @@ mod state;
 mod window;
 
 pub(crate) use self::{
-    history::{Begin, intervals},
+    history::{Begin, SLICE_MS, intervals},
     latency::{BUCKETS, bucket_of},
     members::Times,
     operations::pace_ms,
     request::millis,
     snapshot::{LARGEST, text},
-    window::Sums,
+    window::{Sums, before},
 };
 pub use brief::Request;
 pub use circuit::Circuit;
+pub use claims::{Claim, Claims};
 pub use event::Event;
 pub use history::Interval;
 pub use latency::{Latencies, Percentiles};

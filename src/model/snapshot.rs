@@ -114,6 +114,11 @@ impl Snapshot {
         (self.calls > 0).then(|| self.slow as f64 * 100.0 / self.calls as f64)
     }
 
+    /// Grows as the circuit goes on: what has less was seen before, whenever it arrives.
+    pub(crate) const fn age(&self) -> (u64, u64, u64) {
+        (self.generation, self.policy_version, self.now_ms)
+    }
+
     /// Whether any store has heard of the circuit.
     #[must_use]
     pub const fn exists(&self) -> bool {

@@ -56,7 +56,7 @@ fn text([calls, failures, slow]: &Sums) -> String {
 }
 
 /// How many of `part` in `total` come before position `i`, when spread evenly.
-fn before(i: u64, part: u64, total: u64) -> u64 {
+pub(crate) fn before(i: u64, part: u64, total: u64) -> u64 {
     (u128::from(i) * u128::from(part) / u128::from(total)) as u64
 }
 

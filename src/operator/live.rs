@@ -233,7 +233,7 @@ impl Gatherer {
     async fn hear(&mut self, name: &Name, mut snapshot: Snapshot) {
         if let Some(known) = self.known.get(name) {
             let seen = &known.view.snapshot;
-            if (snapshot.generation, snapshot.now_ms) <= (seen.generation, seen.now_ms) {
+            if snapshot.age() <= seen.age() {
                 return;
             }
             snapshot.latency = seen.latency;

@@ -5,12 +5,14 @@
 //! replicas last reported.
 
 mod live;
+mod simulate;
 mod view;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
     live::{Live, News, Tidings},
+    simulate::{Course, Simulation, Trip},
     view::{Details, Policies, Settings, View},
 };
 use crate::{
@@ -180,6 +182,21 @@ impl Operator {
         Ok(self.store.events(&name, 0).await?)
     }
 
+    /// What a circuit would have done in its recorded past, had these `key=integer` pairs been stored with it,
+    /// beside what it did. Writes nothing. The pairs come on top of the policy in force; none replays that.
+    ///
+    /// # Errors
+    /// As [`circuit`](Self::circuit); [`ControlError::Policy`] when a pair, or the policy that would
+    /// result, is not valid.
+    pub async fn simulate(&self, name: &str, pairs: &str) -> Result<Simulation, ControlError> {
+        let seen = self.circuit(name).await?;
+        let events = self.store.events(&seen.name, 0).await?;
+        let in_force = in_code(&seen.snapshot).rules().with(&seen.snapshot.policy);
+        let pairs = Policy::of(in_force).check_stored(pairs)?;
+        let rules = in_force.with(&pairs);
+        Ok(Simulation::of(&seen, &in_force, &rules, &events))
+    }
+
     /// Every circuit's news, from the moment of the subscription on.
     #[must_use]
     pub fn live(&self) -> Live {
@@ -311,6 +328,11 @@ impl Operator {
             false => Err(ControlError::Unknown(name.to_string())),
         }
     }
+}
+
+/// Keys and numbers, as settings.
+fn settings<'a>(pairs: impl Iterator<Item = (&'a str, u64)>) -> Settings {
+    pairs.map(|(key, n)| (key.to_owned(), n)).collect()
 }
 
 /// The key of a `key=integer` pair.

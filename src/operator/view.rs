@@ -6,7 +6,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use serde::{Serialize, Serializer};
 
-use super::in_code;
+use super::{in_code, settings};
 use crate::{
     Event, Name, Rules, Snapshot, State,
     model::{Interval, Lease, Member, Members},
@@ -85,10 +85,6 @@ pub struct Policies {
 
 impl Policies {
     pub(super) fn of(seen: &Snapshot) -> Self {
-        let all = |rules: &Rules| -> Settings {
-            let pairs = rules.pairs();
-            pairs.map(|(key, n)| (key.to_owned(), n)).collect()
-        };
         let code = *in_code(seen).rules();
         let in_force = code.with(&seen.policy);
         let pairs = seen.policy.split_whitespace();
@@ -96,9 +92,9 @@ impl Policies {
         let known = pairs.filter(|(key, _)| Rules::KEYS.contains(key));
         let stored = known.filter_map(|(key, n)| Some((key.to_owned(), n.parse().ok()?)));
         Self {
-            code: all(&code),
+            code: settings(code.pairs()),
             stored: stored.collect(),
-            in_force: all(&in_force),
+            in_force: settings(in_force.pairs()),
         }
     }
 }

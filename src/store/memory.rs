@@ -13,8 +13,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{Answer, Clock, Notice, Store, StoreError};
 use crate::model::{
-    Acquire, Circuit, Control, Event, Grant, Head, Interval, Members, Name, Release, Report,
-    Snapshot,
+    Acquire, Circuit, Claim, Claims, Control, Event, Grant, Head, Interval, Members, Name, Release,
+    Report, Snapshot,
 };
 
 /// A store in the process.
@@ -24,6 +24,7 @@ use crate::model::{
 pub struct MemoryStore {
     clock: Clock,
     circuits: Arc<Mutex<HashMap<Name, Circuit>>>,
+    claims: Arc<Mutex<HashMap<Name, Claims>>>,
     changes: broadcast::Sender<(Name, Snapshot)>,
 }
 
@@ -40,6 +41,7 @@ impl MemoryStore {
         Self {
             clock,
             circuits: Arc::default(),
+            claims: Arc::default(),
             changes: broadcast::channel(1024).0,
         }
     }
@@ -53,6 +55,7 @@ impl MemoryStore {
     /// Forgets every circuit, as `FLUSHALL` does.
     pub fn clear(&self) {
         self.circuits.lock().clear();
+        self.claims.lock().clear();
     }
 
     /// Runs one operation on a circuit and publishes what it published.
@@ -129,6 +132,16 @@ impl Store for MemoryStore {
         let known = self.circuits.lock();
         let history = |name: &Name| known.get(name).map_or_else(Vec::new, |c| c.history(most));
         ready(circuits.iter().map(history).collect())
+    }
+
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+        let mut claims = self.claims.lock();
+        let now = match claim.now_ms {
+            0 => self.clock.unix_ms(),
+            now => now,
+        };
+        let claims = claims.entry(circuit.clone()).or_default();
+        ready(claims.claim(claim, now))
     }
 
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {

@@ -16,7 +16,7 @@ pub use self::{
     redis::{Check, RedisPool, RedisStore, RedisStoreBuilder, Verdict},
 };
 use crate::model::{
-    Acquire, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Snapshot,
+    Acquire, Claim, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Snapshot,
 };
 
 /// A store's answer, some time from now.
@@ -154,6 +154,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
         let _ = (circuit, now_ms);
         refused("it does not tell who takes part in a circuit")
+    }
+
+    /// Asks to send an alert, or says that it was sent: 0 where the caller is to send it, else how many
+    /// ms to wait before asking again.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`], which is the default, when the store cannot decide who sends.
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+        let _ = (circuit, claim);
+        refused("it cannot decide who sends an alert")
     }
 
     /// Transitions after a generation, and changes of the stored policy in it or later, oldest first; the

@@ -46,6 +46,7 @@ fn redis() -> Subject {
         delete.arg(format!("{prefix}:{{{name}}}"));
         for part in [
             "window", "probes", "replicas", "seq", "events", "failing", "alone", "latency",
+            "history",
         ] {
             delete.arg(format!("{prefix}:{{{name}}}:{part}"));
         }

@@ -9,12 +9,16 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+#[cfg(feature = "webhook")]
+mod alerts;
 mod alone;
 mod away;
 mod breaker;
 #[cfg(feature = "admin")]
 mod browser;
 mod calls;
+#[cfg(feature = "cli")]
+mod cli;
 mod contract;
 mod delegate;
 #[cfg(feature = "cli")]
@@ -29,7 +33,12 @@ mod histories;
 mod late_replies;
 mod latency;
 mod lua;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod netns;
+mod operator;
+#[cfg(feature = "metrics")]
+mod ops;
 mod pacing;
 mod processes;
 mod properties;
@@ -40,9 +49,11 @@ mod refusals;
 mod rooms;
 mod scripts;
 mod soak;
+mod stats;
 mod steady;
 mod support;
 mod topology;
+mod traces;
 mod transitions;
 mod votes;
 mod wait;

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Rooms from the innermost out.
-const ROOMS: [&str; 3] = ["model", "store", "breaker"];
+const ROOMS: [&str; 5] = ["model", "store", "breaker", "operator", "alerts"];
 
 fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

@@ -2,43 +2,151 @@
 //!
 //! Owns the command line and the exit status; uses the crate's public API only.
 
+mod connect;
 mod demo;
 mod doctor;
+mod events;
+mod known;
+mod list;
+mod out;
+mod policy;
+mod replicas;
 mod serve;
+mod show;
+mod simulate;
+mod steer;
+mod table;
+mod watch;
+mod words;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use commontrip::State;
+
+use self::{
+    connect::{Connection, ENVIRONMENT},
+    out::{Done, Failure, Output, STATUS},
+};
 
 /// One circuit breaker for every replica of a service.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// What every command that asks the store can be told.
+#[derive(Args, Debug)]
+struct Common {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// Show a fleet trip, probe and recover together, in the terminal.
+    /// The circuits, worst first
+    #[command(after_help = after())]
+    List(list::Options),
+    /// All about one circuit: state, numbers, policy, replicas, events
+    #[command(after_help = format!("{ENVIRONMENT}\n\n{}", show::AFTER_HELP))]
+    Show(show::Options),
+    /// Circuits as they change, in the terminal; without one, a JSON line for each piece of news
+    #[command(after_help = after())]
+    Watch(watch::Options),
+    /// Transitions and operators' commands, oldest first
+    #[command(after_help = after())]
+    Events(events::Options),
+    /// Who reports to the circuits
+    #[command(after_help = after())]
+    Replicas(replicas::Options),
+    /// Reject every call of the fleet
+    #[command(after_help = after())]
+    ForceOpen(steer::Set),
+    /// Let every call pass and judge nothing
+    #[command(after_help = after())]
+    Disable(steer::Set),
+    /// Let every call pass and count it, but trip on nothing
+    #[command(after_help = after())]
+    MetricsOnly(steer::Set),
+    /// Close a circuit, with an empty window; ends overrides
+    #[command(after_help = after())]
+    Reset(steer::Reset),
+    /// Settings that are stored with a circuit
+    #[command(subcommand, after_help = after())]
+    Policy(policy::Command),
+    /// What a circuit would have done under another policy
+    #[command(after_help = after())]
+    Simulate(simulate::Options),
+    /// Look at a Redis as its user: what works, what does not, and what to do
+    #[command(after_help = doctor::after_help())]
+    Doctor(doctor::Options),
+    /// Show a fleet trip, probe and recover together, in the terminal
     #[command(after_help = demo::AFTER_HELP)]
     Demo(demo::Options),
-    /// Look at a Redis as its user: what works, what does not, and what to do.
-    #[command(after_help = doctor::AFTER_HELP)]
-    Doctor(doctor::Options),
-    /// Serve the dashboard, the HTTP API and Prometheus metrics of all circuits.
-    #[command(after_help = serve::AFTER_HELP)]
+    /// Serve the dashboard, the HTTP API and Prometheus metrics of all circuits
+    #[command(after_help = serve::after_help())]
     Serve(serve::Options),
+    /// Write the completions of a shell, such as `commontrip completions bash > /etc/bash_completion.d/commontrip`
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// One replica of the demo, told what to do on its standard input.
     #[command(hide = true)]
     Replica,
 }
 
+fn after() -> String {
+    format!("{ENVIRONMENT}\n\n{STATUS}")
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Demo(options) => demo::run(&options),
+        Command::List(options) => run(list::run(&options)),
+        Command::Show(options) => run(show::run(&options)),
+        Command::Watch(options) => run(watch::run(&options)),
+        Command::Events(options) => run(events::run(&options)),
+        Command::Replicas(options) => run(replicas::run(&options)),
+        Command::ForceOpen(options) => run(steer::set(&options, State::ForcedOpen)),
+        Command::Disable(options) => run(steer::set(&options, State::Disabled)),
+        Command::MetricsOnly(options) => run(steer::set(&options, State::MetricsOnly)),
+        Command::Reset(options) => run(steer::reset(&options)),
+        Command::Policy(command) => run(policy::run(&command)),
+        Command::Simulate(options) => run(simulate::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
-        Command::Serve(options) => serve::run(&options),
+        Command::Serve(options) => run(serve::run(&options)),
+        Command::Demo(options) => demo::run(&options),
+        Command::Completions { shell } => completions(shell),
         Command::Replica => demo::run_replica(),
+    }
+}
+
+/// Does what an operator asked for. Does not wait for a lookup or a read that is still under way.
+fn run(command: impl Future<Output = Done>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::Not(format!("cannot start a runtime: {error}")).end(),
+    };
+    let done = runtime.block_on(command);
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.end(),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "commontrip", &mut script);
+    match io::Write::write_all(&mut io::stdout(), &script) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => Failure::from(error).end(),
     }
 }

@@ -2,12 +2,7 @@
 //!
 //! Owns the options, what is said at the start, and the signals that end it; the routes are the crate's.
 
-use std::{
-    io::{self, Write},
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use commontrip::{
@@ -16,14 +11,19 @@ use commontrip::{
 };
 use tokio::net::TcpListener;
 
-use crate::doctor::{Connection, shown};
+use crate::{
+    connect::{Connection, ENVIRONMENT},
+    out::{Done, Failure, in_words, say, tell},
+};
 
 /// The variable that has the token.
 pub const TOKEN: &str = "COMMONTRIP_ADMIN_TOKEN";
 /// How long the store may take for an answer, ms.
 const ANSWERS_WITHIN_MS: u64 = 2000;
 
-pub const AFTER_HELP: &str = "\
+/// What the help of `serve` says at its end.
+pub fn after_help() -> String {
+    let more = "\
 Without a token it is read-only: everything can be seen, nothing commanded. It serves plain HTTP: beyond the
 loopback put a proxy with TLS before it, and allow the proxy's name with --allow-host.
 
@@ -33,13 +33,12 @@ loopback put a proxy with TLS before it, and allow the proxy's name with --allow
   GET /openapi.json   what else there is
 
 Exit status: 0 ended by Ctrl-C or SIGTERM, 2 it could not begin.";
+    format!("{ENVIRONMENT}\n\n{more}")
+}
 
 /// What `commontrip serve` can be told.
 #[derive(Args, Debug)]
 pub struct Options {
-    #[command(flatten)]
-    connection: Connection,
-
     /// The address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8700")]
     bind: SocketAddr,
@@ -51,72 +50,74 @@ pub struct Options {
     /// Answer also to this name: a proxy's, or the service's in its network; loopback names and addresses always go
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
+
+    #[command(flatten)]
+    connection: Connection,
 }
 
-/// Why it could not begin.
+/// Why it cannot begin.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    #[error("cannot listen on {0}")]
-    Listen(SocketAddr, #[source] io::Error),
+#[error("cannot listen on {at}")]
+pub struct ListenError {
+    at: SocketAddr,
+    source: io::Error,
 }
 
-/// Serves until a signal.
-pub fn run(options: &Options) -> ExitCode {
-    match serve(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut words = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                words = format!("{words}: {error}");
-                cause = error.source();
-            }
-            warn(&words);
-            ExitCode::from(2)
-        }
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        Self::Usage(in_words(&error))
     }
 }
 
-fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+impl From<OptionsError> for Failure {
+    fn from(error: OptionsError) -> Self {
+        Self::Usage(in_words(&error))
+    }
+}
+
+/// Serves until a signal.
+pub async fn run(options: &Options) -> Done {
     let told = admin::Options::new();
     let told = match &options.token_file {
         Some(path) => told.token_from_file(path)?,
         None => told.token_from_env(TOKEN)?,
     };
     let told = allow(told, &options.allow_host)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let operator = Operator::new(options.connection.open(ANSWERS_WITHIN_MS)?);
-        let listener = listen(options.bind).await?;
-        let at = listener.local_addr()?;
-        let read_only = told.is_read_only();
+    let operator = Operator::new(options.connection.open(ANSWERS_WITHIN_MS)?);
+    let listener = listen(options.bind).await?;
+    let at = listener.local_addr()?;
+    begun(at, told.is_read_only())?;
+    if let Err(error) = operator.ping().await {
         say(&format!(
-            "commontrip serves {} ({})",
-            url(at),
-            match read_only {
-                true => "read-only: no token is set",
-                false => "commands need the token",
-            }
+            "warning: {}; it is asked again and again",
+            in_words(&error)
         ));
-        if !at.ip().is_loopback() {
-            warn(&format!(
-                "warning: {at} can be reached from elsewhere, without TLS: {}",
-                match read_only {
-                    true => "everybody there can read everything",
-                    false => "everybody there can read everything, and on the way the token",
-                }
-            ));
-        }
-        if let Err(error) = operator.ping().await {
-            warn(&format!("warning: {error}; it is asked again and again"));
-        }
-        let served = admin::serve(listener, admin::router(operator, told), stopped()).await;
-        Ok(served?)
-    })
+    }
+    admin::serve(listener, admin::router(operator, told), stopped()).await?;
+    Ok(())
+}
+
+/// Says where it is, and what to know about that.
+fn begun(at: SocketAddr, read_only: bool) -> Done {
+    let commands = match read_only {
+        true => "read-only: no token is set",
+        false => "commands need the token",
+    };
+    match tell(&format!("commontrip serves {} ({commands})\n", url(at))) {
+        // One that does not read where it is may know.
+        Ok(()) | Err(Failure::Unread) => {}
+        Err(failure) => return Err(failure),
+    }
+    if !at.ip().is_loopback() {
+        let heard = match read_only {
+            true => "",
+            false => ", and on the way the token",
+        };
+        say(&format!(
+            "warning: {at} can be reached from elsewhere, without TLS: everybody there can read everything{heard}"
+        ));
+    }
+    Ok(())
 }
 
 /// The options with names to answer to.
@@ -132,9 +133,9 @@ pub fn allow(options: admin::Options, names: &[String]) -> Result<admin::Options
 ///
 /// # Errors
 /// When somebody else has it, or it is not this machine's.
-pub async fn listen(at: SocketAddr) -> Result<TcpListener, ServeError> {
+pub async fn listen(at: SocketAddr) -> Result<TcpListener, ListenError> {
     let listener = TcpListener::bind(at).await;
-    listener.map_err(|error| ServeError::Listen(at, error))
+    listener.map_err(|source| ListenError { at, source })
 }
 
 /// Where a browser finds it.
@@ -167,14 +168,4 @@ pub async fn stopped() {
     }
     #[cfg(not(unix))]
     interrupted.await;
-}
-
-/// Says it; whoever stopped reading does not end the server.
-fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-}
-
-fn warn(text: &str) {
-    let _ = writeln!(io::stderr(), "commontrip: {}", shown(text));
 }

@@ -4,7 +4,7 @@
 //! Owns the view (the newest snapshot taken over) and the outbox (what the next report will
 //! carry). Invariants: a snapshot of an older generation is never taken over while the store is
 //! there; outcomes are filed under the generation that permitted them.
-//! Locks are taken in the order view, outbox, tally, own.
+//! Locks are taken in the order view, outbox, tally, own, noted.
 
 mod news;
 mod outcomes;
@@ -15,8 +15,9 @@ use std::{
     num::NonZeroU64,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -28,6 +29,7 @@ use super::{
     gate::{Gate, Glance, Hold, Source},
     outbox::Outbox,
     registry::Shared,
+    stats::Noted,
     tally::Tally,
 };
 use crate::model::{Acquire, Circuit, Name, Permission, Policy, Snapshot, Sums};
@@ -74,6 +76,10 @@ pub(super) struct Cell {
     pub(super) generation: watch::Sender<u64>,
     /// A probe permit fetched for a caller that could not wait.
     pub(super) spare: Mutex<Option<super::permit::Held<Arc<Cell>>>>,
+    /// For the statistics, which nothing here reads.
+    pub(super) noted: Mutex<Noted>,
+    /// Calls dropped after `call_timeout`; each is counted here before its failure is.
+    pub(super) timeouts: AtomicU64,
 }
 
 /// What this process knows of the circuit.
@@ -182,6 +188,8 @@ impl Cell {
             outbox: Mutex::default(),
             generation: watch::channel(0).0,
             spare: Mutex::default(),
+            noted: Mutex::default(),
+            timeouts: AtomicU64::new(0),
         }
     }
 
@@ -323,6 +331,13 @@ impl Cell {
         }
         let ticket = self.ticket(view.tag);
         Some(Ticket { probe, ..ticket })
+    }
+
+    /// What the gate shows, and how long ago the store last confirmed what is known.
+    pub(super) fn seen_and_age(&self) -> (Snapshot, Option<Duration>) {
+        let view = self.view.lock();
+        let age_ms = view.confirmed.map(|at| self.now().saturating_sub(at));
+        (view.seen.clone(), age_ms.map(Duration::from_millis))
     }
 
     pub(super) fn away(&self) -> Away {

@@ -6,9 +6,10 @@ use super::{Away, Cell, View};
 use crate::{
     breaker::{
         gate::{Source, spread_ms},
+        stats::Transition,
         tally::Drained,
     },
-    model::{OnStoreFailure, Policy, Snapshot},
+    model::{OnStoreFailure, Policy, Snapshot, State},
 };
 
 /// How far beyond the reporter's pace a decision is good, where changes are pushed.
@@ -34,10 +35,9 @@ impl Cell {
                 .store(Arc::new(view.code.with_stored(&snapshot.policy)));
         }
         if snapshot.generation > view.shared.generation && view.confirmed.is_some() {
-            tracing::info!(
-                circuit = %self.name, generation = snapshot.generation, from = %view.shared.state,
-                to = %snapshot.state, reason = %snapshot.reason, "circuit changed"
-            );
+            self.tell_of_fleet(view.shared.state, snapshot);
+        } else if !stays_alone && view.source.is_own() && view.seen.state != snapshot.state {
+            self.tell_of_own(view.seen.state, snapshot.state, snapshot, Source::Shared);
         }
         view.shared = snapshot.clone();
         view.confirmed = Some(self.now());
@@ -56,13 +56,48 @@ impl Cell {
         });
     }
 
+    /// Says once that the shared circuit has changed.
+    fn tell_of_fleet(&self, from: State, now: &Snapshot) {
+        tracing::info!(
+            circuit = %self.name, replica = %self.shared.replica, generation = now.generation,
+            %from, to = %now.state, reason = %now.reason,
+            since_ms = now.since_ms, until_ms = now.until_ms, left_ms = now.left_ms(),
+            opens = now.consecutive_opens, calls = now.calls, failures = now.failures,
+            slow = now.slow, replicas = now.replicas, "circuit changed"
+        );
+        self.noted.lock().note_transition(Transition {
+            from,
+            to: now.state,
+            reason: now.reason,
+            local: false,
+        });
+    }
+
+    /// Says once that this replica goes by another state than before, and the fleet does not.
+    pub(super) fn tell_of_own(&self, from: State, to: State, why: &Snapshot, source: Source) {
+        tracing::info!(
+            circuit = %self.name, replica = %self.shared.replica, generation = why.generation,
+            %from, %to, reason = %why.reason,
+            since_ms = why.since_ms, until_ms = why.until_ms, left_ms = why.left_ms(),
+            opens = why.consecutive_opens, calls = why.calls, failures = why.failures,
+            slow = why.slow, replicas = why.replicas,
+            store = if source == Source::Local { "away" } else { "there" },
+            "circuit of this replica alone changed"
+        );
+        self.noted.lock().note_transition(Transition {
+            from,
+            to,
+            reason: why.reason,
+            local: true,
+        });
+    }
+
     /// Takes over what was pushed, unless as much is known: a push may come after the answer to what
     /// was asked later.
     pub(in crate::breaker) fn take_pushed(self: &Arc<Self>, snapshot: &Snapshot) {
         let known = {
             let view = self.view.lock();
-            let (generation, now_ms) = (view.shared.generation, view.shared.now_ms);
-            (snapshot.generation, snapshot.now_ms) <= (generation, now_ms)
+            snapshot.age() <= view.shared.age()
         };
         if !known {
             self.take_shared(snapshot);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Cell, Pass, Ticket, View};
 use crate::{
-    breaker::{gate::spread_ms, tally::Count},
+    breaker::{gate::spread_ms, outbox::Outbox, tally::Count},
     model::{Counts, Kind, LARGEST, Outcome, Settled, State, Sums},
 };
 
@@ -76,7 +76,7 @@ impl Cell {
         } else if let Outcome::Trip { retry_after } = outcome {
             self.record_words(&ticket, count, retry_after, true);
         } else if !self.tally.record(ticket.pass.tag(), count) {
-            self.outbox.lock().late += one(count);
+            self.count_aside(&mut self.outbox.lock(), count);
         }
         if self.gate.glance().reports_at_once() {
             self.hurry();
@@ -104,8 +104,14 @@ impl Cell {
                 self.hurry();
             }
         } else {
-            outbox.late += one(count);
+            self.count_aside(&mut outbox, count);
         }
+    }
+
+    /// Counts an outcome that is not the present generation's, for the lifetime totals.
+    fn count_aside(&self, outbox: &mut Outbox, count: Count) {
+        outbox.late += one(count);
+        self.noted.lock().aside += one(count);
     }
 
     /// How long the call has taken by now; 0 when its beginning was not noted.
@@ -134,7 +140,8 @@ impl Cell {
             kind,
         };
         let mut outbox = self.outbox.lock();
-        outbox.late += one(count);
+        self.count_aside(&mut outbox, count);
+        self.noted.lock().note_probe(kind);
         match (kind, probe.local) {
             (Kind::Ignored, false) => outbox.releases.push(settled.token),
             (_, false) => outbox.settled.push(settled),

@@ -63,11 +63,7 @@ impl Cell {
         let same = view.seen.generation == own.generation;
         let goes_on = same && view.source == source;
         if !goes_on {
-            tracing::info!(
-                circuit = %self.name, from = %view.seen.state, to = %seen.state, reason = %own.reason,
-                store = if source == Source::Local { "away" } else { "there" },
-                "circuit of this replica alone changed"
-            );
+            self.tell_of_own(view.seen.state, seen.state, own, source);
         }
         self.show(view, seen, source, goes_on);
     }

@@ -36,12 +36,24 @@ impl Histogram {
 
     /// Moves what is new; one caller at a time.
     pub(super) fn take(&self, into: &mut Latencies) {
+        self.each_fresh(|bucket, fresh, counted| {
+            self.taken[bucket].store(counted, Relaxed);
+            into.add(bucket, u64::from(fresh));
+        });
+    }
+
+    /// Adds what is new, and leaves it.
+    pub(super) fn add_fresh(&self, into: &mut Latencies) {
+        self.each_fresh(|bucket, fresh, _counted| into.add(bucket, u64::from(fresh)));
+    }
+
+    /// Each bucket that has something new: how much, and how much it has now.
+    fn each_fresh(&self, mut see: impl FnMut(usize, u32, u32)) {
         for (bucket, (count, taken)) in self.counts.iter().zip(&self.taken).enumerate() {
             let counted = count.load(Relaxed);
             let fresh = counted.wrapping_sub(taken.load(Relaxed));
             if fresh > 0 {
-                taken.store(counted, Relaxed);
-                into.add(bucket, u64::from(fresh));
+                see(bucket, fresh, counted);
             }
         }
     }

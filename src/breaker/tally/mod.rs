@@ -50,6 +50,8 @@ struct Ledger {
     run: Run,
     /// Found in slots under earlier tags.
     late: Counts,
+    /// Latencies that were taken, since the beginning.
+    taken: Latencies,
 }
 
 #[derive(Debug, Default)]
@@ -170,7 +172,7 @@ impl Tally {
     /// Takes the latencies.
     pub(super) fn take_latencies(&self) -> Latencies {
         let mut taken = Latencies::default();
-        let _one_at_a_time = self.ledger.lock();
+        let ledger = &mut *self.ledger.lock();
         if self.has_latencies.swap(false, Ordering::Relaxed) {
             for slot in self.slots.iter() {
                 slot.take_latencies(&mut taken);
@@ -178,8 +180,33 @@ impl Tally {
             if let Some(sampled) = self.sampled.get() {
                 sampled.take(&mut taken);
             }
+            ledger.taken.merge(&taken);
         }
         taken
+    }
+
+    /// Everything that was counted since the beginning.
+    pub(super) fn totals(&self) -> Counts {
+        // Whoever counts a failure holds this too, so what it did before is seen with it.
+        let _ledger = self.ledger.lock();
+        let mut totals = Counts::default();
+        for slot in self.slots.iter() {
+            totals += slot.totals();
+        }
+        totals
+    }
+
+    /// Latencies since the beginning.
+    pub(super) fn latencies(&self) -> Latencies {
+        let ledger = self.ledger.lock();
+        let mut all = ledger.taken.clone();
+        for slot in self.slots.iter() {
+            slot.add_fresh_latencies(&mut all);
+        }
+        if let Some(sampled) = self.sampled.get() {
+            sampled.add_fresh(&mut all);
+        }
+        all
     }
 
     /// Whether nothing was counted since the last drain.

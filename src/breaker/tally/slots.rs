@@ -88,6 +88,17 @@ impl Slot {
         }
     }
 
+    pub(super) fn add_fresh_latencies(&self, into: &mut Latencies) {
+        if let Some(latencies) = self.latencies.get() {
+            latencies.add_fresh(into);
+        }
+    }
+
+    /// What was counted since the beginning.
+    pub(super) fn totals(&self) -> Counts {
+        self.counts(|count, _taken| count.load(Relaxed))
+    }
+
     /// What was counted and not taken.
     pub(super) fn fresh(&self) -> Counts {
         self.counts(|count, taken| count.load(Relaxed) - taken.load(Relaxed))

@@ -43,7 +43,9 @@ impl Prefix {
             Name::new(rest.split_once('}')?.0).ok()
         };
         let of_circuit = |name: Name| self.all(&name).iter().any(|ours| ours == key);
-        key == self.index() || name().is_some_and(of_circuit)
+        let of_alerts = |name: Name| self.alerts(&name) == key;
+        key == self.index()
+            || name().is_some_and(|name| of_circuit(name.clone()) || of_alerts(name))
     }
 
     /// The circuit's hash, which is also the name of its channel.
@@ -53,6 +55,11 @@ impl Prefix {
 
     pub(super) fn events(&self, name: &Name) -> String {
         format!("{}:events", self.circuit(name))
+    }
+
+    /// Who sends which alert; no operation on the circuit takes it.
+    pub(super) fn alerts(&self, name: &Name) -> String {
+        format!("{}:alerts", self.circuit(name))
     }
 
     /// The keys that every operation takes, in the order of `lua/lib/prelude.lua`.
@@ -105,6 +112,7 @@ mod tests {
             ("app:circuits", true),
             ("app:{payments}", true),
             ("app:{payments}:window", true),
+            ("app:{payments}:alerts", true),
             ("app:{payments}:colour", false),
             ("app:sessions", false),
             ("application:circuits", false),

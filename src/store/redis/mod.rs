@@ -46,7 +46,7 @@ use self::{
 };
 use super::{Answer, Notice, Store, StoreError};
 use crate::model::{
-    Acquire, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Request,
+    Acquire, Claim, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Request,
     Snapshot,
 };
 
@@ -342,6 +342,19 @@ impl Store for RedisStore {
 
     fn history<'a>(&'a self, circuits: &'a [Name], most: usize) -> Answer<'a, Vec<Vec<Interval>>> {
         Box::pin(self.0.history(circuits, most))
+    }
+
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+        Box::pin(async move {
+            let run = [self
+                .0
+                .scripts
+                .claim(&self.0.prefix, circuit, wire::encode(claim)?)];
+            let deadline = Instant::now() + self.0.timeout;
+            let answer = only(self.0.evaluate(&run, false, deadline).await?)?;
+            let read = from_redis_value(answer.map_err(wire::error)?);
+            read.map_err(|e| StoreError::Unreadable(e.to_string()))
+        })
     }
 
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {

@@ -100,7 +100,7 @@ impl Run<'_> {
     }
 }
 
-/// One script an operation, and one more for what nearly all reports and permits are.
+/// One script an operation, one more for what nearly all reports and permits are, and that of alerts.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) acquire: Operation,
@@ -108,6 +108,7 @@ pub(super) struct Scripts {
     pub(super) release: Operation,
     pub(super) control: Operation,
     pub(super) snapshot: Operation,
+    claim: Text,
 }
 
 impl Scripts {
@@ -136,6 +137,16 @@ impl Scripts {
             release: operation(script!("release")),
             control: operation(script!("control")),
             snapshot: operation(script!("snapshot")),
+            claim: Text::new(include_str!("../../../lua/alerts/claim.lua")),
+        }
+    }
+
+    /// Asks to send an alert.
+    pub(super) fn claim(&self, prefix: &Prefix, name: &Name, request: Vec<u8>) -> Run<'_> {
+        Run {
+            text: &self.claim,
+            keys: vec![prefix.alerts(name)],
+            arguments: vec![request],
         }
     }
 }

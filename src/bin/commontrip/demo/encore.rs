@@ -81,7 +81,7 @@ fn random() -> Result<String, DemoError> {
 
 /// Plays on until Ctrl-C; the fleet has ended when this returns.
 pub async fn play(options: &Options, mut upstream: Upstream, mut fleet: Fleet) {
-    if !options.json {
+    if !options.output.json {
         let words = "The dashboard goes on, with an outage now and then. Ctrl-C ends it.";
         let _ = writeln!(io::stdout(), "\n{words}");
     }

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::replica::{self, Assignment, Order, Said};
+use crate::out::in_words;
 
 /// How long a process may take to end after its input has.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
@@ -163,15 +164,4 @@ pub fn line(of: &impl serde::Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(of)?;
     line.push(b'\n');
     Ok(line)
-}
-
-/// An error with its causes, in one line.
-pub fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }

@@ -16,7 +16,7 @@ mod upstream;
 mod verdict;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
 };
@@ -25,8 +25,9 @@ use clap::Args;
 use commontrip::Name;
 
 use self::{facts::Fact, show::Show};
+use crate::out::{Output, in_words};
 
-pub use self::{facts::KINDS as AFTER_HELP, process::run_replica, show::wrap};
+pub use self::{facts::KINDS as AFTER_HELP, process::run_replica};
 
 /// What `commontrip demo` can be told.
 #[derive(Args, Debug)]
@@ -56,10 +57,6 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "payments", value_parser = circuit)]
     circuit: String,
 
-    /// Write one JSON object a line instead of the timeline
-    #[arg(long)]
-    json: bool,
-
     /// Serve the dashboard, too, and go on with an outage now and then until Ctrl-C
     #[arg(long)]
     serve: bool,
@@ -76,6 +73,9 @@ pub struct Options {
     /// Let the dashboard answer also to this name, as `commontrip serve` does
     #[arg(long, value_name = "NAME", requires = "serve")]
     allow_host: Vec<String>,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 fn replicas(text: &str) -> Result<usize, String> {
@@ -138,7 +138,7 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(End::Broken) => ExitCode::from(1),
         Ok(End::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "commontrip: {}", fleet::in_words(&error));
+            let _ = writeln!(io::stderr(), "commontrip: {}", in_words(&error));
             ExitCode::from(2)
         }
     }
@@ -152,12 +152,10 @@ struct Teller {
 
 impl Teller {
     fn new(options: &Options) -> Self {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            json: options.json,
+            json: options.output.json,
             show: Show {
-                colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+                colour: options.output.colour(),
             },
         }
     }

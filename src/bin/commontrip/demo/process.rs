@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use super::{
-    fleet::{in_words, line},
+    fleet::line,
     replica::{self, Assignment, Order},
 };
+use crate::out::in_words;
 
 /// Longer than the default: here dozens of processes share the cores of one machine, and one that
 /// gets no time to run is not to take its Redis for gone.

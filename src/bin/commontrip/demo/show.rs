@@ -10,6 +10,10 @@ use super::{
     facts::{Change, Fact, Probe, Spread, Start, Tick},
     replica::Calls,
 };
+use crate::{
+    out::{BOLD, DIM, GREEN, RED, YELLOW, paint},
+    words::wrap,
+};
 
 /// Up to here each replica has a mark of its own in the lines of counts.
 const MARKS: usize = 32;
@@ -18,12 +22,6 @@ const NAMED: usize = 8;
 /// Where the second column of a line begins, and the third.
 const FIRST: usize = 10;
 const SECOND: usize = 17;
-
-pub const RED: &str = "31";
-pub const GREEN: &str = "32";
-pub const YELLOW: &str = "33";
-pub const DIM: &str = "2";
-pub const BOLD: &str = "1";
 
 /// Facts to text.
 pub struct Show {
@@ -45,10 +43,7 @@ fn seconds(ms: u64) -> String {
 
 impl Show {
     pub fn paint(&self, colour: &str, text: &str) -> String {
-        match self.colour {
-            true => format!("\x1b[{colour}m{text}\x1b[0m"),
-            false => text.to_owned(),
-        }
+        paint(self.colour, colour, text)
     }
 
     pub fn text(&self, fact: &Fact) -> String {
@@ -277,27 +272,4 @@ fn mark(calls: Calls) -> char {
         Calls { ok: 1.., .. } => '·',
         _ => ' ',
     }
-}
-
-/// Breaks text between words into rows of at most `width`.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut rows = vec![String::new()];
-    let mut length = 0;
-    for word in text.split(' ') {
-        let more = word.chars().count();
-        if length > 0 && length + 1 + more > width {
-            rows.push(String::new());
-            length = 0;
-        }
-        // `rows` is never empty.
-        if let Some(row) = rows.last_mut() {
-            if length > 0 {
-                row.push(' ');
-                length += 1;
-            }
-            row.push_str(word);
-            length += more;
-        }
-    }
-    rows
 }

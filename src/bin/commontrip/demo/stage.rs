@@ -9,13 +9,13 @@ use super::{
     DemoError, End, Options, Teller,
     encore::{self, Page},
     facts::{Fact, Member, Start},
-    fleet::{Fleet, in_words},
+    fleet::Fleet,
     plan::{ERROR_PERCENT, Plan},
     replica::{Assignment, Order, Said},
     story::{Seen, Story},
     upstream::Upstream,
 };
-use crate::serve::stopped;
+use crate::{out::in_words, serve::stopped};
 
 /// How long replicas may take to start; 64 processes on a small machine take a while.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);

@@ -6,6 +6,10 @@ use super::{
     facts::{Fact, Total, Verdict},
     show::{self, Show},
 };
+use crate::{
+    out::{BOLD, DIM, GREEN, RED},
+    words::wrap,
+};
 
 /// Up to here the table has a row for each replica.
 const ROWS: usize = 16;
@@ -52,7 +56,7 @@ impl Show {
             "knew of trip",
             "first rejected"
         );
-        let mut text = format!("\n{}\n", self.paint(show::DIM, &head));
+        let mut text = format!("\n{}\n", self.paint(DIM, &head));
         let after = |ms: Option<u64>| ms.map_or_else(|| "never".to_owned(), show::ms);
         for t in totals {
             let _ = writeln!(
@@ -82,20 +86,20 @@ impl Show {
             verdict.probes,
             after(verdict.spread_ms),
         );
-        let _ = writeln!(text, "{}", self.paint(show::BOLD, &fleet));
+        let _ = writeln!(text, "{}", self.paint(BOLD, &fleet));
         text
     }
 
     fn promises(&self, text: &mut String, verdict: &Verdict) {
         text.push('\n');
         let mut row = |mark: &str, colour: &str, words: &str| {
-            let rows = show::wrap(words, 79 - 10).join("\n          ");
+            let rows = wrap(words, 79 - 10).join("\n          ");
             let _ = writeln!(text, "  {}{rows}", self.paint(colour, &format!("{mark:8}")));
         };
         for promise in &verdict.promises {
             match promise.kept {
-                true => row("kept", show::GREEN, &promise.text),
-                false => row("BROKEN", show::RED, &promise.text),
+                true => row("kept", GREEN, &promise.text),
+                false => row("BROKEN", RED, &promise.text),
             }
         }
         let spared = format!(
@@ -109,7 +113,7 @@ impl Show {
                 "s"
             },
         );
-        row("seen", show::DIM, &spared);
+        row("seen", DIM, &spared);
         let broken = verdict.promises.iter().filter(|p| !p.kept);
         let broken: Vec<_> = broken.map(|p| p.text.as_str()).collect();
         let (colour, line) = if broken.is_empty() {
@@ -118,14 +122,11 @@ impl Show {
                 n => format!("{n} replicas"),
             };
             let line = format!("{fleet}, one breaker: tripped, probed and closed together.");
-            (show::GREEN, line)
+            (GREEN, line)
         } else {
-            (
-                show::RED,
-                format!("A promise was broken: {}.", broken.join("; ")),
-            )
+            (RED, format!("A promise was broken: {}.", broken.join("; ")))
         };
-        let line = show::wrap(&line, 77).join("\n  ");
+        let line = wrap(&line, 77).join("\n  ");
         let _ = writeln!(text, "\n  {}", self.paint(colour, &line));
     }
 }

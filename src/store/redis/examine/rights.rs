@@ -194,6 +194,7 @@ mod tests {
         let mut sent = BTreeSet::new();
         for source in [
             include_str!("../../../../lua/acquire.lua"),
+            include_str!("../../../../lua/alerts/claim.lua"),
             include_str!("../../../../lua/control.lua"),
             include_str!("../../../../lua/lib/circuit.lua"),
             include_str!("../../../../lua/lib/hash.lua"),
@@ -215,6 +216,7 @@ mod tests {
             include_str!("../line.rs"),
             include_str!("../listen.rs"),
             include_str!("../mod.rs"),
+            include_str!("../past.rs"),
         ] {
             named(source, "redis::cmd(\"", &mut sent);
         }

@@ -1,0 +1,132 @@
+//! How the program gets to the store.
+//!
+//! Owns the connection's options and the environment that stands in for them; every command but the demo has them.
+
+use std::{env, path::PathBuf, time::Duration};
+
+use clap::Args;
+use commontrip::{RedisStore, StoreError, operator::Operator};
+
+use crate::out::Failure;
+
+/// What the environment says where a flag is absent, as `RedisStoreBuilder::open_env` reads it.
+pub const ENVIRONMENT: &str = "\
+Where a flag is absent, the environment counts: COMMONTRIP_REDIS_URL, _PREFIX, _USERNAME, _PASSWORD or
+_PASSWORD_FILE, _TLS_CA, _TLS_CERT and _TLS_KEY, each beginning with COMMONTRIP_REDIS.";
+
+/// How long an operator waits for an answer, ms.
+const TIMEOUT_MS: u64 = 2000;
+
+/// Where the store is, and as whom to ask it.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// redis://, rediss://, redis+unix://, redis-sentinel:// or redis-cluster://
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+
+    /// How keys begin; `commontrip` by default
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+
+    /// The ACL user
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+
+    /// A file that holds the password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+
+    /// The authority whose certificates are trusted (PEM); those of the system by default
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// A certificate to show the server (PEM), with its key
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// How long to wait for an answer; 2000 by default, 50 for `doctor`: the service's store_timeout
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    timeout: Option<u64>,
+}
+
+impl Connection {
+    /// The store; `timeout_ms` where no flag says another.
+    ///
+    /// # Errors
+    /// When an option is wrong; nothing is asked yet.
+    pub fn open(&self, timeout_ms: u64) -> Result<RedisStore, Failure> {
+        let opened = self.builder(timeout_ms).and_then(|builder| {
+            let url = or_var(&self.redis, "URL");
+            builder.open(url.as_deref().unwrap_or("redis://127.0.0.1:6379/"))
+        });
+        opened.map_err(|error| Failure::of_settings(&error))
+    }
+
+    fn builder(&self, timeout_ms: u64) -> Result<commontrip::RedisStoreBuilder, StoreError> {
+        let timeout = self.timeout.unwrap_or(timeout_ms);
+        let mut builder = RedisStore::builder().timeout(Duration::from_millis(timeout));
+        if let Some(prefix) = or_var(&self.prefix, "PREFIX") {
+            builder = builder.prefix(&prefix);
+        }
+        if let Some(username) = or_var(&self.username, "USERNAME") {
+            builder = builder.username(&username);
+        }
+        if let Some(path) = &self.password_file {
+            builder = builder.password_file(path);
+        } else if let Some(password) = var("PASSWORD") {
+            builder = builder.password(&password);
+        } else if let Some(path) = var("PASSWORD_FILE") {
+            builder = builder.password_file(path);
+        }
+        if let Some(path) = or_file(&self.tls_ca, "TLS_CA") {
+            builder = builder.tls_ca_file(path);
+        }
+        let certificate = or_file(&self.tls_cert, "TLS_CERT");
+        match (certificate, or_file(&self.tls_key, "TLS_KEY")) {
+            (None, None) => Ok(builder),
+            (Some(certificate), Some(key)) => Ok(builder.tls_client_files(certificate, key)),
+            _ => {
+                let words = "the certificate and its key go together: --tls-cert and --tls-key";
+                Err(StoreError::Refused(words.to_owned()))
+            }
+        }
+    }
+
+    /// An operator of the store's circuits; must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When an option is wrong.
+    pub fn operator(&self) -> Result<Operator, Failure> {
+        let store = self.open(TIMEOUT_MS)?;
+        Ok(Operator::new(store).from(&format!("cli@{}", host_name())))
+    }
+}
+
+fn var(name: &str) -> Option<String> {
+    let value = env::var(format!("COMMONTRIP_REDIS_{name}")).ok();
+    value.filter(|value| !value.is_empty())
+}
+
+fn or_var(flag: &Option<String>, name: &str) -> Option<String> {
+    flag.clone().or_else(|| var(name))
+}
+
+fn or_file(flag: &Option<PathBuf>, name: &str) -> Option<PathBuf> {
+    flag.clone().or_else(|| var(name).map(PathBuf::from))
+}
+
+#[cfg(target_os = "linux")]
+fn host_name() -> String {
+    let uname = rustix::system::uname();
+    uname.nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn host_name() -> String {
+    env::var("HOSTNAME").unwrap_or_default()
+}

@@ -1,0 +1,205 @@
+//! `commontrip events`: transitions and operators' commands, oldest first, and as they happen.
+//!
+//! Owns that each is told once: what the store's record has, and what is heard afterwards, overlap.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use clap::Args;
+use commontrip::{
+    Event, Name, Reason,
+    operator::{News, Operator},
+};
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use crate::{
+    Common,
+    known::{self, AT_ONCE, Unreadable},
+    out::{Done, Failure, Output, say, shown, tell, tell_line},
+    table::{Table, coloured},
+    words,
+};
+
+/// How many of a circuit's entries are remembered as told; twice what the store keeps.
+const REMEMBERED: usize = 512;
+
+/// What `commontrip events` can be told.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Only this circuit's
+    name: Option<String>,
+
+    /// Go on with what happens
+    #[arg(long, short)]
+    follow: bool,
+
+    /// How many of the newest to begin with
+    #[arg(long, short = 'n', value_name = "N")]
+    limit: Option<usize>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Tells them.
+pub async fn run(options: &Options) -> Done {
+    let operator = options.common.connection.operator()?;
+    let only = options.name.as_deref();
+    if options.follow {
+        known::names(&operator, only).await?;
+        return follow(options, &operator).await;
+    }
+    let mut unread = Unreadable::default();
+    let past = newest(gather(&operator, only, &mut unread).await?, options.limit);
+    write(&options.common.output, &past)?;
+    if past.is_empty() && !options.common.output.json {
+        tell("nothing has happened yet\n")?;
+    }
+    unread.end()
+}
+
+type Entry = (Name, Event);
+
+/// What the store has on record, oldest first.
+async fn gather(
+    operator: &Operator,
+    only: Option<&str>,
+    unread: &mut Unreadable,
+) -> Result<Vec<Entry>, Failure> {
+    let names = known::names(operator, only).await?;
+    let asked = stream::iter(names.into_iter().map(|name| async move {
+        let events = operator.events(name.as_str()).await;
+        (name, events)
+    }));
+    let mut asked = asked.buffered(AT_ONCE);
+    let mut all = Vec::new();
+    while let Some((name, events)) = asked.next().await {
+        match events {
+            Ok(events) => all.extend(events.into_iter().map(|event| (name.clone(), event))),
+            Err(error) => unread.pass_over(&name, error)?,
+        }
+    }
+    // Stable, so that a circuit's own stay in their order.
+    all.sort_by_key(|(_, event)| event.at_ms);
+    Ok(all)
+}
+
+fn newest(mut entries: Vec<Entry>, limit: Option<usize>) -> Vec<Entry> {
+    let skipped = limit.map_or(0, |limit| entries.len().saturating_sub(limit));
+    entries.split_off(skipped)
+}
+
+/// Tells what is on record, then what happens, until nobody reads.
+async fn follow(options: &Options, operator: &Operator) -> Done {
+    let (only, out) = (options.name.as_deref(), &options.common.output);
+    let mut tidings = operator.live().subscribe();
+    let mut told = Told::default();
+    let (mut begun, mut away) = (false, false);
+    loop {
+        let news = tidings.next().await;
+        if let News::Store(answer) = &news {
+            match answer {
+                Err(why) if !begun => return Err(Failure::Store(why.clone())),
+                Err(why) if !away => say(&format!("the store is away: {why}; waiting for it")),
+                Ok(_) if away => say("the store is there again"),
+                _ => {}
+            }
+            away = answer.is_err();
+        }
+        let fresh = match news {
+            // From the first look on everything is heard; what was before is on record.
+            News::Tick(_) if !begun => {
+                begun = true;
+                let past = gather(operator, only, &mut Unreadable::default()).await?;
+                let fresh = past
+                    .into_iter()
+                    .filter(|entry| told.is_new(entry))
+                    .collect();
+                newest(fresh, options.limit)
+            }
+            // Some news were lost.
+            News::Circuits(_) if begun => {
+                match gather(operator, only, &mut Unreadable::default()).await {
+                    Ok(past) => past
+                        .into_iter()
+                        .filter(|entry| told.is_new(entry))
+                        .collect(),
+                    Err(_) => Vec::new(),
+                }
+            }
+            News::Entry(name, event) if begun => {
+                let entry = (name, Event::clone(&event));
+                let wanted = only.is_none_or(|only| only == entry.0.as_str());
+                match wanted && told.is_new(&entry) {
+                    true => vec![entry],
+                    false => Vec::new(),
+                }
+            }
+            _ => Vec::new(),
+        };
+        write(out, &fresh)?;
+    }
+}
+
+type Key = (u64, u64, Reason, String);
+
+/// What was told of each circuit.
+#[derive(Default)]
+struct Told(BTreeMap<Name, VecDeque<Key>>);
+
+impl Told {
+    /// Whether an entry was not told; it is then.
+    fn is_new(&mut self, (name, event): &Entry) -> bool {
+        let told = self.0.entry(name.clone()).or_default();
+        let key = (
+            event.generation,
+            event.at_ms,
+            event.reason,
+            event.policy.clone(),
+        );
+        if told.contains(&key) {
+            return false;
+        }
+        if told.len() == REMEMBERED {
+            told.pop_front();
+        }
+        told.push_back(key);
+        true
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+fn write(out: &Output, entries: &[Entry]) -> Done {
+    if out.json {
+        for (name, event) in entries {
+            let name = name.as_str();
+            tell_line(&Line { name, event })?;
+        }
+        return Ok(());
+    }
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let table = table(entries.iter().map(|(name, event)| (Some(name), event)));
+    tell(&table.text(out))
+}
+
+/// Entries in columns; with their circuits, where these are said.
+pub fn table<'a>(entries: impl Iterator<Item = (Option<&'a Name>, &'a Event)>) -> Table {
+    let mut table = Table::headless();
+    for (name, event) in entries {
+        let mut row = vec![format!("{}Z", words::date(event.at_ms)).into()];
+        row.extend(name.map(|name| shown(name.as_str()).into()));
+        let change = words::change(event);
+        row.push(coloured(words::change_colour(event), change));
+        row.push(words::story(event).into());
+        table.row(row);
+    }
+    table
+}

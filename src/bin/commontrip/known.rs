@@ -1,0 +1,146 @@
+//! Circuits that somebody asked for by a name that there is none of, and those that cannot be read.
+
+use commontrip::{
+    ControlError, Name,
+    operator::{Operator, View},
+};
+
+use crate::{
+    out::{Done, Failure, in_words, say, shown},
+    words,
+};
+
+/// How many circuits are asked about at once.
+pub const AT_ONCE: usize = 16;
+/// How alike two names must be for one to be offered for the other, 0 to 1.
+const ALIKE: f64 = 0.75;
+
+/// What an error of one circuit means; where it is not known, what the user may have meant.
+pub async fn failure(operator: &Operator, error: ControlError) -> Failure {
+    let ControlError::Unknown(name) = error else {
+        return error.into();
+    };
+    let Ok(names) = operator.names().await else {
+        return ControlError::Unknown(name).into();
+    };
+    let names = names.iter().map(commontrip::Name::as_str);
+    Failure::Not(unknown(&name, names.collect()))
+}
+
+/// Circuits that the store has, but refuses to show: what is stored of them is something else.
+#[derive(Default)]
+pub struct Unreadable(u64);
+
+impl Unreadable {
+    /// Passes over a circuit that cannot be read, and says so; one whose error is not its own ends the command.
+    pub fn pass_over(&mut self, name: &Name, error: ControlError) -> Done {
+        match error {
+            // Gone meanwhile.
+            ControlError::Unknown(_) => Ok(()),
+            ControlError::Store(error) if !error.is_away() => {
+                self.0 += 1;
+                say(&format!(
+                    "circuit `{name}` cannot be read: {}",
+                    in_words(&error)
+                ));
+                Ok(())
+            }
+            error => Err(error.into()),
+        }
+    }
+
+    /// How a command ends that had to pass over some.
+    pub fn end(&self) -> Done {
+        match self.0 {
+            0 => Ok(()),
+            n => Err(Failure::Not(format!(
+                "{} left out",
+                words::count(n, "circuit")
+            ))),
+        }
+    }
+}
+
+/// All circuits, worst first; one that cannot be read does not keep the others from being seen.
+pub async fn circuits(operator: &Operator, unread: &mut Unreadable) -> Result<Vec<View>, Failure> {
+    match operator.circuits(0).await {
+        Ok(views) => return Ok(views),
+        Err(error) if error.is_away() => return Err(error.into()),
+        Err(_) => {}
+    }
+    let mut views = Vec::new();
+    for name in operator.names().await? {
+        match operator.circuit(name.as_str()).await {
+            Ok(view) => views.push(view),
+            Err(error) => unread.pass_over(&name, error)?,
+        }
+    }
+    views.sort_by(View::worst_first);
+    Ok(views)
+}
+
+/// One circuit by its name, or all.
+pub async fn names(operator: &Operator, only: Option<&str>) -> Result<Vec<Name>, Failure> {
+    let Some(only) = only else {
+        return Ok(operator.names().await?);
+    };
+    match operator.circuit(only).await {
+        Ok(view) => Ok(vec![view.name]),
+        Err(error) => Err(failure(operator, error).await),
+    }
+}
+
+fn unknown(name: &str, names: Vec<&str>) -> String {
+    let none = format!("no circuit `{}`", shown(name));
+    match nearest(name, names.iter().copied()) {
+        Some(near) => format!("{none}; did you mean `{}`?", shown(near)),
+        None if names.is_empty() => {
+            format!("{none}: the store has none at all; are --redis and --prefix the service's?")
+        }
+        None => format!("{none}; `commontrip list` shows those that there are"),
+    }
+}
+
+/// The word that is most like this one, if any is.
+pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let alike = |other: &str| {
+        let other = other.to_lowercase();
+        match word.len() > 2 && other.contains(&word) {
+            // The shortest that has it in it.
+            true => 1.0 + word.len() as f64 / other.len() as f64,
+            false => strsim::normalized_damerau_levenshtein(&word, &other)
+                .max(strsim::jaro_winkler(&word, &other) - 0.1),
+        }
+    };
+    let alike = words.map(|other| (alike(other), other));
+    let alike = alike.filter(|(likeness, _)| *likeness >= ALIKE);
+    let nearest = alike.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    nearest.map(|(_, word)| word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_offered() {
+        let names = vec!["inventory", "payments", "payments-eu"];
+        let offered = |name| unknown(name, names.clone());
+        assert_eq!(
+            offered("paymnets"),
+            "no circuit `paymnets`; did you mean `payments`?"
+        );
+        assert_eq!(
+            offered("PAYMENTS"),
+            "no circuit `PAYMENTS`; did you mean `payments`?"
+        );
+        assert_eq!(
+            offered("invent"),
+            "no circuit `invent`; did you mean `inventory`?"
+        );
+        assert!(offered("zzz").contains("commontrip list"));
+        assert!(unknown("payments", Vec::new()).contains("--prefix"));
+        assert!(offered("a\u{202e}").contains("\\u{202e}"));
+    }
+}

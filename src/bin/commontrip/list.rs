@@ -1,0 +1,227 @@
+//! `commontrip list`: the circuits of the store, in a table.
+
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use commontrip::{Snapshot, State, operator::View};
+use serde_json::json;
+
+use crate::{
+    Common,
+    known::{self, Unreadable},
+    out::{Done, Failure, RED, YELLOW, shown, tell},
+    table::{Cell, Table, coloured},
+    words,
+};
+
+/// What `commontrip list` can be told.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Only circuits with this in their name; with `*` for anything and `?` for one character, the whole name
+    pattern: Option<String>,
+
+    /// Only circuits in these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
+    state: Vec<State>,
+
+    /// What comes first
+    #[arg(long, value_name = "BY", default_value = "worst")]
+    sort: Sort,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What comes first in a list.
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum Sort {
+    /// Open ones, then half-open, overrides, closed; among them the highest failure rate
+    Worst,
+    /// The alphabet
+    Name,
+    /// The highest failure rate
+    Rate,
+    /// The most calls in the window
+    Calls,
+}
+
+fn states() -> impl TypedValueParser<Value = State> {
+    let words = State::ALL.map(|state| {
+        let word = PossibleValue::new(state.as_str());
+        word.alias(match state {
+            State::HalfOpen => "half-open",
+            State::ForcedOpen => "forced-open",
+            State::MetricsOnly => "metrics-only",
+            state => state.as_str(),
+        })
+    });
+    PossibleValuesParser::new(words)
+        .try_map(|word| State::from_word(&word.replace('-', "_")).ok_or("there is no such state"))
+}
+
+/// Lists them.
+pub async fn run(options: &Options) -> Done {
+    let operator = options.common.connection.operator()?;
+    let mut unread = Unreadable::default();
+    let all = known::circuits(&operator, &mut unread).await?;
+    let now_ms = all.iter().map(|view| view.snapshot.now_ms).max();
+    let (total, pattern) = (all.len(), options.pattern.as_deref());
+    let mut views: Vec<View> = all
+        .into_iter()
+        .filter(|view| pattern.is_none_or(|pattern| matches(pattern, view.name.as_str())))
+        .collect();
+    let named = views.len();
+    views.retain(|view| options.state.is_empty() || options.state.contains(&view.snapshot.state));
+    sort(&mut views, options.sort);
+    let out = &options.common.output;
+    if out.json {
+        let listed = json!({ "now_ms": now_ms.unwrap_or(0), "circuits": views });
+        out.tell(&listed, String::new)?;
+    } else if !views.is_empty() {
+        tell(&table(&views).text(out))?;
+    }
+    let empty = match (total, named, views.len()) {
+        (0, ..) => {
+            "no circuits here. A circuit is listed once a service has made calls through it.\n\
+             Are --redis and --prefix those of the service? `commontrip doctor` looks at the way there."
+                .to_owned()
+        }
+        (n, 0, _) => {
+            let pattern = shown(pattern.unwrap_or_default());
+            let all = words::count(n as u64, "circuit");
+            format!("no circuit's name matches `{pattern}`; there are {all}: `commontrip list`")
+        }
+        (_, n, 0) => {
+            let states: Vec<_> = options.state.iter().map(|state| state.as_str()).collect();
+            let all = words::count(n as u64, "circuit");
+            format!("none of {all} is {}", states.join(" or "))
+        }
+        _ => return unread.end(),
+    };
+    match named {
+        0 if pattern.is_some() => Err(Failure::Not(empty)),
+        _ if out.json => unread.end(),
+        _ => tell(&format!("{empty}\n")).and_then(|()| unread.end()),
+    }
+}
+
+fn sort(views: &mut [View], by: Sort) {
+    let rate = |view: &View| view.failure_rate.unwrap_or(-1.0);
+    match by {
+        Sort::Worst => views.sort_by(View::worst_first),
+        Sort::Name => views.sort_by(|a, b| a.name.cmp(&b.name)),
+        Sort::Rate => views.sort_by(|a, b| rate(b).total_cmp(&rate(a))),
+        Sort::Calls => views.sort_by_key(|view| std::cmp::Reverse(view.snapshot.calls)),
+    }
+}
+
+fn table(views: &[View]) -> Table {
+    let heads = vec![
+        "NAME",
+        "STATE",
+        ">SINCE",
+        ">LEFT",
+        ">FAILING",
+        "?>CALLS",
+        "?>REJECTED",
+        "?>REPLICAS",
+        "WHY",
+    ];
+    let mut table = Table::new(heads);
+    for view in views {
+        let seen = &view.snapshot;
+        table.row(vec![
+            shown(view.name.as_str()).into(),
+            coloured(words::colour(seen.state), seen.state.as_str()),
+            words::span(seen.now_ms.saturating_sub(seen.since_ms)).into(),
+            left(seen).into(),
+            rate(view),
+            seen.calls.to_string().into(),
+            seen.not_permitted_total.to_string().into(),
+            seen.replicas.to_string().into(),
+            why(seen).into(),
+        ]);
+    }
+    table
+}
+
+fn left(seen: &Snapshot) -> String {
+    match seen.until_ms {
+        0 => "-".to_owned(),
+        _ => words::span(seen.left_ms()),
+    }
+}
+
+fn rate(view: &View) -> Cell {
+    let text = words::percent(view.failure_rate);
+    match view.failure_rate {
+        Some(50.0..) => coloured(RED, text),
+        Some(rate) if rate > 0.0 => coloured(YELLOW, text),
+        _ => text.into(),
+    }
+}
+
+/// That nothing ails a circuit is no news.
+fn why(seen: &Snapshot) -> String {
+    match (seen.state, seen.policy.is_empty()) {
+        (State::Closed, true) => String::new(),
+        (State::Closed, false) => format!("stored policy {}", shown(&seen.policy)),
+        _ => words::why(seen, []),
+    }
+}
+
+/// Whether a name has a text in it, or matches a pattern with `*` and `?` as a whole; whatever the case.
+fn matches(pattern: &str, name: &str) -> bool {
+    let lower = |text: &str| text.to_lowercase().chars().collect::<Vec<_>>();
+    let (pattern, name) = (lower(pattern), lower(name));
+    if !pattern.iter().any(|c| "*?".contains(*c)) {
+        return pattern.is_empty() || name.windows(pattern.len()).any(|part| part == pattern);
+    }
+    // Where the last star was, and how much of the name it takes.
+    let (mut p, mut n, mut star) = (0, 0, None);
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == name[n] => (p, n) = (p + 1, n + 1),
+            _ => {
+                let Some((at, taken)) = star else {
+                    return false;
+                };
+                star = Some((at, taken + 1));
+                (p, n) = (at + 1, taken + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_pattern_is_a_part_or_with_stars_the_whole() {
+        for (pattern, name, does) in [
+            ("pay", "eu-payments", true),
+            ("PAY", "payments", true),
+            ("", "payments", true),
+            ("payz", "payments", false),
+            ("pay*", "payments", true),
+            ("pay*", "eu-payments", false),
+            ("*ments", "payments", true),
+            ("*m*t?", "payments", true),
+            ("p*y*x", "payments", false),
+            ("pa?ments", "payments", true),
+            ("?", "", false),
+            ("*", "", true),
+            ("longer than the name", "name", false),
+            ("ü*", "über", true),
+        ] {
+            assert_eq!(matches(pattern, name), does, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! `commontrip show`: all that there is to know about one circuit.
+//!
+//! Owns the layout. Status 1 also where the circuit rejects calls.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use commontrip::{
+    Event, Percentiles, Snapshot, State,
+    model::Member,
+    operator::{Details, View},
+};
+
+use crate::{
+    Common, events, known,
+    out::{BOLD, DIM, Done, Failure, Output, RED, YELLOW, shown},
+    replicas,
+    table::terminal_width,
+    words::{self, wrap},
+};
+
+/// How many of the newest events are shown.
+const EVENTS: usize = 10;
+/// A replica that was seen so short a time ago is shown.
+const RECENT_MS: u64 = 60_000;
+/// The widest that a line is.
+const WIDTH: usize = 100;
+/// Where the second column begins.
+const LABEL: usize = 12;
+
+/// What the help of `show` says at its end.
+pub const AFTER_HELP: &str = "\
+Exit status: 0 calls pass, 1 calls are rejected (open, half_open, forced_open) or there is no such circuit,
+2 the command line is wrong, 3 the store does not answer.";
+
+/// What `commontrip show` can be told.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The circuit
+    name: String,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Shows it.
+pub async fn run(options: &Options) -> Done {
+    let operator = options.common.connection.operator()?;
+    let details = match operator.details(&options.name).await {
+        Ok(details) => details,
+        Err(error) => return Err(known::failure(&operator, error).await),
+    };
+    let out = &options.common.output;
+    out.tell(&details, || {
+        Page {
+            out,
+            text: String::new(),
+        }
+        .all(&details)
+    })?;
+    match details.circuit.snapshot.state.admits() {
+        true => Ok(()),
+        // The page has said it.
+        false => Err(Failure::Not(String::new())),
+    }
+}
+
+/// What is now, after a command.
+pub fn tell_state(out: &Output, view: &View) -> Done {
+    out.tell(view, || {
+        let mut page = Page {
+            out,
+            text: String::new(),
+        };
+        page.head(view, &[]);
+        page.text
+    })
+}
+
+struct Page<'a> {
+    out: &'a Output,
+    text: String,
+}
+
+impl Page<'_> {
+    fn all(mut self, details: &Details) -> String {
+        self.head(&details.circuit, &details.events);
+        self.numbers(details);
+        self.policy(details);
+        self.members(details);
+        self.events(details);
+        self.text
+    }
+
+    fn row(&mut self, label: &str, words: &str) {
+        let indent = format!("\n{:LABEL$}", "");
+        let width = terminal_width().unwrap_or(WIDTH).min(WIDTH);
+        let rows = wrap(words, width - LABEL).join(&indent);
+        let label = self.out.paint(DIM, &format!("{label:LABEL$}"));
+        let _ = writeln!(self.text, "{label}{rows}");
+    }
+
+    fn head(&mut self, view: &View, events: &[Event]) {
+        let seen = &view.snapshot;
+        let name = self.out.paint(BOLD, &shown(view.name.as_str()));
+        let state = self
+            .out
+            .paint(words::colour(seen.state), seen.state.as_str());
+        let _ = writeln!(self.text, "{name}  {state}: {}", words::meaning(seen.state));
+        let why = words::why(seen, events);
+        self.row("why", &why);
+        let since = words::date(seen.since_ms);
+        let ago = words::ago(seen.now_ms, seen.since_ms);
+        self.row("since", &format!("{since} UTC, {ago}"));
+        if let Some(left) = left(seen) {
+            self.row("left", &left);
+        }
+        if seen.ramp_until_ms > seen.now_ms {
+            let left = words::span(seen.ramp_until_ms - seen.now_ms);
+            self.row(
+                "ramp",
+                &format!("calls are admitted by and by, all of them in {left}"),
+            );
+        }
+        let opens = match seen.consecutive_opens {
+            0 | 1 => String::new(),
+            n => format!(", {n} opens without a calm time between them"),
+        };
+        self.row("generation", &format!("{}{opens}", seen.generation));
+    }
+
+    fn numbers(&mut self, details: &Details) {
+        let (view, seen) = (&details.circuit, &details.circuit.snapshot);
+        let limit = |key: &str| details.policy.in_force.get(key).copied().unwrap_or(0);
+        let window = match limit("window_calls") {
+            0 => format!("of the last {}", words::exactly(limit("window_ms"))),
+            n => format!("of the last {n}"),
+        };
+        let least = limit("minimum_number_of_calls");
+        let judged = match seen.calls < least {
+            true => format!("; rates are judged from {least} on"),
+            false => String::new(),
+        };
+        self.row(
+            "window",
+            &format!("{} {window}{judged}", words::count(seen.calls, "call")),
+        );
+        let opens = |what: &str, key: &str| match limit(key) {
+            0 => None,
+            n => Some(format!("{what} {}", words::value(key, n))),
+        };
+        let at: Vec<_> = [
+            opens("opens at", "failure_rate_threshold"),
+            opens("opens at failures:", "failure_count_threshold"),
+            opens(
+                "opens at failures in a row:",
+                "consecutive_failures_threshold",
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let rate = self.rate(view.failure_rate, limit("failure_rate_threshold"));
+        let run = match seen.consecutive_failures {
+            0 => String::new(),
+            n => format!(", the last {n} in a row"),
+        };
+        let at = at.join(", ");
+        self.row(
+            "failures",
+            &format!("{} ({rate}; {at}){run}", seen.failures),
+        );
+        let slow = match limit("slow_call_duration_threshold_ms") {
+            0 => "slow calls are not judged".to_owned(),
+            ms => {
+                let threshold = limit("slow_call_rate_threshold");
+                let rate = self.rate(view.slow_rate, threshold);
+                let from = words::exactly(ms);
+                format!(
+                    "{} ({rate}; slow from {from} on, opens at {threshold}%)",
+                    seen.slow
+                )
+            }
+        };
+        self.row("slow", &slow);
+        let latency = seen
+            .latency
+            .as_ref()
+            .map_or("not recorded".to_owned(), latency);
+        self.row("latency", &latency);
+        self.row(
+            "ever",
+            &format!(
+                "{} ok, {} failed, {} slow, {} ignored, {} rejected",
+                seen.successes_total,
+                seen.failures_total,
+                seen.slow_total,
+                seen.ignored_total,
+                seen.not_permitted_total
+            ),
+        );
+        let now = seen.now_ms;
+        let success = words::ago(now, seen.last_success_ms);
+        let failure = words::ago(now, seen.last_failure_ms);
+        self.row("last", &format!("success {success}, failure {failure}"));
+    }
+
+    fn rate(&self, rate: Option<f64>, threshold: u64) -> String {
+        let text = words::percent(rate);
+        match rate {
+            Some(rate) if threshold > 0 && rate >= threshold as f64 => self.out.paint(RED, &text),
+            Some(rate) if rate > 0.0 => self.out.paint(YELLOW, &text),
+            _ => text,
+        }
+    }
+
+    fn policy(&mut self, details: &Details) {
+        let name = shown(details.circuit.name.as_str());
+        let policy = &details.policy;
+        let version = details.circuit.snapshot.policy_version;
+        if policy.stored.is_empty() {
+            let all = format!(
+                "as in code, nothing is stored; `commontrip policy show {name}` has all of it"
+            );
+            return self.row("policy", &all);
+        }
+        self.row(
+            "policy",
+            &format!("version {version}, differs from the code's:"),
+        );
+        for (key, n) in &policy.stored {
+            let stored = words::value(key, *n);
+            let in_code = policy.code.get(key).map(|n| words::value(key, *n));
+            let in_code = in_code.unwrap_or_default();
+            self.row("", &format!("{key} {stored} (code: {in_code})"));
+        }
+    }
+
+    fn members(&mut self, details: &Details) {
+        let seen = &details.circuit.snapshot;
+        if matches!(seen.state, State::Open | State::HalfOpen) {
+            let allowed = "permitted_number_of_calls_in_half_open_state";
+            let allowed = details.policy.in_force.get(allowed).copied().unwrap_or(0);
+            let (well, ill) = (seen.probe_successes, seen.probe_failures);
+            let out = details.probes.len();
+            self.row(
+                "probes",
+                &format!("{out} of {allowed} out, {well} succeeded, {ill} failed"),
+            );
+            for probe in &details.probes {
+                let left = words::span(probe.until_ms.saturating_sub(seen.now_ms));
+                let held = format!("held by {} for {left} at most", shown(&probe.replica));
+                self.row("", &held);
+            }
+        }
+        let is_there = |member: &&Member| {
+            member.seen_ms + RECENT_MS >= seen.now_ms || member.alone_until_ms > seen.now_ms
+        };
+        let (there, gone): (Vec<_>, Vec<_>) = details.replicas.iter().partition(is_there);
+        let n = words::count(there.len() as u64, "replica");
+        self.row("replicas", &format!("{n} reported within the last minute"));
+        for member in there {
+            let name = shown(&member.name);
+            let said = replicas::state(seen.now_ms, member).join(", ");
+            self.row("", &format!("{name}  {said}"));
+        }
+        if let Some(last) = gone.first() {
+            let (n, ago) = (gone.len(), words::ago(seen.now_ms, last.seen_ms));
+            self.row("", &format!("{n} more, last seen {ago} or before"));
+        }
+    }
+
+    fn events(&mut self, details: &Details) {
+        let skipped = details.events.len().saturating_sub(EVENTS);
+        let name = shown(details.circuit.name.as_str());
+        let head = match skipped {
+            0 => "events, oldest first, UTC".to_owned(),
+            n => format!("events, oldest first, UTC ({n} older: `commontrip events {name}`)"),
+        };
+        let _ = writeln!(self.text, "\n{}", self.out.paint(DIM, &head));
+        if details.events.is_empty() {
+            self.text += "none\n";
+        }
+        self.text += &events::table(details.events[skipped..].iter().map(|event| (None, event)))
+            .text(self.out);
+    }
+}
+
+fn left(seen: &Snapshot) -> Option<String> {
+    let left = words::span(seen.left_ms());
+    let at = words::date(seen.until_ms);
+    match (seen.state, seen.until_ms) {
+        (state, 0) if state.is_override() => Some("no end; `reset` ends it".to_owned()),
+        (_, 0) => None,
+        (state, _) if state.is_override() && seen.left_ms() == 0 => {
+            Some("its time is up, the next report ends it".to_owned())
+        }
+        (State::Open, _) if seen.left_ms() == 0 => {
+            Some("the wait is over, the next call goes out as a probe".to_owned())
+        }
+        (State::Open, _) => Some(format!("{left}, then probes go out ({at} UTC)")),
+        (State::HalfOpen, _) => Some(format!("{left} for the probes to decide")),
+        _ => Some(format!("{left}, until {at} UTC")),
+    }
+}
+
+fn latency(seen: &Percentiles) -> String {
+    let [p50, p95, p99] =
+        [seen.p50, seen.p95, seen.p99].map(|time| words::micros(time.as_micros()));
+    format!("p50 {p50}, p95 {p95}, p99 {p99} ({} calls)", seen.count)
+}

@@ -1,0 +1,268 @@
+//! Circuits in words: times, shares, states, reasons, events.
+//!
+//! Owns what people read; writes nothing. What comes from elsewhere is already [`shown`].
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use commontrip::{Event, Reason, Snapshot, State};
+
+use crate::out::{CYAN, GREEN, MAGENTA, RED, YELLOW, shown};
+
+/// The last moment that is written as a date: the end of the year 9999.
+const LAST_MS: u64 = 253_402_300_799_000;
+
+/// A span in its two largest units: `2m 5s`, `3h 20m`; `0s` for less than a second.
+pub fn span(ms: u64) -> String {
+    let seconds = match ms / 1000 {
+        seconds @ 0..3600 => seconds,
+        seconds @ 3600..86_400 => seconds - seconds % 60,
+        seconds => seconds - seconds % 3600,
+    };
+    let words = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    let units: Vec<_> = words.split(' ').take(2).collect();
+    units.join(" ").replace("days", "d").replace("day", "d")
+}
+
+/// A span, exactly: `1m 30s`, `250ms`.
+pub fn exactly(ms: u64) -> String {
+    humantime::format_duration(Duration::from_millis(ms)).to_string()
+}
+
+/// A time in UTC: `2026-11-21 16:40:03`; `-` for none.
+pub fn date(ms: u64) -> String {
+    if ms == 0 {
+        return "-".to_owned();
+    }
+    let time = UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS));
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    text.replace('T', " ").trim_end_matches('Z').to_owned()
+}
+
+/// The time of day in UTC: `16:40:03`.
+pub fn time_of_day(ms: u64) -> String {
+    let date = date(ms);
+    date.split(' ').next_back().unwrap_or_default().to_owned()
+}
+
+/// How long before `now` a time was; `never` for none.
+pub fn ago(now: u64, then: u64) -> String {
+    match then {
+        0 => "never".to_owned(),
+        then => format!("{} ago", span(now.saturating_sub(then))),
+    }
+}
+
+/// A share: `62.5%`; `-` for none of nothing.
+pub fn percent(rate: Option<f64>) -> String {
+    rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}%"))
+}
+
+/// A share of a whole.
+pub fn share(part: u64, of: u64) -> String {
+    percent((of > 0).then(|| part as f64 * 100.0 / of as f64))
+}
+
+/// Microseconds: `730 µs`, `12.3 ms`, `1.2 s`.
+pub fn micros(us: u128) -> String {
+    match us {
+        0..1000 => format!("{us} µs"),
+        1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+/// `1 call`, `2 calls`.
+pub fn count(n: u64, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// A setting's value with its unit.
+pub fn value(key: &str, n: u64) -> String {
+    if key.ends_with("_ms") {
+        return match n {
+            0 => "0".to_owned(),
+            n => exactly(n),
+        };
+    }
+    match is_share(key) {
+        true => format!("{n}%"),
+        false => n.to_string(),
+    }
+}
+
+/// Whether a setting is in percent.
+pub fn is_share(key: &str) -> bool {
+    matches!(
+        key,
+        "failure_rate_threshold"
+            | "slow_call_rate_threshold"
+            | "backoff_multiplier_percent"
+            | "jitter"
+            | "ramp_initial"
+    )
+}
+
+/// The colour of a state.
+pub const fn colour(state: State) -> &'static str {
+    match state {
+        State::Open | State::ForcedOpen => RED,
+        State::HalfOpen => YELLOW,
+        State::Disabled => MAGENTA,
+        State::MetricsOnly => CYAN,
+        _ => GREEN,
+    }
+}
+
+/// Why a state was entered, with these counts of the window at that moment.
+pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
+    let of = |part: u64, what: &str| {
+        let calls = count(calls, "call");
+        format!("{part} of {calls} {what}")
+    };
+    match reason {
+        Reason::FailureRate if calls == 0 => "too large a share of calls failed".to_owned(),
+        Reason::FailureCount if calls == 0 => "too many calls failed".to_owned(),
+        Reason::SlowCallRate if calls == 0 => "too large a share of calls was slow".to_owned(),
+        Reason::Created => "nothing has happened to it yet".to_owned(),
+        Reason::FailureRate => format!("{} ({})", of(failures, "failed"), share(failures, calls)),
+        Reason::FailureCount => of(failures, "failed"),
+        Reason::ConsecutiveFailures => "too many calls failed in a row".to_owned(),
+        Reason::SlowCallRate => format!("{} ({})", of(slow, "were slow"), share(slow, calls)),
+        Reason::Tripped => "a failure asked for it at once".to_owned(),
+        Reason::WaitElapsed => "the wait is over, probes may go out".to_owned(),
+        Reason::ProbeFailed => "a probe failed".to_owned(),
+        Reason::HalfOpenTimeout => "probes went out and none decided in time".to_owned(),
+        Reason::Recovered => "the probes succeeded".to_owned(),
+        Reason::Override => "an operator set it".to_owned(),
+        Reason::OverrideExpired => "the operator's time was up".to_owned(),
+        Reason::Reset => "an operator reset it".to_owned(),
+        Reason::Adopted => "Redis had lost it, a replica remembered".to_owned(),
+        Reason::Policy => "settings were stored".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Why a circuit is as it is; `events` are its newest, as far as they are at hand. They keep the counts that
+/// opened it, which leave the window.
+pub fn why<'a>(seen: &Snapshot, events: impl IntoIterator<Item = &'a Event>) -> String {
+    if seen.state.is_override() {
+        let by = shown(&seen.override_author);
+        return match seen.override_reason.as_str() {
+            "" => format!("by {by}"),
+            reason => format!("by {by}: {}", shown(reason)),
+        };
+    }
+    let of_event = |event: &Event| [event.calls, event.failures, event.slow];
+    let began = |event: &&Event| event.is_transition() && event.generation == seen.generation;
+    let began = events.into_iter().find(began).map(of_event);
+    cause(
+        seen.reason,
+        began.unwrap_or([seen.calls, seen.failures, seen.slow]),
+    )
+}
+
+/// What a state means for a call.
+pub const fn meaning(state: State) -> &'static str {
+    match state {
+        State::Closed => "calls pass",
+        State::Open => "calls are rejected until the wait is over",
+        State::HalfOpen => "a few probes decide, other calls are rejected",
+        State::ForcedOpen => "an operator has every call rejected",
+        State::Disabled => "an operator has every call pass, nothing is judged",
+        State::MetricsOnly => "an operator has every call pass and counted, nothing trips",
+        _ => "",
+    }
+}
+
+/// What happened: `closed -> open`, or `policy`.
+pub fn change(event: &Event) -> String {
+    match event.is_transition() {
+        true => format!("{} -> {}", event.from, event.to),
+        false => "policy".to_owned(),
+    }
+}
+
+/// The colour of what happened.
+pub fn change_colour(event: &Event) -> &'static str {
+    match event.is_transition() {
+        true => colour(event.to),
+        false => CYAN,
+    }
+}
+
+/// Why it happened, until when, and by whom.
+pub fn story(event: &Event) -> String {
+    let mut words = match (event.is_transition(), event.policy.as_str()) {
+        (true, _) => cause(event.reason, [event.calls, event.failures, event.slow]),
+        (false, "") => "nothing is stored any more".to_owned(),
+        (false, policy) => format!("stored {}", shown(policy)),
+    };
+    if event.until_ms > event.at_ms && event.is_transition() {
+        let lasts = exactly(event.until_ms - event.at_ms);
+        let most = if event.to == State::HalfOpen {
+            "at most "
+        } else {
+            ""
+        };
+        words += &format!(", for {most}{lasts}");
+    }
+    words += &format!(", by {}", shown(&event.by));
+    if !event.origin.is_empty() && event.origin != event.by {
+        words += &format!(" from {}", shown(&event.origin));
+    }
+    if !event.note.is_empty() {
+        words += &format!(": {}", shown(&event.note));
+    }
+    words
+}
+
+/// Breaks text between words into rows of at most `width`.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut rows = vec![String::new()];
+    let mut length = 0;
+    for word in text.split(' ') {
+        let more = word.chars().count();
+        if length > 0 && length + 1 + more > width {
+            rows.push(String::new());
+            length = 0;
+        }
+        // `rows` is never empty.
+        if let Some(row) = rows.last_mut() {
+            if length > 0 {
+                row.push(' ');
+                length += 1;
+            }
+            row.push_str(word);
+            length += more;
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units_and_dates_an_end() {
+        assert_eq!(span(0), "0s");
+        assert_eq!(span(125_400), "2m 5s");
+        assert_eq!(span(3 * 3_600_000 + 20 * 60_000 + 59_000), "3h 20m");
+        assert_eq!(span(2 * 86_400_000 + 5_000_000), "2d 1h");
+        assert_eq!(date(0), "-");
+        assert_eq!(date(1_795_279_203_000), "2026-11-21 16:40:03");
+        assert_eq!(date(u64::MAX), "9999-12-31 23:59:59");
+        assert!(!span(u64::MAX).is_empty() && !exactly(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn values_have_their_unit() {
+        assert_eq!(value("window_ms", 90_000), "1m 30s");
+        assert_eq!(value("ramp_duration_ms", 0), "0");
+        assert_eq!(value("jitter", 20), "20%");
+        assert_eq!(value("quorum", 2), "2");
+    }
+}

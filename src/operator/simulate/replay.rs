@@ -1,0 +1,156 @@
+//! A past that goes through the model again.
+//!
+//! A slice has counts but no order, so its calls are spread evenly over its time, failures and slow calls evenly
+//! among them. Invariant: the same past under the same rules takes the same course.
+
+use crate::{
+    Event, Rules,
+    model::{
+        Acquire, Circuit, Counts, Head, Interval, Kind, Permission, Report, SLICE_MS, Settled,
+        before,
+    },
+};
+
+/// In how many steps a slice is replayed.
+const STEPS: u64 = 10;
+/// The most calls of a kind in a slice that are believed: sums of them stay exact.
+const MOST: u64 = 1 << 40;
+
+/// A circuit that goes through a past.
+pub(super) struct Replay {
+    circuit: Circuit,
+    head: Head,
+    reports: u64,
+    probes: u64,
+    /// What has happened, oldest first.
+    pub(super) events: Vec<Event>,
+    pub(super) rejected: u64,
+    pub(super) rejected_failures: u64,
+}
+
+/// Calls of a slice, numbered from 0: which of them failed, which were slow.
+struct Calls(Interval);
+
+impl Calls {
+    fn all(&self) -> u64 {
+        self.0.successes + self.0.failures
+    }
+
+    /// Failures and slow calls among those from one number up to another.
+    fn among(&self, from: u64, to: u64) -> (u64, u64) {
+        let all = self.all().max(1);
+        let part = |of: u64| before(to, of, all) - before(from, of, all);
+        (part(self.0.failures), part(self.0.slow.min(all)))
+    }
+}
+
+impl Replay {
+    pub(super) fn new(rules: &Rules) -> Self {
+        let policy = Rules {
+            consecutive_failures_threshold: 0,
+            quorum: 1,
+            ..*rules
+        };
+        let head = Head {
+            entropy: 500,
+            replica: "simulation".to_owned(),
+            policy,
+            ..Head::default()
+        };
+        Self {
+            circuit: Circuit::default(),
+            head,
+            reports: 0,
+            probes: 0,
+            events: Vec::new(),
+            rejected: 0,
+            rejected_failures: 0,
+        }
+    }
+
+    pub(super) fn take(&mut self, slice: &Interval, to_ms: u64) {
+        let calls = Calls(Interval {
+            successes: slice.successes.min(MOST),
+            failures: slice.failures.min(MOST),
+            ..*slice
+        });
+        // The newest slice is not over.
+        let lasted = to_ms.saturating_sub(slice.at_ms).clamp(STEPS, SLICE_MS);
+        for step in 0..STEPS {
+            let now = slice.at_ms.saturating_add(lasted * step / STEPS);
+            let from = before(step, calls.all(), STEPS);
+            let to = before(step + 1, calls.all(), STEPS);
+            self.step(&calls, from, to, now);
+        }
+    }
+
+    /// The calls of one step, which come all at once.
+    fn step(&mut self, calls: &Calls, mut from: u64, to: u64, now: u64) {
+        while from < to {
+            self.probes += 1;
+            let token = self.probes.to_string();
+            let head = self.head.clone();
+            let grant = self.circuit.acquire(&Acquire { head, token }, now);
+            let generation = grant.snapshot.generation;
+            match grant.permission {
+                Permission::Permitted => {
+                    self.report(counts(calls, from, to), None, generation, now);
+                    from = to;
+                }
+                Permission::Probe => {
+                    let (failed, slow) = calls.among(from, from + 1);
+                    let slow = slow * self.head.policy.slow_call_duration_threshold_ms.min(1);
+                    let kind = match failed + slow {
+                        0 => Kind::Success,
+                        _ => Kind::Failure,
+                    };
+                    self.report(Counts::default(), Some(kind), generation, now);
+                    from += 1;
+                }
+                Permission::Rejected => {
+                    self.rejected += to - from;
+                    self.rejected_failures += calls.among(from, to).0;
+                    from = to;
+                }
+            }
+            self.note();
+        }
+    }
+
+    fn report(&mut self, counts: Counts, probe: Option<Kind>, generation: u64, now: u64) {
+        self.reports += 1;
+        let settled = probe.map(|kind| Settled {
+            token: self.probes.to_string(),
+            generation,
+            kind,
+        });
+        let report = Report {
+            head: self.head.clone(),
+            seq: self.reports,
+            generation,
+            counts,
+            settled: settled.into_iter().collect(),
+            ..Report::default()
+        };
+        self.circuit.report(&report, now);
+    }
+
+    /// Keeps what has happened; the circuit forgets.
+    fn note(&mut self) {
+        let newest = self.events.last().map_or(0, |event| event.generation);
+        self.events.extend(self.circuit.events_after(newest));
+        self.circuit.take_published();
+    }
+}
+
+fn counts(calls: &Calls, from: u64, to: u64) -> Counts {
+    let (failures, slow) = calls.among(from, to);
+    let slow_failures = slow.min(failures);
+    Counts {
+        successes: to - from - failures,
+        failures,
+        slow_successes: slow - slow_failures,
+        slow_failures,
+        ..Counts::default()
+    }
+}

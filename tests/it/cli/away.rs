@@ -1,0 +1,108 @@
+//! What is said where the store does not answer, or nobody reads.
+
+use std::{io::Read, process::Stdio, time::Duration};
+
+use super::{Ran, Service, program, run_at};
+use crate::support::{OwnServer, redis_url};
+
+const COMMANDS: [&[&str]; 13] = [
+    &["list"],
+    &["show", "payments"],
+    &["watch"],
+    &["watch", "payments", "--json"],
+    &["events"],
+    &["events", "--follow"],
+    &["replicas"],
+    &["force-open", "payments"],
+    &["reset", "payments"],
+    &["reset", "--all", "--yes"],
+    &["policy", "show", "payments"],
+    &["policy", "set", "payments", "jitter=5"],
+    &["simulate", "payments"],
+];
+
+#[tokio::test]
+async fn a_store_that_is_not_there_is_status_3_in_every_command() {
+    let server = OwnServer::start();
+    let url = server.admin_url();
+    server.kill();
+    for command in COMMANDS {
+        let ran = run_at(&url, "shop", command).await;
+        assert_eq!(
+            (ran.status, ran.out.as_str()),
+            (3, ""),
+            "{command:?} {ran:?}"
+        );
+        assert!(
+            ran.err.starts_with("commontrip: the store"),
+            "{command:?} {ran:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_waited_for_as_long_as_was_said() {
+    let server = OwnServer::start();
+    let url = server.admin_url();
+    server.pause();
+    let mut command = program(&["list", "--redis", &url, "--timeout", "200"]);
+    let ran: Ran = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap()
+        .into();
+    server.resume();
+    assert_eq!(ran.status, 3, "{ran:?}");
+    assert!(ran.err.contains("the store"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_is_told_so() {
+    let server = OwnServer::start();
+    let url = format!("redis://nobody:wrong-word@127.0.0.1:{}/", server.port());
+    let ran = run_at(&url, "shop", &["list"]).await;
+    assert_eq!(ran.status, 3, "{ran:?}");
+    assert!(!ran.err.contains("wrong-word"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_error() {
+    let service = Service::new("cli-pipe");
+    service.circuit("payments", 1, 0).await;
+    for command in [&["list"][..], &["watch"], &["events", "--follow"]] {
+        let mut command = program(command);
+        command.args([
+            "--redis",
+            redis_url(),
+            "--prefix",
+            &service.prefix,
+            "--timeout",
+            "20000",
+        ]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        // What follows needs something to write.
+        for i in 0..1000 {
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            let name = format!("c{i}");
+            let breaker = service
+                .circuits
+                .circuit(&name, commontrip::Policy::default())
+                .unwrap();
+            breaker.reset().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let status = child.wait().unwrap();
+        let mut said = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!((status.code(), said.as_str()), (Some(0), ""), "{command:?}");
+    }
+}

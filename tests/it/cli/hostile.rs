@@ -1,0 +1,109 @@
+//! Names and words that would like to be more than text.
+
+use commontrip::Override;
+
+use super::{Service, names};
+use crate::support::admin_url;
+
+const NAMES: [&str; 5] = [
+    "--all",
+    "a\u{202e}stnemyap",
+    "$(reboot); `ls` 'x\" \\n",
+    "支付 🚀 ünï",
+    "../../etc*?[",
+];
+
+#[tokio::test]
+async fn any_name_can_be_asked_for_and_none_disturbs_the_terminal() {
+    let service = Service::new("cli-names");
+    for name in NAMES {
+        let breaker = service.circuit(name, 5, 30).await;
+        let words = Override::because("\u{1b}[2J\r\nroot:\u{202e}").by("ana\u{7}\u{9b}31m");
+        breaker.force_open(words).await.unwrap();
+        for command in [
+            &["show"][..],
+            &["events"],
+            &["replicas"],
+            &["list"],
+            &["policy", "show"],
+            &["simulate"],
+            &["disable"],
+            &["reset"],
+        ] {
+            let ran = service.run(&[command, &["--", name]].concat()).await;
+            assert!(ran.status < 2, "{command:?} {name:?} {ran:?}");
+            assert!(!ran.out.is_empty(), "{command:?} {name:?} {ran:?}");
+            let moves = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+            assert!(!ran.out.contains(moves), "{command:?} {name:?} {ran:?}");
+        }
+        breaker.force_open(Override::because("x")).await.unwrap();
+    }
+    let mut expected = NAMES.to_vec();
+    expected.sort_unstable();
+    let listed = service.json(&["list", "--sort", "name"]).await;
+    assert_eq!(names(&listed), expected);
+    let done = service.json(&["reset", "--all", "--yes"]).await;
+    assert_eq!(done["reset"].as_array().unwrap().len(), NAMES.len());
+}
+
+#[tokio::test]
+async fn what_can_be_no_name_is_said_safely() {
+    let service = Service::new("cli-no-names");
+    let long = "x".repeat(201);
+    for name in ["", "a{b}", "\u{1b}[2J", &long] {
+        for command in [
+            &["show"][..],
+            &["reset"],
+            &["simulate"],
+            &["events"],
+            &["watch"],
+        ] {
+            let ran = service.run(&[command, &[name]].concat()).await;
+            assert_eq!(
+                (ran.status, ran.out.as_str()),
+                (2, ""),
+                "{command:?} {name:?} {ran:?}"
+            );
+            assert!(
+                ran.err.contains("cannot name a circuit") && !ran.err.contains('\u{1b}'),
+                "{ran:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_circuit_that_somebody_wrote_over_does_not_hide_the_others() {
+    let service = Service::new("cli-broken");
+    service.circuit("payments", 5, 0).await;
+    service.circuit("pears", 5, 0).await;
+    let mut connection = redis::Client::open(admin_url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let key = format!("{}:{{pears}}", service.prefix);
+    let written = redis::cmd("SET")
+        .arg(key)
+        .arg("a text")
+        .query(&mut connection);
+    let () = written.unwrap();
+    for command in [
+        &["list", "--json"][..],
+        &["replicas", "--json"],
+        &["events"],
+        &["reset", "--all", "--yes"],
+    ] {
+        let ran = service.run(command).await;
+        assert_eq!(ran.status, 1, "{command:?} {ran:?}");
+        assert!(
+            ran.err.contains("circuit `pears` cannot be read: "),
+            "{command:?} {ran:?}"
+        );
+        assert!(
+            ran.err.ends_with("1 circuit left out\n"),
+            "{command:?} {ran:?}"
+        );
+        let of_others = ran.out.contains("payments") || ran.out.contains("nothing has happened");
+        assert!(of_others, "{command:?} {ran:?}");
+    }
+}

@@ -1,0 +1,377 @@
+//! The exporter, through `metrics-exporter-prometheus`: what is scraped is what was called.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use commontrip::{
+    CircuitBreaker, Commontrip, LatencyRecording, Outcome, Override, Permit, Policy, PolicyBuilder,
+    State,
+    metrics::{BUCKETS, Exporter},
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::{
+    support::{self, OwnServer},
+    wait::until,
+};
+
+const NEEDED: &str = "this test asks promtool, which is in Debian's package prometheus: \
+    apt-get install --no-install-recommends prometheus";
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// One replica and what is scraped of it.
+pub struct Replica {
+    pub circuits: Commontrip,
+    pub breaker: CircuitBreaker,
+    pub scrape: PrometheusHandle,
+    _exporter: Exporter,
+}
+
+impl Replica {
+    pub fn start(url: &str, circuit: &str, policy: &PolicyBuilder) -> Replica {
+        Replica::start_with(PrometheusBuilder::new(), url, circuit, policy)
+    }
+
+    fn start_with(
+        builder: PrometheusBuilder,
+        url: &str,
+        circuit: &str,
+        policy: &PolicyBuilder,
+    ) -> Replica {
+        let ours = Matcher::Prefix("circuit_breaker_".to_owned());
+        let builder = builder.set_buckets_for_metric(ours, &BUCKETS).unwrap();
+        let recorder = builder.build_recorder();
+        let scrape = recorder.handle();
+        let circuits = Commontrip::builder().redis(url);
+        let circuits = circuits.store_timeout(ms(5000)).build().unwrap();
+        let breaker = circuits
+            .circuit(circuit, policy.clone().build().unwrap())
+            .unwrap();
+        Replica {
+            _exporter: Exporter::start_on(recorder, &circuits, ms(10)),
+            circuits,
+            breaker,
+            scrape,
+        }
+    }
+
+    /// The one series of that name with these labels, given as they are written.
+    fn value(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let text = self.scrape.render();
+        let mut found = series(&text, name);
+        found.retain(|(written, _)| labels.iter().all(|label| written.contains(label)));
+        assert!(found.len() < 2, "{name} {labels:?}: {found:?}");
+        found.pop().map(|(_, value)| value)
+    }
+
+    async fn shows(&self, name: &str, labels: &[&str], expected: f64) {
+        until(&format!("{name} {labels:?} is {expected}"), async || {
+            self.value(name, labels) == Some(expected)
+        })
+        .await;
+    }
+}
+
+/// Labels, as they are written, and value of each series of that name.
+fn series<'a>(text: &'a str, name: &str) -> Vec<(&'a str, f64)> {
+    let of_name = |line: &'a str| {
+        let (written, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        let whole = written.is_empty() || written.starts_with('{');
+        whole.then(|| (written, value.parse().unwrap()))
+    };
+    text.lines().filter_map(of_name).collect()
+}
+
+/// # Panics
+/// When promtool finds fault with it, or is not there.
+pub fn promtool(arguments: &[&str], input: &str) {
+    let program = support::tool("promtool", "prometheus");
+    let program = program.unwrap_or_else(|why| panic!("{NEEDED}\n{why}"));
+    let mut promtool = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = promtool.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        output.status.success(),
+        "promtool {arguments:?}: {said}\n{input}"
+    );
+}
+
+/// Opens when told to; the wait is over at once.
+pub fn told() -> PolicyBuilder {
+    Policy::builder()
+        .minimum_number_of_calls(1000)
+        .wait_duration_in_open_state(ms(1))
+        .success_threshold(1)
+        .decision_ttl(ms(20))
+        .report_interval(ms(10))
+}
+
+async fn record(breaker: &CircuitBreaker, outcome: Outcome, times: u64) {
+    for _ in 0..times {
+        breaker.acquire().await.unwrap().record(outcome);
+    }
+}
+
+async fn all_are(replicas: &[&Replica], state: State) {
+    until("every replica knows", async || {
+        replicas.iter().all(|r| r.breaker.state() == state)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
+    let name = support::unique("scraped");
+    let policy = told().call_timeout(ms(1000)).slow_calls(ms(500), 100);
+    let replica = || Replica::start(support::redis_url(), &name, &policy);
+    let (one, two) = (replica(), replica());
+    record(&one.breaker, Outcome::Success, 30).await;
+    record(&one.breaker, Outcome::Ignored, 4).await;
+    record(&two.breaker, Outcome::Success, 10).await;
+    record(&two.breaker, Outcome::failure(), 9).await;
+    let hangs = two.breaker.call(std::future::pending::<Result<(), ()>>);
+    assert!(hangs.await.is_err());
+    one.circuits.flush().await;
+    two.circuits.flush().await;
+    // One of them hears it all; 50 calls, 10 failures.
+    one.breaker.acquire().await.unwrap().success();
+    one.circuits.flush().await;
+    one.shows("circuit_breaker_window_calls", &[], 51.0).await;
+    one.shows("circuit_breaker_failure_rate", &[], 10.0 / 51.0)
+        .await;
+
+    record(&two.breaker, Outcome::trip(), 1).await;
+    all_are(&[&one, &two], State::Open).await;
+    let mut probe = None;
+    until("a probe", async || {
+        probe = two.breaker.acquire().await.ok();
+        probe.is_some()
+    })
+    .await;
+    all_are(&[&one, &two], State::HalfOpen).await;
+    probe.unwrap().success();
+    all_are(&[&one, &two], State::Closed).await;
+    let policy = policy.wait_duration_in_open_state(Duration::from_secs(3600));
+    for replica in [&one, &two] {
+        let policy = policy.clone().build().unwrap();
+        replica.circuits.circuit(&name, policy).unwrap();
+    }
+    record(&one.breaker, Outcome::trip(), 1).await;
+    all_are(&[&one, &two], State::Open).await;
+    for _ in 0..6 {
+        one.breaker.acquire().await.unwrap_err();
+    }
+    for replica in [&one, &two] {
+        replica.circuits.flush().await;
+    }
+
+    // Those rejected on the way were asked for by `until`.
+    let rejected = two.circuits.stats()[0].rejected as f64;
+    for (replica, counts) in [
+        (&one, [31.0, 1.0, 4.0, 6.0, 0.0]),
+        (&two, [11.0, 10.0, 0.0, rejected, 1.0]),
+    ] {
+        let results = ["success", "failure", "ignored", "rejected", "timeout"];
+        for (result, expected) in results.into_iter().zip(counts) {
+            let label = format!("result=\"{result}\"");
+            let requests = "circuit_breaker_requests_total";
+            replica.shows(requests, &[&label], expected).await;
+        }
+        let outcomes = counts[0] + counts[1] + counts[4];
+        let latencies = "circuit_breaker_latency_seconds_count";
+        replica.shows(latencies, &[], outcomes).await;
+        for (from, to, reason, times) in [
+            ("closed", "open", "tripped", 2.0),
+            ("open", "half_open", "wait_elapsed", 1.0),
+            ("half_open", "closed", "recovered", 1.0),
+        ] {
+            let labels = [
+                format!("from=\"{from}\""),
+                format!("to=\"{to}\""),
+                format!("reason=\"{reason}\""),
+            ];
+            let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+            let transitions = "circuit_breaker_transitions_total";
+            replica.shows(transitions, &labels, times).await;
+        }
+        replica.shows("circuit_breaker_state", &[], 1.0).await;
+        replica.shows("circuit_breaker_generation", &[], 4.0).await;
+        replica.shows("circuit_breaker_store_up", &[], 1.0).await;
+        let text = replica.scrape.render();
+        let asked = series(&text, "circuit_breaker_report_seconds_count");
+        assert!(asked[0].1 > 0.0);
+        let few = text.lines().filter(|l| l.contains("name=")).count();
+        assert!(few < 50, "{few} series of one circuit:\n{text}");
+        promtool(&["check", "metrics"], &text);
+    }
+    assert_eq!(
+        one.value("circuit_breaker_slow_calls_total", &[]),
+        Some(0.0)
+    );
+    two.shows("circuit_breaker_slow_calls_total", &[], 1.0)
+        .await;
+    let probes = "circuit_breaker_probes_total";
+    two.shows(probes, &["result=\"success\""], 1.0).await;
+    one.shows(probes, &["result=\"success\""], 0.0).await;
+    // A slow machine may have asked again; nothing is counted twice.
+    let filed = one.value("circuit_breaker_reports_total", &["filed"]);
+    assert!(filed.unwrap() > 0.0);
+    for replica in [one, two] {
+        replica.circuits.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_circuit_is_in_one_state_at_a_time() {
+    let name = support::unique("states");
+    let replica = Replica::start(support::redis_url(), &name, &told());
+    let breaker = &replica.breaker;
+    breaker.acquire().await.unwrap().success();
+    let state = "circuit_breaker_state";
+    replica.shows(state, &[], 0.0).await;
+    breaker.acquire().await.unwrap().record(Outcome::trip());
+    replica.shows(state, &[], 1.0).await;
+    let mut probe = None;
+    until("a probe", async || {
+        probe = breaker.acquire().await.ok();
+        probe.is_some()
+    })
+    .await;
+    replica.shows(state, &[], 2.0).await;
+    drop(probe);
+    let because = || Override::because("test");
+    breaker.force_open(because()).await.unwrap();
+    replica.shows(state, &[], 3.0).await;
+    breaker.disable(because()).await.unwrap();
+    replica.shows(state, &[], 4.0).await;
+    breaker.metrics_only(because()).await.unwrap();
+    replica.shows(state, &[], 5.0).await;
+    breaker.reset().await.unwrap();
+    replica.shows(state, &[], 0.0).await;
+    assert_eq!(series(&replica.scrape.render(), state).len(), 1);
+    replica.circuits.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_shows() {
+    let server = OwnServer::start();
+    let replica = Replica::start(&server.url(), "away", &told());
+    let breaker = &replica.breaker;
+    breaker.acquire().await.unwrap().success();
+    replica.circuits.flush().await;
+    replica.shows("circuit_breaker_store_up", &[], 1.0).await;
+    replica
+        .shows("circuit_breaker_store_away_seconds", &[], 0.0)
+        .await;
+    server.kill();
+    until("it shows", async || {
+        let _ = breaker.acquire().await.map(Permit::success);
+        let away = replica.value("circuit_breaker_store_away_seconds", &[]);
+        replica.value("circuit_breaker_store_up", &[]) == Some(0.0) && away > Some(0.0)
+    })
+    .await;
+    until("failed reports and age show", async || {
+        let failed = replica.value("circuit_breaker_reports_total", &["result=\"failed\""]);
+        let stale = replica.value("circuit_breaker_staleness_seconds", &[]);
+        failed > Some(0.0) && stale > Some(0.0)
+    })
+    .await;
+    server.restart();
+    replica.shows("circuit_breaker_store_up", &[], 1.0).await;
+    replica
+        .shows("circuit_breaker_store_away_seconds", &[], 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn hostile_names_are_labels_and_nothing_else() {
+    for hostile in ["a\" 1", "a\",b=\"", "back\\slash\\", "été ☃", "%s$1"] {
+        let name = support::unique(hostile);
+        let replica = Replica::start(support::redis_url(), &name, &told());
+        replica.breaker.acquire().await.unwrap().success();
+        replica.shows("circuit_breaker_state", &[], 0.0).await;
+        promtool(&["check", "metrics"], &replica.scrape.render());
+    }
+}
+
+/// Names end with their units as they are, so an exporter that adds what is missing adds nothing.
+#[tokio::test]
+async fn an_exporter_that_adds_units_to_names_changes_none() {
+    let names = async |builder| {
+        let name = support::unique("units");
+        let replica = Replica::start_with(builder, support::redis_url(), &name, &told());
+        replica.breaker.acquire().await.unwrap().success();
+        replica
+            .breaker
+            .force_open(Override::default())
+            .await
+            .unwrap();
+        replica.shows("circuit_breaker_state", &[], 3.0).await;
+        let text = replica.scrape.render();
+        promtool(&["check", "metrics"], &text);
+        let lines = text.lines().filter(|line| line.starts_with("# TYPE"));
+        let mut names: Vec<_> = lines.map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    let plain = names(PrometheusBuilder::new()).await;
+    let with_units = names(PrometheusBuilder::new().with_recommended_naming(true)).await;
+    assert_eq!(plain, with_units);
+    assert_eq!(plain.len(), 14, "{plain:?}");
+}
+
+#[tokio::test]
+async fn an_exporter_that_was_dropped_exports_no_more() {
+    let circuits = Commontrip::embedded().unwrap();
+    let policy = told().latency_recording(LatencyRecording::EveryCall);
+    let breaker = circuits.circuit("c", policy.build().unwrap()).unwrap();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let scrape = recorder.handle();
+    // From before the exporter; counters have it, and the histogram has not.
+    record(&breaker, Outcome::Success, 2).await;
+    let exporter = Exporter::start_on(recorder, &circuits, ms(5));
+    let counted = || {
+        let text = scrape.render();
+        let found = series(&text, "circuit_breaker_requests_total");
+        let found = found
+            .iter()
+            .find(|(written, _)| written.contains("success"));
+        found.map(|(_, value)| *value)
+    };
+    until("it exports", async || counted() == Some(2.0)).await;
+    let timed = |text: &str| series(text, "circuit_breaker_latency_seconds_count")[0].1;
+    assert_eq!(timed(&scrape.render()), 0.0);
+    record(&breaker, Outcome::Success, 3).await;
+    until("it exports", async || counted() == Some(5.0)).await;
+    drop(exporter);
+    tokio::task::yield_now().await;
+    record(&breaker, Outcome::Success, 3).await;
+    tokio::time::sleep(ms(100)).await;
+    assert_eq!(counted(), Some(5.0));
+    // Another one goes on where that one ended.
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let scrape = recorder.handle();
+    let _again = Exporter::start_on(recorder, &circuits, ms(5));
+    record(&breaker, Outcome::Success, 4).await;
+    until("only the new ones are timed", async || {
+        let text = scrape.render();
+        text.contains("latency_seconds_count") && timed(&text) == 4.0
+    })
+    .await;
+}

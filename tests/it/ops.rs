@@ -1,0 +1,279 @@
+//! What is in `ops/`: alerts and dashboard ask a real Prometheus for what is really exported.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use commontrip::{Outcome, Override};
+use serde_json::Value;
+
+use crate::{
+    metrics::{Replica, ms, promtool, told},
+    support::{self, Watchdog},
+    wait::until,
+};
+
+const NEEDED: &str = "this test starts a Prometheus, which is in Debian's package: \
+    apt-get install --no-install-recommends prometheus";
+
+/// Ends with this process: its standard input does.
+const WATCHDOG: &str = r#"
+trap '' HUP INT TERM
+folder=$1
+shift
+"$@" >"$folder/log" 2>&1 </dev/null & pid=$!
+read -r order
+kill -s KILL "$pid" && wait "$pid"
+rm -rf "$folder"
+"#;
+
+fn ops(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("ops").join(file)
+}
+
+/// Serves a text to whoever asks, for as long as this process lives.
+fn serve(text: impl Fn() -> String + Send + 'static) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            // A scrape is one small packet; one that breaks is asked again.
+            let _ = stream.read(&mut request);
+            let text = text();
+            let head = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n";
+            let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{text}", text.len());
+        }
+    });
+    port
+}
+
+struct Prometheus {
+    port: u16,
+    folder: PathBuf,
+    _watchdog: Watchdog,
+}
+
+impl Prometheus {
+    /// Scrapes these ports, with our alerts.
+    fn start(targets: &[u16]) -> Prometheus {
+        let program = support::tool("prometheus", "prometheus");
+        let program = program.unwrap_or_else(|why| panic!("{NEEDED}\n{why}"));
+        let port = support::free_port().unwrap();
+        let folder = std::env::temp_dir().join(support::unique("commontrip-prometheus"));
+        fs::create_dir(&folder).unwrap();
+        let targets: Vec<_> = targets.iter().map(|p| format!("127.0.0.1:{p}")).collect();
+        let config = serde_json::json!({
+            "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+            "rule_files": [ops("prometheus/alerts.yml")],
+            "scrape_configs": [{"job_name": "test", "static_configs": [{"targets": targets}]}],
+        });
+        // YAML has all of JSON.
+        fs::write(folder.join("config.yml"), config.to_string()).unwrap();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let watchdog = Watchdog::new(
+            Command::new("sh")
+                .args(["-c", WATCHDOG, "sh"])
+                .arg(&folder)
+                .arg(program)
+                .arg(format!("--config.file={}", path("config.yml")))
+                .arg(format!("--storage.tsdb.path={}", path("data")))
+                .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+                .arg("--log.level=warn"),
+        );
+        Prometheus {
+            port,
+            folder,
+            _watchdog: watchdog.unwrap(),
+        }
+    }
+
+    /// `data` of an answer; an error's words, or that there is no answer.
+    fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+        let mut url = url::Url::parse("http://any").unwrap();
+        url.set_path(path);
+        url.query_pairs_mut().extend_pairs(query);
+        let target = &url[url::Position::BeforePath..];
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+            write!(stream, "GET {target} HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let answer = ask().map_err(|error| format!("{error}; it said: {}", log()))?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let answer: Value = serde_json::from_str(body).map_err(|e| format!("{e}: {answer}"))?;
+        match answer["status"].as_str() {
+            Some("success") => Ok(answer["data"].clone()),
+            _ => Err(answer.to_string()),
+        }
+    }
+
+    /// The series that an expression has now.
+    fn query(&self, expression: &str) -> Result<Vec<Value>, String> {
+        let data = self.get("/api/v1/query", &[("query", expression)])?;
+        Ok(data["result"].as_array().cloned().unwrap_or_default())
+    }
+}
+
+/// The `expr` of each panel, with Grafana's variables as Grafana would fill them in.
+fn dashboard() -> Vec<String> {
+    let text = fs::read_to_string(ops("grafana/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|p| p["targets"].as_array());
+    let expressions = targets.flatten().map(|t| t["expr"].as_str().unwrap());
+    let filled = expressions.map(|e| {
+        let filled = e
+            .replace("$circuit", ".*")
+            .replace("$__rate_interval", "1m");
+        assert!(!filled.contains('$'), "a variable that is not known: {e}");
+        filled
+    });
+    filled.collect()
+}
+
+/// What `commontrip serve` says of the fleet.
+fn fleet(name: &str) -> String {
+    let mut text = String::new();
+    for (metric, labels, value) in [
+        ("state", "", "1"),
+        ("failure_rate", "", "0.5"),
+        ("slow_rate", "", "0"),
+        ("window_calls", "", "100"),
+        ("replicas", "", "2"),
+        ("fleet_calls_total", ",result=\"success\"", "50"),
+        ("fleet_calls_total", ",result=\"failure\"", "50"),
+        ("fleet_calls_total", ",result=\"ignored\"", "0"),
+        ("fleet_calls_total", ",result=\"rejected\"", "7"),
+        ("generation", "", "1"),
+        ("open_seconds_left", "", "30"),
+        ("latency_quantile_seconds", ",quantile=\"0.5\"", "0.01"),
+        ("latency_quantile_seconds", ",quantile=\"0.99\"", "0.2"),
+    ] {
+        let series = format!("circuit_breaker_{metric}{{name=\"{name}\"{labels}}} {value}\n");
+        text.push_str(&series);
+    }
+    text + "circuit_breaker_store_up 1\n"
+}
+
+#[test]
+fn prometheus_takes_the_configuration_and_the_alerts_do_what_they_say() {
+    let path = |file| ops(file).display().to_string();
+    promtool(&["check", "config", &path("prometheus/prometheus.yml")], "");
+    promtool(&["check", "rules", &path("prometheus/alerts.yml")], "");
+    promtool(&["test", "rules", &path("prometheus/alerts_test.yml")], "");
+}
+
+#[test]
+fn each_alert_has_a_test() {
+    let alerts = fs::read_to_string(ops("prometheus/alerts.yml")).unwrap();
+    let tests = fs::read_to_string(ops("prometheus/alerts_test.yml")).unwrap();
+    let names = alerts.lines().filter_map(|l| l.split_once("- alert: "));
+    let names: BTreeSet<_> = names.map(|(_, name)| name).collect();
+    assert!(names.len() > 5, "{names:?}");
+    for name in names {
+        assert!(tests.contains(&format!("alertname: {name}\n")), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alerts_and_dashboard_find_what_they_ask_for() {
+    let name = support::unique("ops");
+    let policy = told()
+        .wait_duration_in_open_state(Duration::from_secs(3600))
+        .slow_calls(ms(5000), 100);
+    let replica = Replica::start(support::redis_url(), &name, &policy);
+    let service = replica.scrape.clone();
+    let targets = [serve(move || service.render()), {
+        let name = name.clone();
+        serve(move || fleet(&name))
+    }];
+    let prometheus = Arc::new(Prometheus::start(&targets));
+    let ask = async |expression: &str| {
+        let (asked, expression) = (Arc::clone(&prometheus), expression.to_owned());
+        let answer = tokio::task::spawn_blocking(move || asked.query(&expression));
+        answer.await.unwrap()
+    };
+    replica.breaker.acquire().await.unwrap().success();
+    until("both are scraped", async || {
+        ask("count(up == 1) == 2").await.is_ok_and(|r| r.len() == 1)
+    })
+    .await;
+    // Counters must be seen at two values.
+    replica
+        .breaker
+        .acquire()
+        .await
+        .unwrap()
+        .record(Outcome::trip());
+    until("a call is rejected", async || {
+        replica.breaker.acquire().await.is_err()
+    })
+    .await;
+
+    for expression in dashboard() {
+        until(&format!("there is something in {expression}"), async || {
+            let answer = ask(&expression).await;
+            let error = |why| panic!("{expression}: {why}");
+            !answer.unwrap_or_else(error).is_empty()
+        })
+        .await;
+    }
+
+    let open = "CircuitOpen";
+    let asked = Arc::clone(&prometheus);
+    let get = async |path: &'static str| {
+        let asked = Arc::clone(&asked);
+        let answer = tokio::task::spawn_blocking(move || asked.get(path, &[]));
+        answer.await.unwrap().unwrap()
+    };
+    let mut rules = Value::Null;
+    until("every alert was evaluated", async || {
+        rules = get("/api/v1/rules").await["groups"][0]["rules"].take();
+        let rules = rules.as_array().unwrap();
+        rules.iter().all(|rule| rule["health"] != "unknown")
+    })
+    .await;
+    for rule in rules.as_array().unwrap() {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        let found = ask(rule["query"].as_str().unwrap()).await.unwrap();
+        let ours = |found: &Value| found["metric"]["name"] == name.as_str();
+        if rule["name"] == open {
+            assert_eq!(found.iter().filter(|f| ours(f)).count(), 1, "{found:?}");
+        }
+    }
+    until("the alert fires", async || {
+        let alerts = get("/api/v1/alerts").await["alerts"].take();
+        let fires = |alert: &Value| {
+            let labels = &alert["labels"];
+            labels["alertname"] == open && labels["name"] == name.as_str()
+        };
+        let alerts = alerts.as_array().unwrap().iter();
+        alerts.filter(|a| fires(a)).any(|a| a["state"] == "firing")
+    })
+    .await;
+    // One replica that goes by something else is enough for `max by (name)`.
+    replica
+        .breaker
+        .force_open(Override::because("test"))
+        .await
+        .unwrap();
+    let state = "max by (name) (circuit_breaker_state)";
+    until("forced open", async || {
+        let found = ask(state).await.unwrap();
+        found.len() == 1 && found[0]["value"][1] == "3"
+    })
+    .await;
+}
