@@ -84,3 +84,41 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_circuit_that_cannot_be_read_hides_no_other() {
+    let server = OwnServer::start();
+    let prefix = crate::support::unique_prefix("broken");
+    let store = commontrip::RedisStore::builder().prefix(&prefix);
+    let store = store
+        .timeout(std::time::Duration::from_secs(4))
+        .open(&server.url());
+    let site = Site::on(store.unwrap(), with_token()).await;
+    site.circuit("broken", Policy::default()).await;
+    site.tripped("payments").await;
+    let client = redis::Client::open(server.admin_url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    redis::cmd("SET")
+        .arg(format!("{prefix}:{{broken}}"))
+        .arg("x")
+        .exec(&mut connection)
+        .unwrap();
+    let all = site.get("/circuits?history=60").await.good();
+    let names: Vec<_> = all["circuits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["name"].clone())
+        .collect();
+    assert_eq!(names, ["payments"]);
+    assert_eq!(
+        site.get("/health").await.good()["open"],
+        json!(["payments"])
+    );
+    let words = site.get("/circuits/broken").await.problem(502);
+    assert!(words.contains("WRONGTYPE"), "{words}");
+    let mut stream = site.stream("/events").await;
+    let begun = stream.first("circuits").await;
+    assert_eq!(begun["circuits"].as_array().unwrap().len(), 1);
+    stream.first("tick").await;
+}

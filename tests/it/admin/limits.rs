@@ -1,13 +1,19 @@
 //! No client, and no slow store, holds the server up.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
-use commontrip::{MemoryStore, Policy, RedisStore};
+use commontrip::{
+    MemoryStore, Name, Policy, RedisStore, Snapshot, Store, StoreError,
+    model::Report,
+    store::{Answer, Notice},
+};
 use serde_json::json;
+use tokio::sync::{mpsc, watch};
 
 use super::site::{Site, with_token};
 use crate::{
@@ -64,6 +70,51 @@ async fn a_store_that_hangs_is_waited_for_no_longer_than_ten_seconds() {
     assert_eq!(late.header("retry-after"), "1");
     assert!(waited.iter().all(|answer| answer.status == 503));
     server.resume();
+    site.get("/circuits").await.good();
+}
+
+/// A store with a fault of its own.
+#[derive(Debug)]
+struct Faulty {
+    inner: MemoryStore,
+}
+
+impl Store for Faulty {
+    crate::delegate::to_inner! { acquire release control snapshot events circuits }
+
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, Report)],
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        self.inner.report(batch)
+    }
+
+    fn listen(
+        &self,
+        followed: watch::Receiver<BTreeSet<Name>>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Answer<'_, ()> {
+        self.inner.listen(followed, notices)
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        panic!("a fault that nobody has thought of")
+    }
+}
+
+#[tokio::test]
+async fn a_fault_of_the_server_is_one_answer_and_not_its_end() {
+    let inner = MemoryStore::default();
+    let site = Site::on(Faulty { inner }, with_token()).await;
+    for _ in 0..3 {
+        let answer = site.get("/health").await;
+        let words = answer.problem(500);
+        assert!(
+            words.contains("log") && !words.contains("nobody"),
+            "{words}"
+        );
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
     site.get("/circuits").await.good();
 }
 
