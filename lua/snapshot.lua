@@ -1,4 +1,4 @@
--- snapshot: the circuit as it is, with what has left the window taken off.
+-- snapshot: the circuit as it is, with what has left the window taken off; of one that is open, what opened it.
 -- Mode: read. Idempotent: yes. Twin: model::Circuit::snapshot.
 --
 -- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
@@ -8,4 +8,5 @@
 
 array(request, 5, 'request')
 local c = read()
-return cmsgpack.pack({ picture(c, totals(c)), latency().seen(), c.code })
+local is_open = c.state == 'open' or c.state == 'half_open'
+return cmsgpack.pack({ is_open and current(c) or picture(c, totals(c)), latency().seen(), c.code })

@@ -229,11 +229,15 @@ impl Circuit {
         self.current(&t)
     }
 
-    /// The circuit as it is, with what has left the window taken off.
+    /// The circuit as it is, with what has left the window taken off; of one that is open, what opened it.
     #[must_use]
     pub fn snapshot(&self, head: &Head, now: u64) -> Snapshot {
         let t = self.turn(head, now);
-        let mut snapshot = self.picture(&t, self.window.totals(&t.rules, now));
+        let counts = match self.state {
+            State::Open | State::HalfOpen => self.window.sums,
+            _ => self.window.totals(&t.rules, now),
+        };
+        let mut snapshot = self.picture(&t, counts);
         snapshot.pace_ms = 0;
         snapshot.latency = self.latencies.seen(&t.rules, now).percentiles();
         snapshot.code_policy.clone_from(&self.code);

@@ -38,7 +38,7 @@ pub struct Snapshot {
     pub reason: Reason,
     /// Opens without a calm time (`backoff_reset_after`) between them.
     pub consecutive_opens: u64,
-    /// Recorded calls in the window; while open, those that opened it.
+    /// Recorded calls in the window; while open or half-open, those that opened it.
     pub calls: u64,
     /// Failures among them.
     pub failures: u64,
