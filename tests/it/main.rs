@@ -37,7 +37,7 @@ mod lua;
 mod metrics;
 mod netns;
 mod operator;
-#[cfg(feature = "metrics")]
+#[cfg(all(feature = "admin", feature = "metrics"))]
 mod ops;
 mod pacing;
 mod processes;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use commontrip::{Outcome, Override};
+use commontrip::{Outcome, Override, RedisStore, admin, operator::Operator};
 use serde_json::Value;
 
 use crate::{
@@ -144,28 +144,15 @@ fn dashboard() -> Vec<String> {
     filled.collect()
 }
 
-/// What `commontrip serve` says of the fleet.
-fn fleet(name: &str) -> String {
-    let mut text = String::new();
-    for (metric, labels, value) in [
-        ("state", "", "1"),
-        ("failure_rate", "", "0.5"),
-        ("slow_rate", "", "0"),
-        ("window_calls", "", "100"),
-        ("replicas", "", "2"),
-        ("fleet_calls_total", ",result=\"success\"", "50"),
-        ("fleet_calls_total", ",result=\"failure\"", "50"),
-        ("fleet_calls_total", ",result=\"ignored\"", "0"),
-        ("fleet_calls_total", ",result=\"rejected\"", "7"),
-        ("generation", "", "1"),
-        ("open_seconds_left", "", "30"),
-        ("latency_quantile_seconds", ",quantile=\"0.5\"", "0.01"),
-        ("latency_quantile_seconds", ",quantile=\"0.99\"", "0.2"),
-    ] {
-        let series = format!("circuit_breaker_{metric}{{name=\"{name}\"{labels}}} {value}\n");
-        text.push_str(&series);
-    }
-    text + "circuit_breaker_store_up 1\n"
+/// What `commontrip serve` serves, for as long as this runtime lives.
+async fn serve_fleet() -> u16 {
+    let store = RedisStore::builder().timeout(Duration::from_secs(10));
+    let operator = Operator::new(store.open(support::redis_url()).unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = admin::router(operator, admin::Options::new());
+    tokio::spawn(admin::serve(listener, router, std::future::pending()));
+    port
 }
 
 #[test]
@@ -196,10 +183,7 @@ async fn alerts_and_dashboard_find_what_they_ask_for() {
         .slow_calls(ms(5000), 100);
     let replica = Replica::start(support::redis_url(), &name, &policy);
     let service = replica.scrape.clone();
-    let targets = [serve(move || service.render()), {
-        let name = name.clone();
-        serve(move || fleet(&name))
-    }];
+    let targets = [serve(move || service.render()), serve_fleet().await];
     let prometheus = Arc::new(Prometheus::start(&targets));
     let ask = async |expression: &str| {
         let (asked, expression) = (Arc::clone(&prometheus), expression.to_owned());
@@ -270,9 +254,9 @@ async fn alerts_and_dashboard_find_what_they_ask_for() {
         .force_open(Override::because("test"))
         .await
         .unwrap();
-    let state = "max by (name) (circuit_breaker_state)";
+    let state = format!("max by (name) (circuit_breaker_state{{name=\"{name}\"}})");
     until("forced open", async || {
-        let found = ask(state).await.unwrap();
+        let found = ask(&state).await.unwrap();
         found.len() == 1 && found[0]["value"][1] == "3"
     })
     .await;

@@ -90,7 +90,7 @@ pub async fn run(options: &Options) -> Done {
         (n, 0, _) => {
             let pattern = shown(pattern.unwrap_or_default());
             let all = words::count(n as u64, "circuit");
-            format!("no circuit's name matches `{pattern}`; there are {all}: `commontrip list`")
+            format!("no circuit's name matches `{pattern}`; `commontrip list` shows all: {all}")
         }
         (_, n, 0) => {
             let states: Vec<_> = options.state.iter().map(|state| state.as_str()).collect();

@@ -3,7 +3,7 @@
 //! Judges by the upstream's own record of calls where it can: what replicas say of themselves
 //! does not count for the probe limit.
 
-use commontrip::State;
+use commontrip::{Reason, State};
 
 use super::{
     facts::{Fact, Promise, Total, Verdict},
@@ -41,7 +41,7 @@ pub fn judge(story: &Story, probes_allowed: u64) -> (Vec<Total>, Verdict) {
         .served
         .iter()
         .filter(|s| story.role(s) == Role::Unaware);
-    let promises = vec![
+    let mut promises = vec![
         trip_seen(story, &totals, spread_ms),
         Promise {
             promise: "probe_limit",
@@ -52,6 +52,13 @@ pub fn judge(story: &Story, probes_allowed: u64) -> (Vec<Total>, Verdict) {
         },
         closed(story, &totals, recovery_ms),
     ];
+    if stepped_in(story) {
+        // What the circuit did then was somebody's will; the limit of probes holds all the same.
+        for promise in promises.iter_mut().filter(|p| p.promise != "probe_limit") {
+            promise.kept = true;
+            promise.text += ", and an operator stepped in: not judged";
+        }
+    }
     let verdict = Verdict {
         kept: promises.iter().all(|p| p.kept),
         promises,
@@ -96,6 +103,12 @@ fn total(story: &Story, replica: &Seen, probes: u64) -> Total {
         state: replica.bye.map(|(state, _)| state),
         times_away: replica.bye.map_or(0, |(_, times)| times),
     }
+}
+
+/// Whether somebody commanded the circuit during the show.
+fn stepped_in(story: &Story) -> bool {
+    let mut reasons = story.events.iter().map(|event| event.reason);
+    reasons.any(|reason| matches!(reason, Reason::Override | Reason::Reset))
 }
 
 /// The most probes that were at the upstream at once.
@@ -173,6 +186,30 @@ mod tests {
             in_flight: 1,
             ok: true,
         }
+    }
+
+    #[test]
+    fn what_an_operator_did_breaks_no_promise() {
+        let mut story = Story::new(vec![Seen::default()], 0);
+        assert!(!judge(&story, 3).1.kept, "it never tripped");
+        story.events.push(
+            serde_json::from_value(serde_json::json!({
+                "generation": 7, "from": "closed", "to": "forced_open", "reason": "override", "at_ms": 1,
+                "until_ms": 0, "consecutive_opens": 0, "calls": 0, "failures": 0, "slow": 0,
+                "by": "ana", "note": "drill", "origin": "cli@laptop", "policy": "",
+            }))
+            .unwrap(),
+        );
+        let (_, verdict) = judge(&story, 3);
+        assert!(verdict.kept);
+        assert!(verdict.promises[0].text.contains("an operator stepped in"));
+        story.served = vec![probe(0, 9), probe(0, 9)];
+        story.outages.push(Outage {
+            generation: 2,
+            tripped_ms: 0,
+            closed_ms: 10,
+        });
+        assert!(!judge(&story, 1).1.kept, "the limit of probes holds");
     }
 
     #[test]
