@@ -1,7 +1,7 @@
 -- acquire: ask for leave to make one call; makes the transitions whose time has come.
 -- Mode: write. Idempotent: yes (the same token asks for the same permit). Twin: model::Circuit::acquire.
 --
--- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
+-- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, token}
 -- Returns     msgpack {permitted (0 no, 1 yes, 2 yes as a probe), snapshot}
 -- Errors      "EARITY ..." "EREQUEST ..."

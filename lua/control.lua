@@ -1,7 +1,7 @@
 -- control: an operator's command: an override, a reset, or a policy stored with the circuit.
 -- Mode: write. Idempotent: no (each override and reset is a transition). Twin: model::Circuit::control.
 --
--- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
+-- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, command, for_ms (0 = no end), author, reason, policy, expects}
 --               command  "force_open" "disable" "metrics_only" "reset" "policy"
 --               policy   "key=integer key=integer ..." ("" takes the stored policy away)

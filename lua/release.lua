@@ -1,7 +1,7 @@
 -- release: give back one half-open permit whose call produced no outcome.
 -- Mode: write. Idempotent: yes. Twin: model::Circuit::release.
 --
--- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
+-- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, token}
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."

@@ -1,7 +1,7 @@
 -- report: file what a replica has seen since its last report, settle its probes, trip or close.
 -- Mode: write. Idempotent: yes (a number seen before changes nothing). Twin: model::Circuit::report.
 --
--- KEYS[1..10]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history (lib/prelude)
+-- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled,
 --                      alone_ms, latencies}
 --               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted};
@@ -54,7 +54,7 @@ local function note_replicas(c)
   -- Who reports so rarely only because it was told to is there too.
   local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.replicas * 1000 / REPORTS_PER_SECOND))
   set(c, 'replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
-  set(c, 'code', policy_text(c.policy_in_code))
+  code().report(c)
 end
 
 -- Begins a slice of the past: with what had been counted before it, from which a reader makes differences.

@@ -97,13 +97,44 @@ local function apply_stored(pairs_of_text)
   end
 end
 
--- A policy as it is stored: what is not at its default.
-local function policy_text(values)
-  local keys, parts = policy_keys(), {}
-  for i, default in ipairs(policy_defaults()) do
-    if values[i] ~= default then parts[#parts + 1] = string.format('%s=%d', keys[i], values[i]) end
+-- The policy in code as replicas report it, in a key of its own: a field that held it all would make the
+-- circuit's hash take several times the memory.
+local function code()
+  -- What is not at its default, as text, and as it is held.
+  local function changed(values)
+    local keys, words, held = policy_keys(), {}, {}
+    for i, default in ipairs(policy_defaults()) do
+      if values[i] ~= default then
+        words[#words + 1] = string.format('%s=%d', keys[i], values[i])
+        held[#held + 1] = keys[i]
+        held[#held + 1] = string.format('%d', values[i])
+      end
+    end
+    return table.concat(words, ' '), held
   end
-  return table.concat(parts, ' ')
+
+  local function reported()
+    local values, at, held = policy_defaults(), {}, redis.call('HGETALL', CODE)
+    for i, key in ipairs(policy_keys()) do at[key] = i end
+    for i = 1, #held, 2 do
+      local place, n = at[held[i]], tonumber(string.match(held[i + 1], '^%d+$'))
+      if place and n and n <= most_of(place) then values[place] = n end
+    end
+    return values, #held
+  end
+
+  local function report(c)
+    local values, length = reported()
+    local text, held = changed(c.policy_in_code)
+    if text == changed(values) and #held == length then return end
+    redis.call('DEL', CODE)
+    if #held > 0 then
+      redis.call('HSET', CODE, unpack(held))
+      keep(c, CODE)
+    end
+  end
+
+  return { reported = reported, report = report, text = function() return (changed((reported()))) end }
 end
 
 -- Why a circuit can be in its state. Twin: `model::Reason`.
@@ -117,7 +148,7 @@ local function read()
     state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
     window = '', window_at = 0, window_ended = '', counts = '', recent = '', probe_successes = 0, probe_failures = 0,
     ramp_until_ms = 0, retry_after_until_ms = 0, override_author = '', override_reason = '', policy = '',
-    policy_version = 0, code = '', history_at = 0, replicas = 0, expires_ms = 0,
+    policy_version = 0, history_at = 0, replicas = 0, expires_ms = 0,
   }
   local changed, stored = {}, redis.call('HGETALL', CIRCUIT)
   for i = 1, #stored, 2 do
@@ -148,8 +179,7 @@ local function read()
   -- A replica that remembered a larger one would be refused from then on.
   if c.generation > LARGEST / 2 then set(c, 'generation', 0) end
   if is_operator then
-    for i, default in ipairs(policy_defaults()) do policy[i] = default end
-    apply_stored(c.code)
+    for i, n in ipairs((code().reported())) do policy[i] = n end
   end
   c.policy_in_code = policy
   if c.policy ~= '' then

@@ -1,7 +1,7 @@
 -- prelude: what every script begins with: keys, request, checks, server time.
 --
 -- Owns the shape of KEYS and of the request's head; knows nothing of states.
--- Every script takes the same ten KEYS, all of one circuit and so of one slot:
+-- Every script takes the same eleven KEYS, all of one circuit and so of one slot:
 --
 -- KEYS[1]  circuit   hash    what a person reads with HGETALL; its name is also the channel
 -- KEYS[2]  window    hash (time) or string (count)
@@ -13,6 +13,7 @@
 -- KEYS[8]  alone     zset    member = replica, score = until when it is open for itself (Unix ms)
 -- KEYS[9]  latency   hash    slice start (Unix ms) -> "bucket:count ..." of how long calls took
 -- KEYS[10] history   stream  the newest 360 slices of 10 s in which something was reported
+-- KEYS[11] code      hash    the policy in code as replicas last reported it: key -> integer, of what is not at its default
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
 --   {now_ms (0 = server time), entropy (0..999), replica,
@@ -22,6 +23,7 @@
 
 local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local FAILING, ALONE, LATENCY, HISTORY = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local CODE = KEYS[11]
 
 local MAX_INT = 9007199254740991
 local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact
@@ -97,7 +99,7 @@ local function array(value, length, what)
   return value
 end
 
-if #KEYS ~= 10 then refuse('EARITY', 'expected 10 keys, got ' .. #KEYS) end
+if #KEYS ~= 11 then refuse('EARITY', 'expected 11 keys, got ' .. #KEYS) end
 if #ARGV ~= 1 then refuse('EARITY', 'expected 1 argument, got ' .. #ARGV) end
 
 local decoded, request = pcall(cmsgpack.unpack, ARGV[1])

@@ -35,6 +35,10 @@ impl Circuit {
         }
         held.insert(":latency", self.latencies.held());
         held.insert(":history", self.history.held());
+        let code = self.code.split_whitespace();
+        let code = code.filter_map(|pair| pair.split_once('='));
+        let code = code.map(|(key, n)| (key.to_owned(), n.to_owned()));
+        held.insert(":code", code.collect());
         held.retain(|_, fields| !fields.is_empty());
         held
     }
@@ -63,7 +67,6 @@ impl Circuit {
             ("override_author", &self.override_author),
             ("override_reason", &self.override_reason),
             ("policy", &self.policy),
-            ("code", &self.code),
         ];
         let numbers = numbers.iter().filter(|(_, n)| *n > 0);
         let texts = texts.iter().filter(|(_, text)| !text.is_empty());

@@ -46,7 +46,7 @@ fn redis() -> Subject {
         delete.arg(format!("{prefix}:{{{name}}}"));
         for part in [
             "window", "probes", "replicas", "seq", "events", "failing", "alone", "latency",
-            "history",
+            "history", "code",
         ] {
             delete.arg(format!("{prefix}:{{{name}}}:{part}"));
         }

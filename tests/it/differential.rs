@@ -622,7 +622,7 @@ impl Pair<'_> {
         let keys = self.keys();
         let kind: String = redis::cmd("TYPE").arg(&keys[1]).query(self.redis).unwrap();
         let read = if kind == "string" { "GET" } else { "HGETALL" };
-        let (mut circuit, window, probes, replicas, seq, failing, alone, latency, history) =
+        let (mut circuit, window, probes, replicas, seq, failing, alone, latency, history, code) =
             redis::pipe()
                 .hgetall(&keys[0])
                 .cmd(read)
@@ -637,6 +637,7 @@ impl Pair<'_> {
                 .arg(&keys[9])
                 .arg("-")
                 .arg("+")
+                .hgetall(&keys[10])
                 .query::<(
                     BTreeMap<String, String>,
                     redis::Value,
@@ -647,6 +648,7 @@ impl Pair<'_> {
                     BTreeMap<String, String>,
                     BTreeMap<String, String>,
                     Vec<(String, Vec<String>)>,
+                    BTreeMap<String, String>,
                 )>(self.redis)
                 .unwrap();
         let window = if read == "GET" {
@@ -675,6 +677,7 @@ impl Pair<'_> {
             (":alone", alone),
             (":latency", latency),
             (":history", history.into_iter().map(slice).collect()),
+            (":code", code),
         ]);
         held.retain(|_, fields| !fields.is_empty());
         held

@@ -88,7 +88,7 @@ fn a_scripts_header_says_what_its_body_does() {
             "{name}: no twin"
         );
         for part in [
-            "-- KEYS[1..10] ",
+            "-- KEYS[1..11] ",
             "-- ARGV[1] ",
             "-- Returns ",
             "-- Errors ",
@@ -115,7 +115,7 @@ fn every_key_comes_through_keys() {
     let steady = ["acquire", "report"].map(|name| format!("lua/steady/{name}.lua"));
     let known = [
         "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "LATENCY",
-        "HISTORY", "key", "KEYS[1]", "KEYS[2]",
+        "HISTORY", "CODE", "key", "KEYS[1]", "KEYS[2]",
     ];
     let alerts = ["lua/alerts/claim.lua".to_owned()];
     for file in libs.iter().chain(&scripts).chain(&steady).chain(&alerts) {

@@ -151,8 +151,10 @@ fn a_dropped_server_is_gone() {
 }
 
 async fn connect(url: &str) -> MultiplexedConnection {
-    // Its own answer time-out is off: the tests here wait as long as they mean to.
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    // Its own time-outs are off: the tests here wait as long as they mean to.
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
     let client = redis::Client::open(url).unwrap();
     client
         .get_multiplexed_async_connection_with_config(&config)

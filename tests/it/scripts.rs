@@ -11,7 +11,7 @@ use commontrip::{Policy, Rules};
 use redis::{Connection, RedisResult, Script};
 
 pub const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-pub const PARTS: [&str; 10] = [
+pub const PARTS: [&str; 11] = [
     "",
     ":window",
     ":probes",
@@ -22,6 +22,7 @@ pub const PARTS: [&str; 10] = [
     ":alone",
     ":latency",
     ":history",
+    ":code",
 ];
 
 pub fn read(file: &str) -> String {

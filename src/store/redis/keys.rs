@@ -63,10 +63,10 @@ impl Prefix {
     }
 
     /// The keys that every operation takes, in the order of `lua/lib/prelude.lua`.
-    pub(super) fn all(&self, name: &Name) -> [String; 10] {
+    pub(super) fn all(&self, name: &Name) -> [String; 11] {
         let circuit = self.circuit(name);
         let beside = |part: &str| format!("{circuit}:{part}");
-        let (window, probes, replicas, seq, events, failing, alone, latency, history) = (
+        let (window, probes, replicas, seq, events, failing, alone, latency, history, code) = (
             beside("window"),
             beside("probes"),
             beside("replicas"),
@@ -76,9 +76,10 @@ impl Prefix {
             beside("alone"),
             beside("latency"),
             beside("history"),
+            beside("code"),
         );
         [
-            circuit, window, probes, replicas, seq, events, failing, alone, latency, history,
+            circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code,
         ]
     }
 

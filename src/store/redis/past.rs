@@ -26,7 +26,7 @@ impl Inner {
         }
         let mut commands = Vec::with_capacity(2 * circuits.len());
         for name in circuits {
-            let [circuit, .., history] = self.prefix.all(name);
+            let [circuit, .., history, _] = self.prefix.all(name);
             let mut begins = redis::cmd("XREVRANGE");
             begins.arg(history).arg("+").arg("-");
             begins.arg("COUNT").arg(most);
