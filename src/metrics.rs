@@ -69,7 +69,10 @@ const MOST_AT_ONCE: u64 = 10_000;
 ///
 /// let circuits = Commontrip::embedded()?;
 /// let _exporter = Exporter::start(&circuits, Duration::from_secs(1));
-/// # tokio::task::yield_now().await;
+/// # for _ in 0..3000 {
+/// #     if prometheus.render().contains("store_up 1") { break }
+/// #     tokio::time::sleep(Duration::from_millis(10)).await;
+/// # }
 /// # assert!(prometheus.render().contains("circuit_breaker_store_up 1"));
 /// # Ok(()) }
 /// ```
