@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use commontrip::{
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use super::site::{Site, with_token};
+use super::site::{self, Site, with_token};
 use crate::{
     support::{OwnServer, unique_prefix},
     wait::until,
@@ -28,7 +28,10 @@ async fn as_many_streams_as_there_are_places() {
     for _ in 0..64 {
         streams.push(site.stream("/events").await);
     }
-    let more = site.get("/events").await;
+    let more = site.ask(reqwest::Method::GET, "/events").send();
+    let more = more.await.unwrap();
+    assert_eq!(more.status(), 503);
+    let more = site::Answer::of(more).await;
     assert!(more.problem(503).contains("watch"));
     assert_eq!(more.header("retry-after"), "10");
     site.get("/circuits").await.good();
@@ -57,17 +60,24 @@ async fn a_store_that_hangs_is_waited_for_no_longer_than_ten_seconds() {
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
     }
     // Requests that wait take all places there are.
-    let waiting = futures_util::future::join_all((0..64).map(|_| site.get("/circuits")));
+    let mut waiting = Box::pin(futures_util::future::join_all(
+        (0..64).map(|_| site.get("/circuits")),
+    ));
     let late = async {
-        let mut answer = site.get("/openapi.json").await;
-        while answer.status == 200 {
-            answer = site.get("/openapi.json").await;
+        loop {
+            let answer = site.get("/openapi.json").await;
+            if answer.status != 200 {
+                return answer;
+            }
         }
-        answer
     };
-    let (waited, late) = tokio::join!(waiting, late);
+    let late = tokio::select! {
+        _ = &mut waiting => panic!("all were answered, and nobody was sent away meanwhile"),
+        late = late => late,
+    };
     assert!(late.problem(503).contains("at once"));
     assert_eq!(late.header("retry-after"), "1");
+    let waited = waiting.await;
     assert!(waited.iter().all(|answer| answer.status == 503));
     server.resume();
     site.get("/circuits").await.good();
@@ -126,7 +136,10 @@ fn raw(site: &Site, bytes: &[u8]) -> String {
         .unwrap();
     stream.write_all(bytes).unwrap();
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        let open = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        assert!(!open, "the connection is open after a minute");
+    }
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -178,6 +191,9 @@ async fn streams_end_with_the_server() {
     let mut stream = site.stream("/events").await;
     stream.first("tick").await;
     site.stop();
-    while stream.next().await.is_some() {}
+    let ended = tokio::time::timeout(Duration::from_secs(30), async {
+        while stream.next().await.is_some() {}
+    });
+    ended.await.expect("the stream ends");
     site.end().await;
 }

@@ -185,7 +185,12 @@ async fn a_hostile_name_is_a_name() {
 async fn prometheus_gets_one_series_a_circuit_and_a_number() {
     let site = Site::start().await;
     site.circuit("calm", Policy::default()).await;
-    site.tripped("payments").await;
+    let payments = site.tripped("payments").await;
+    for _ in 0..3 {
+        let rejected = payments.call(|| async { Ok::<_, ()>(()) }).await;
+        assert!(rejected.is_err());
+    }
+    site.circuits.flush().await;
     let answer = site.get("/metrics").await;
     assert_eq!(answer.kind(), "text/plain; version=0.0.4");
     let value = |series: &str| -> f64 {
@@ -237,6 +242,7 @@ async fn prometheus_gets_one_series_a_circuit_and_a_number() {
             format!(r#"circuit_breaker_fleet_calls_total{{name="payments",result="{result}"}}"#);
         assert_eq!(value(&series), number(key), "{series}");
     }
+    assert!(number("not_permitted_total") >= 3.0);
     if let Some(p95) = now["latency"]["p95_us"].as_f64() {
         let series = r#"circuit_breaker_latency_quantile_seconds{name="payments",quantile="0.95"}"#;
         assert!((value(series) - p95 / 1e6).abs() < 1e-6);

@@ -236,13 +236,16 @@ impl Stream {
 
     /// The next event of this kind that is as it should be.
     pub async fn until(&mut self, kind: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        for _ in 0..10_000 {
-            let (told, data) = self.next().await.expect("the stream goes on");
-            if told == kind && holds(&data) {
-                return data;
+        let found = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let (told, data) = self.next().await.expect("the stream goes on");
+                if told == kind && holds(&data) {
+                    return data;
+                }
             }
-        }
-        panic!("no {kind} that is as it should be among 10,000 events");
+        });
+        let found = found.await;
+        found.unwrap_or_else(|_| panic!("no {kind} that is as it should be within 60 s"))
     }
 
     pub async fn first(&mut self, kind: &str) -> Value {
