@@ -99,7 +99,7 @@ if not last or seq > tonumber(last) then
   local moment = math.floor(now / REPLICA_SEEN_MS) % 1000 -- short: it is kept for every replica
   if tonumber(seen) ~= moment then note_replicas(c) end
   local slice = now - now % SLICE_MS
-  if slice ~= c.history_at then begin_slice(c, slice) end
+  if slice ~= c.history_at and slice > 0 then begin_slice(c, slice) end -- a stream has no entry 0
   if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment)) == 1 then
     keep(c, SEQ)
   end

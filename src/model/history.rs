@@ -65,7 +65,8 @@ impl History {
     pub(super) fn begin(&mut self, now: u64, totals: [u64; 5]) {
         let slice = now - now % SLICE_MS;
         let ahead = slice < self.at;
-        if slice == self.at || ahead && slice + SLICE_MS * SLICES as u64 > self.at {
+        // A stream has no entry 0.
+        if slice == 0 || slice == self.at || ahead && slice + SLICE_MS * SLICES as u64 > self.at {
             return;
         }
         if ahead {
