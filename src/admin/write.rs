@@ -11,8 +11,11 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
 };
 use futures_util::{StreamExt, stream};
-use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error},
+};
+use serde_json::{Map, Number, Value};
 
 use super::{guard::Operating, problem::Problem};
 use crate::{Override, operator::View, store::in_words};
@@ -25,7 +28,7 @@ const LARGEST_REAL: f64 = (1_u64 << 53) as f64;
 const AT_ONCE: usize = 16;
 
 type Name = Result<Path<String>, PathRejection>;
-type Body<T> = Result<Json<T>, JsonRejection>;
+type Body<T> = Result<Json<Object<T>>, JsonRejection>;
 type Changed = Result<Json<View>, Problem>;
 
 /// A whole number, from 0 on; also written as `300000.0` or `3e5`, which JSON does not tell apart.
@@ -43,6 +46,17 @@ impl TryFrom<Number> for Whole {
         let whole = number.as_u64().or_else(|| real.map(|real| real as u64));
         let words = || format!("{number} is not a whole number from 0 on");
         whole.map(Self).ok_or_else(words)
+    }
+}
+
+/// A JSON object; of a type's own, an array of its fields would do as well.
+pub(super) struct Object<T>(T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let object = Map::deserialize(from)?;
+        let read = serde_json::from_value(Value::Object(object));
+        read.map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -116,22 +130,22 @@ fn now(mut view: View) -> Json<View> {
 }
 
 pub(super) async fn force_open(by: Operating, name: Name, body: Body<Until>) -> Changed {
-    let (Path(name), Json(body)) = (name?, body?);
+    let (Path(name), Json(Object(body))) = (name?, body?);
     Ok(now(by.0.force_open(&name, body.said()?).await?))
 }
 
 pub(super) async fn disable(by: Operating, name: Name, body: Body<Until>) -> Changed {
-    let (Path(name), Json(body)) = (name?, body?);
+    let (Path(name), Json(Object(body))) = (name?, body?);
     Ok(now(by.0.disable(&name, body.said()?).await?))
 }
 
 pub(super) async fn metrics_only(by: Operating, name: Name, body: Body<Until>) -> Changed {
-    let (Path(name), Json(body)) = (name?, body?);
+    let (Path(name), Json(Object(body))) = (name?, body?);
     Ok(now(by.0.metrics_only(&name, body.said()?).await?))
 }
 
 pub(super) async fn reset(by: Operating, name: Name, body: Body<Words>) -> Changed {
-    let (Path(name), Json(body)) = (name?, body?);
+    let (Path(name), Json(Object(body))) = (name?, body?);
     let with = said(body.reason, body.author);
     Ok(now(by.0.reset(&name, with).await?))
 }
@@ -142,7 +156,7 @@ pub(super) async fn store_policy(
     headers: HeaderMap,
     body: Body<Settings>,
 ) -> Changed {
-    let (Path(name), Json(body)) = (name?, body?);
+    let (Path(name), Json(Object(body))) = (name?, body?);
     let expected = expected(&headers)?;
     let mut pairs = Vec::with_capacity(body.set.len());
     for (key, Whole(number)) in &body.set {
@@ -178,10 +192,10 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 pub(super) async fn remove_policy(
     by: Operating,
     name: Name,
-    body: Result<Option<Json<Words>>, JsonRejection>,
+    body: Result<Option<Json<Object<Words>>>, JsonRejection>,
 ) -> Changed {
     let (Path(name), body) = (name?, body?);
-    let Json(body) = body.unwrap_or_default();
+    let body = body.map_or_else(Words::default, |Json(Object(body))| body);
     let with = said(body.reason, body.author);
     Ok(now(by.0.store_policy(&name, "", None, with).await?))
 }
@@ -199,7 +213,7 @@ struct Failed {
 }
 
 pub(super) async fn reset_all(by: Operating, body: Body<All>) -> Result<Json<Reset>, Problem> {
-    let Json(body) = body?;
+    let Json(Object(body)) = body?;
     if body.confirm != "reset-all" {
         let words = "this resets every circuit; say \"confirm\": \"reset-all\" to have it done";
         return Err(Problem::unfit(words));

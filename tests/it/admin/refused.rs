@@ -192,6 +192,18 @@ async fn a_body_is_json_and_small() {
 }
 
 #[tokio::test]
+async fn a_list_is_no_body_of_a_command() {
+    let site = site(with_token()).await;
+    for (method, path, _) in COMMANDS {
+        let sent = site.command(method.parse().unwrap(), path);
+        let sent = sent.header(JSON.0, JSON.1).body("[]").send();
+        Answer::of(sent.await.unwrap()).await.problem(422);
+    }
+    let now = site.get("/circuits/payments").await.good();
+    assert_eq!(now["events"], json!([]), "nothing was done");
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_said() {
     let site = site(with_token()).await;
     for path in [
