@@ -1,6 +1,6 @@
 //! What can be commanded. Each command is in the circuit's events: who, when, why, from where.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
 
 use axum::{
     Json,
@@ -13,9 +13,9 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, Error},
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 
 use super::{guard::Operating, problem::Problem};
 use crate::{Override, operator::View, store::in_words};
@@ -52,11 +52,23 @@ impl TryFrom<Number> for Whole {
 /// A JSON object; of a type's own, an array of its fields would do as well.
 pub(super) struct Object<T>(T);
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let object = Map::deserialize(from)?;
-        let read = serde_json::from_value(Value::Object(object));
-        read.map(Self).map_err(D::Error::custom)
+        from.deserialize_map(Fields(PhantomData))
+    }
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
     }
 }
 
