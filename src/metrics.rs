@@ -35,7 +35,7 @@ use ::metrics::{
     histogram, with_local_recorder,
 };
 
-use crate::{CircuitStats, Commontrip, Health, Latencies, Observer, State};
+use crate::{CircuitStats, Commontrip, Health, Latencies, Observer};
 
 /// Upper bounds of buckets that fit the two histograms, in seconds: 1, 2.5 and 5 of each power of ten
 /// from 100 µs to 50 s.
@@ -163,7 +163,8 @@ impl Series {
 
     fn set_circuit(&mut self, stats: &CircuitStats) {
         let name = || stats.name.clone();
-        gauge!("circuit_breaker_state", "name" => name()).set(code(stats.cached.state));
+        gauge!("circuit_breaker_state", "name" => name())
+            .set(f64::from(stats.cached.state.number()));
         gauge!("circuit_breaker_generation", "name" => name()).set(stats.cached.generation as f64);
         let rate = stats.failure_rate().unwrap_or(0.0);
         gauge!("circuit_breaker_failure_rate", "name" => name()).set(rate);
@@ -231,18 +232,6 @@ impl Recorded {
         };
         let shares = fresh.into_iter().map(|(latency, n)| (latency, share(n)));
         shares.collect()
-    }
-}
-
-/// The number of a state: `circuit_breaker_state`.
-const fn code(state: State) -> f64 {
-    match state {
-        State::Closed => 0.0,
-        State::Open => 1.0,
-        State::HalfOpen => 2.0,
-        State::ForcedOpen => 3.0,
-        State::Disabled => 4.0,
-        State::MetricsOnly => 5.0,
     }
 }
 

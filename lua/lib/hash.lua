@@ -134,7 +134,12 @@ local function code()
     end
   end
 
-  return { reported = reported, report = report, text = function() return (changed((reported()))) end }
+  -- As text; where an operator asks, it was read already.
+  local function text(c)
+    return (changed(is_operator and c.policy_in_code or (reported())))
+  end
+
+  return { reported = reported, report = report, text = text }
 end
 
 -- Why a circuit can be in its state. Twin: `model::Reason`.

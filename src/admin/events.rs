@@ -118,13 +118,9 @@ impl Subscriber {
     async fn tell(&mut self, news: News) -> Option<Event> {
         match news {
             News::Circuits(mut circuits) => {
-                let newest = circuits.iter().map(|view| view.snapshot.now_ms).max();
-                let now_ms = match newest {
-                    Some(now_ms) => now_ms,
-                    None => match self.app.operator.now_ms().await {
-                        Ok(now_ms) => now_ms,
-                        Err(_) => self.app.store.now_ms(),
-                    },
+                let now_ms = match self.app.operator.time_of(&circuits).await {
+                    Ok(now_ms) => now_ms,
+                    Err(_) => self.app.store.now_ms(),
                 };
                 self.app.store.said(now_ms);
                 circuits.retain(|view| self.watches(&view.name));

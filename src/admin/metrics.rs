@@ -27,18 +27,6 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     }
 }
 
-/// A state's number; ONE series a circuit.
-const fn number(state: CircuitState) -> i64 {
-    match state {
-        CircuitState::Closed => 0,
-        CircuitState::Open => 1,
-        CircuitState::HalfOpen => 2,
-        CircuitState::ForcedOpen => 3,
-        CircuitState::Disabled => 4,
-        CircuitState::MetricsOnly => 5,
-    }
-}
-
 struct Families {
     state: IntGaugeVec,
     failure_rate: GaugeVec,
@@ -113,7 +101,8 @@ impl Families {
         let (name, seen) = (view.name.as_str(), &view.snapshot);
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let of = &[name];
-        self.state.with_label_values(of).set(number(seen.state));
+        let state = self.state.with_label_values(of);
+        state.set(i64::from(seen.state.number()));
         if let Some(percent) = view.failure_rate {
             self.failure_rate.with_label_values(of).set(percent / 100.0);
         }

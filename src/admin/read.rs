@@ -167,11 +167,7 @@ impl App {
     /// Every circuit, and the store's time.
     async fn all(&self, slices: usize) -> Result<(u64, Vec<View>), StoreError> {
         let circuits = self.operator.circuits(slices).await?;
-        let newest = circuits.iter().map(|view| view.snapshot.now_ms).max();
-        let now_ms = match newest {
-            Some(now_ms) => now_ms,
-            None => self.operator.now_ms().await?,
-        };
+        let now_ms = self.operator.time_of(&circuits).await?;
         self.store.said(now_ms);
         Ok((now_ms, circuits))
     }

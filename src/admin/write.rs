@@ -135,31 +135,25 @@ impl Until {
     }
 }
 
-/// A command's answer is the circuit, not its past.
-fn now(mut view: View) -> Json<View> {
-    view.history.clear();
-    Json(view)
-}
-
 pub(super) async fn force_open(by: Operating, name: Name, body: Body<Until>) -> Changed {
     let (Path(name), Json(Object(body))) = (name?, body?);
-    Ok(now(by.0.force_open(&name, body.said()?).await?))
+    Ok(Json(by.0.force_open(&name, body.said()?).await?))
 }
 
 pub(super) async fn disable(by: Operating, name: Name, body: Body<Until>) -> Changed {
     let (Path(name), Json(Object(body))) = (name?, body?);
-    Ok(now(by.0.disable(&name, body.said()?).await?))
+    Ok(Json(by.0.disable(&name, body.said()?).await?))
 }
 
 pub(super) async fn metrics_only(by: Operating, name: Name, body: Body<Until>) -> Changed {
     let (Path(name), Json(Object(body))) = (name?, body?);
-    Ok(now(by.0.metrics_only(&name, body.said()?).await?))
+    Ok(Json(by.0.metrics_only(&name, body.said()?).await?))
 }
 
 pub(super) async fn reset(by: Operating, name: Name, body: Body<Words>) -> Changed {
     let (Path(name), Json(Object(body))) = (name?, body?);
     let with = said(body.reason, body.author);
-    Ok(now(by.0.reset(&name, with).await?))
+    Ok(Json(by.0.reset(&name, with).await?))
 }
 
 pub(super) async fn store_policy(
@@ -179,7 +173,7 @@ pub(super) async fn store_policy(
     }
     let (pairs, with) = (pairs.join(" "), said(body.reason, body.author));
     let stored = by.0.store_policy(&name, &pairs, expected, with);
-    Ok(now(stored.await?))
+    Ok(Json(stored.await?))
 }
 
 /// The version that `If-Match` asks for.
@@ -209,7 +203,7 @@ pub(super) async fn remove_policy(
     let (Path(name), body) = (name?, body?);
     let body = body.map_or_else(Words::default, |Json(Object(body))| body);
     let with = said(body.reason, body.author);
-    Ok(now(by.0.store_policy(&name, "", None, with).await?))
+    Ok(Json(by.0.store_policy(&name, "", None, with).await?))
 }
 
 #[derive(Default, Serialize)]

@@ -49,6 +49,13 @@ impl State {
         Self::ALL.into_iter().find(|s| s.as_str() == word)
     }
 
+    /// The number for the state in metrics: 0 closed, 1 open, 2 half-open, 3 forced open, 4 disabled,
+    /// 5 metrics only.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
     /// Whether the state is set by an operator.
     #[must_use]
     pub const fn is_override(self) -> bool {
@@ -210,6 +217,7 @@ mod tests {
         for state in State::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
             assert_eq!(State::from_word(state.as_str()), Some(state));
+            assert_eq!(State::ALL[usize::from(state.number())], state);
         }
         for (i, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());

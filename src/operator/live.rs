@@ -206,10 +206,7 @@ impl Gatherer {
 
     async fn look_at_all(&mut self) -> Result<u64, StoreError> {
         let views = self.operator.circuits(0).await?;
-        let mut now_ms = views.iter().map(|view| view.snapshot.now_ms).max();
-        if now_ms.is_none() {
-            now_ms = Some(self.operator.now_ms().await?);
-        }
+        let now_ms = self.operator.time_of(&views).await?;
         let listed: BTreeSet<Name> = views.iter().map(|view| view.name.clone()).collect();
         for view in views {
             match self.take(view).await {
@@ -229,7 +226,7 @@ impl Gatherer {
             changed
         });
         self.looked = true;
-        Ok(now_ms.unwrap_or(0))
+        Ok(now_ms)
     }
 
     /// What was pushed lacks what only a look has.

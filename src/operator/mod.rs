@@ -185,8 +185,12 @@ impl Operator {
     /// # Errors
     /// [`ControlError::Name`], [`ControlError::Unknown`], [`ControlError::Store`].
     pub async fn circuit(&self, name: &str) -> Result<View, ControlError> {
-        let name = [Name::new(name)?];
-        let view = match self.views(&name, ALL).await?.pop() {
+        self.view(Name::new(name)?, ALL).await
+    }
+
+    async fn view(&self, name: Name, slices: usize) -> Result<View, ControlError> {
+        let name = [name];
+        let view = match self.views(&name, slices).await?.pop() {
             Some(view) => view?,
             None => None,
         };
@@ -236,7 +240,8 @@ impl Operator {
         Live::new(self.clone())
     }
 
-    /// Rejects every call of the fleet, until the override ends or [`reset`](Self::reset).
+    /// Rejects every call of the fleet, until the override ends or [`reset`](Self::reset). Its answer, as
+    /// that of every command, is the circuit without its past.
     ///
     /// # Errors
     /// As [`circuit`](Self::circuit); [`ControlError::Text`] when the author or the reason is too long.
@@ -277,7 +282,7 @@ impl Operator {
         let request = with.request(self.head(), command, String::new())?;
         let (name, _) = self.known(name).await?;
         self.store.control(&name, &request).await?;
-        self.circuit(name.as_str()).await
+        self.view(name, 0).await
     }
 
     /// Stores settings with a circuit in the place of those that are stored; counts are kept.
@@ -307,7 +312,7 @@ impl Operator {
             let found = after.policy_version;
             return Err(ControlError::Conflict { expected, found });
         }
-        self.circuit(name.as_str()).await
+        self.view(name, 0).await
     }
 
     /// Changes some of the stored settings, and takes others away; the rest stays as it is.
@@ -349,6 +354,14 @@ impl Operator {
         match Name::new("?") {
             Ok(nobody) => Ok(self.store.snapshot(&nobody, &self.head()).await?.now_ms),
             Err(_) => Ok(0),
+        }
+    }
+
+    /// The time at which these were read; where there is none, the store's.
+    pub(crate) async fn time_of(&self, views: &[View]) -> Result<u64, StoreError> {
+        match views.iter().map(|view| view.snapshot.now_ms).max() {
+            Some(now_ms) => Ok(now_ms),
+            None => self.now_ms().await,
         }
     }
 
