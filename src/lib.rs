@@ -26,12 +26,32 @@
 pub mod admin;
 #[cfg(feature = "alerts")]
 pub mod alerts;
+#[cfg(feature = "balance")]
+pub mod balance;
 mod breaker;
+#[cfg(feature = "config")]
+pub mod config;
+#[cfg(feature = "failover")]
+pub mod failover;
+#[cfg(feature = "fallback")]
+pub mod fallback;
+#[cfg(feature = "health")]
+pub mod health;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod model;
 pub mod operator;
+#[cfg(feature = "queue")]
+pub mod queue;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
+#[cfg(feature = "retry")]
+pub mod retry;
 pub mod store;
+#[cfg(feature = "test-util")]
+pub mod test_util;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use breaker::{
     BuildError, CallError, CircuitBreaker, CircuitStats, Commontrip, CommontripBuilder,
@@ -47,3 +67,27 @@ pub use store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, St
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;
+
+/// Pages whose examples are compiled and run where their feature is on.
+#[cfg(doctest)]
+mod pages {
+    macro_rules! pages {
+        ($($feature:literal $page:literal $name:ident,)+) => {
+            $(#[cfg(feature = $feature)]
+            #[doc = include_str!($page)]
+            struct $name;)+
+        };
+    }
+    pages! {
+        "balance" "../docs/balance.md" Balance,
+        "config" "../docs/config.md" Config,
+        "failover" "../docs/failover.md" Failover,
+        "fallback" "../docs/fallback.md" Fallback,
+        "health" "../docs/health.md" Health,
+        "queue" "../docs/queue.md" Queue,
+        "reqwest" "../docs/reqwest.md" Reqwest,
+        "retry" "../docs/retry.md" Retry,
+        "test-util" "../docs/test-util.md" TestUtil,
+        "tower" "../docs/tower.md" Tower,
+    }
+}

@@ -67,6 +67,8 @@ impl Webhook {
             let scheme = parsed.scheme();
             return Err(WebhookError::Url(format!("{scheme}: is not http or https")));
         }
+        // Fails when there is one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .timeout(TRY)
             .redirect(Redirects::none())

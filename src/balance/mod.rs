@@ -1,0 +1,1 @@
+//! Several equal upstreams, each with a circuit.

@@ -1,0 +1,1 @@
+//! An ordered chain of stages.

@@ -1,0 +1,1 @@
+//! What to answer when a call fails or is rejected.

@@ -1,0 +1,1 @@
+//! Checks that one replica of the fleet runs.

@@ -1,0 +1,1 @@
+//! Durable work for when a circuit is open.

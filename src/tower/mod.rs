@@ -1,0 +1,1 @@
+//! Circuits around tower services.
