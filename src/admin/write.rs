@@ -198,12 +198,14 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 pub(super) async fn remove_policy(
     by: Operating,
     name: Name,
+    headers: HeaderMap,
     body: Result<Option<Json<Object<Words>>>, JsonRejection>,
 ) -> Changed {
     let (Path(name), body) = (name?, body?);
+    let expected = expected(&headers)?;
     let body = body.map_or_else(Words::default, |Json(Object(body))| body);
     let with = said(body.reason, body.author);
-    Ok(Json(by.0.store_policy(&name, "", None, with).await?))
+    Ok(Json(by.0.store_policy(&name, "", expected, with).await?))
 }
 
 #[derive(Default, Serialize)]

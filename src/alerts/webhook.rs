@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use reqwest::{
+use reqwest_012::{
     Client, StatusCode, Url,
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect::Policy as Redirects,
@@ -44,7 +44,7 @@ pub enum WebhookError {
     Header(String),
     /// The client cannot be made.
     #[error("the HTTP client cannot be made")]
-    Client(#[source] reqwest::Error),
+    Client(#[source] reqwest_012::Error),
 }
 
 impl fmt::Debug for Webhook {
@@ -67,8 +67,6 @@ impl Webhook {
             let scheme = parsed.scheme();
             return Err(WebhookError::Url(format!("{scheme}: is not http or https")));
         }
-        // Fails when there is one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .timeout(TRY)
             .redirect(Redirects::none())

@@ -163,9 +163,13 @@ async fn a_stored_policy_replaces_what_is_stored_if_it_is_still_that() {
             .problem(400);
     }
 
-    let sent = site
-        .command(Method::DELETE, "/circuits/payments/policy")
-        .send();
+    let delete = |version: &'static str| {
+        let sent = site.command(Method::DELETE, "/circuits/payments/policy");
+        sent.header("if-match", version).send()
+    };
+    let behind = Answer::of(delete("\"2\"").await.unwrap()).await;
+    assert!(behind.problem(412).contains("version 3"));
+    let sent = delete("\"3\"");
     let now = Answer::of(sent.await.unwrap()).await.good();
     assert_eq!(
         (&now["policy"], &now["policy_version"]),
