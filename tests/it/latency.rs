@@ -138,13 +138,16 @@ async fn the_latencies_of_a_million_calls_take_no_more_memory_than_their_buckets
         report.head.now_ms = BASE + 600 * seq;
         let batch = [(name.clone(), report)];
         store.report(&batch).await.unwrap().remove(0).unwrap();
-        let usage = redis::cmd("MEMORY").arg("USAGE").arg(key).query(&mut redis);
+        let mut usage = redis::cmd("MEMORY");
+        let usage = usage.arg("USAGE").arg(key).arg("SAMPLES").arg(0);
+        let usage = usage.query(&mut redis);
         let half = usize::from(seq > 500);
         most[half] = most[half].max(usage.unwrap());
     }
     // Straight to stderr: what eprintln! writes is hidden by the test harness.
     let _ = writeln!(io::stderr(), "latencies: {most:?} bytes at most");
-    assert!(most[1] < most[0] + 500 && most[1] < 32_000, "{most:?}");
+    // The hash's table doubles, for a moment twice, when Redis has time to.
+    assert!(most[1] < most[0] + 1_100 && most[1] < 32_000, "{most:?}");
 }
 
 /// A replica whose calls take as long as its clock says.
