@@ -30,6 +30,7 @@ mod explore;
 mod faults;
 mod fuzz;
 mod histories;
+mod keeping;
 mod late_replies;
 mod latency;
 mod lua;
