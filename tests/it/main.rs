@@ -29,6 +29,8 @@ mod doctor;
 mod explore;
 mod faults;
 mod fuzz;
+#[cfg(feature = "health")]
+mod health;
 mod histories;
 mod keeping;
 mod late_replies;
