@@ -45,8 +45,8 @@ pub enum HealthError {
 /// Health checks of one registry's fleet, as this replica sees them.
 ///
 /// Every replica starts the same monitor; of each check one replica at a time has its lease, runs it, and
-/// keeps what it said in the store, where the others read it. Dropping it ends this replica's part; another
-/// one takes over when the lease is over, or at once after [`stop`](Self::stop).
+/// keeps what it said in the store, where the others read it. Dropping it, or [`stop`](Self::stop), ends
+/// this replica's part, and another one goes on within an interval.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -100,8 +100,8 @@ impl HealthMonitor {
         self.board.worst()
     }
 
-    /// Ends this replica's part, and gives its leases back, so that another replica takes over within an
-    /// interval.
+    /// Ends this replica's part and waits until its leases were given back, so that another replica goes on
+    /// within an interval.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
@@ -110,6 +110,13 @@ impl HealthMonitor {
     #[cfg(feature = "metrics")]
     pub(crate) fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board)
+    }
+}
+
+impl Drop for HealthMonitor {
+    /// The tasks end by themselves, for nobody can stop them any more, and give their leases back.
+    fn drop(&mut self) {
+        self.tasks.detach_all();
     }
 }
 

@@ -22,10 +22,9 @@ use crate::{
 const INDEX_EVERY: Duration = Duration::from_secs(60);
 /// How long one replica at a time may take to change the index.
 const INDEX_LEASE_MS: u64 = 5_000;
-/// How soon a half-open circuit is probed again.
-const NEXT_PROBE: Duration = Duration::from_secs(1);
-/// The least between two runs.
-const LEAST: Duration = Duration::from_millis(10);
+/// How soon an open or half-open circuit has the check run again at the earliest, if not the interval is
+/// shorter.
+const SOONEST: Duration = Duration::from_secs(1);
 
 pub(super) struct Runner {
     watch: Watch,
@@ -91,8 +90,9 @@ impl Runner {
         loop {
             sleep_until(next).await;
             let began = Instant::now();
-            let soon = self.round().await.unwrap_or(interval).max(LEAST);
-            let after = soon.min(interval).mul_f64(0.95 + fastrand::f64() / 10.0);
+            let soon = self.round().await.unwrap_or(interval);
+            let soon = soon.max(SOONEST).min(interval);
+            let after = soon.mul_f64(0.95 + fastrand::f64() / 10.0);
             next = began + after;
         }
     }
@@ -239,7 +239,7 @@ fn settle(leave: Result<Permit, Rejection>, bad: bool, critical: bool) -> Option
                 true => Outcome::failure(),
                 false => Outcome::Success,
             });
-            Some(NEXT_PROBE)
+            Some(SOONEST)
         }
         Ok(permit) => {
             // One bad run, and not what is remembered of former ones: after it has recovered, the circuit

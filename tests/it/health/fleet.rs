@@ -84,15 +84,19 @@ async fn a_replica_that_stops_lets_another_go_on_at_once_with_what_it_knew() {
     let check = || asking("postgres", &service).timeout(2 * LONG);
     let mut monitors = vec![start(&fleet[0], check())];
     until_asked(&service, 3).await;
-    for (i, way) in ["its monitor", "its registry"].iter().enumerate() {
+    for (i, way) in ["its monitor", "its registry", "dropped"]
+        .iter()
+        .enumerate()
+    {
         monitors.push(start(&fleet[i + 1], check()));
         let before = monitors[0].check("postgres").unwrap();
         match i {
             0 => monitors.remove(0).stop().await,
-            _ => {
+            1 => {
                 fleet[i].shutdown().await;
                 drop(monitors.remove(0));
             }
+            _ => drop(monitors.remove(0)),
         }
         let asked = service.asked().len();
         until_asked(&service, asked + 2).await;
