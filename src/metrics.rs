@@ -20,10 +20,16 @@
 //! | `circuit_breaker_report_seconds` | histogram | | how long the store took to answer them |
 //! | `circuit_breaker_store_up` | gauge | | 0 while the store is away from one circuit or more |
 //! | `circuit_breaker_store_away_seconds` | gauge | | for how long; 0 while it answers |
+//! | `health_check_status` | gauge | `check` | [`Exporter::with_checks`]: 0 unknown, 1 healthy, 2 warning, 3 critical |
+//! | `health_check_up` | gauge | `check` | whether the last run passed |
+//! | `health_check_latency_seconds` | gauge | `check` | how long the last run took |
+//! | `health_check_uptime_ratio` | gauge | `check` | runs among the remembered ones that passed, 0 to 1 |
 //!
 //! The crate has no fallbacks, so there is no result `fallback`: what a service does with a rejection
 //! is its own to count.
 
+#[cfg(feature = "health")]
+use std::sync::{Arc, OnceLock};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -79,7 +85,13 @@ const MOST_AT_ONCE: u64 = 10_000;
 #[must_use = "dropping it ends the export"]
 pub struct Exporter {
     _observer: Observer,
+    #[cfg(feature = "health")]
+    checks: Checks,
 }
+
+/// The checks to export, once they are known.
+#[cfg(feature = "health")]
+type Checks = Arc<OnceLock<Arc<crate::health::Board>>>;
 
 impl Exporter {
     /// Exports to the global recorder, which should be installed before; at once and then `every` so
@@ -88,8 +100,12 @@ impl Exporter {
     /// Latencies from before are left out; counters have all.
     pub fn start(circuits: &Commontrip, every: Duration) -> Self {
         let mut series = Series::after(&circuits.stats(), &circuits.health());
+        #[cfg(feature = "health")]
+        let checks = Arc::clone(&series.checks);
         Self {
             _observer: circuits.observe(every, move |health, stats| series.set(health, stats)),
+            #[cfg(feature = "health")]
+            checks,
         }
     }
 
@@ -99,12 +115,23 @@ impl Exporter {
         R: Recorder + Send + 'static,
     {
         let mut series = Series::after(&circuits.stats(), &circuits.health());
+        #[cfg(feature = "health")]
+        let checks = Arc::clone(&series.checks);
         let look = move |health: &Health, stats: &[CircuitStats]| {
             with_local_recorder(&recorder, || series.set(health, stats));
         };
         Self {
             _observer: circuits.observe(every, look),
+            #[cfg(feature = "health")]
+            checks,
         }
+    }
+
+    /// Exports the checks of a monitor, too, as this replica sees them; of the first that is given.
+    #[cfg(feature = "health")]
+    pub fn with_checks(self, monitor: &crate::health::HealthMonitor) -> Self {
+        let _ = self.checks.set(monitor.board());
+        self
     }
 }
 
@@ -120,6 +147,8 @@ struct Series {
     described: bool,
     latencies: HashMap<String, Recorded>,
     round_trips: Recorded,
+    #[cfg(feature = "health")]
+    checks: Checks,
 }
 
 impl Series {
@@ -144,6 +173,10 @@ impl Series {
         }
         for circuit in stats {
             self.set_circuit(circuit);
+        }
+        #[cfg(feature = "health")]
+        if let Some(board) = self.checks.get() {
+            board.reports().iter().for_each(set_check);
         }
         let away = health.away_for;
         gauge!("circuit_breaker_store_up").set(f64::from(away.is_none()));
@@ -208,6 +241,18 @@ impl Series {
         for (latency, n) in recorded.fresh(&stats.latencies) {
             latency_seconds.record_many(latency, n);
         }
+    }
+}
+
+#[cfg(feature = "health")]
+fn set_check(check: &crate::health::CheckReport) {
+    let name = || check.name.clone();
+    gauge!("health_check_status", "check" => name()).set(f64::from(check.status.number()));
+    if let (Some(latency_us), Some(uptime)) = (check.latency_us, check.uptime) {
+        let up = f64::from(check.consecutive_failures == 0);
+        gauge!("health_check_up", "check" => name()).set(up);
+        gauge!("health_check_latency_seconds", "check" => name()).set(latency_us as f64 / 1e6);
+        gauge!("health_check_uptime_ratio", "check" => name()).set(uptime / 100.0);
     }
 }
 
@@ -302,6 +347,26 @@ fn describe() {
         "circuit_breaker_report_seconds",
         Unit::Seconds,
         "How long the store took to answer reports"
+    );
+    #[cfg(feature = "health")]
+    describe_checks();
+}
+
+#[cfg(feature = "health")]
+fn describe_checks() {
+    describe_gauge!(
+        "health_check_status",
+        "How the check stands: 0 unknown, 1 healthy, 2 warning, 3 critical"
+    );
+    describe_gauge!("health_check_up", "Whether the last run passed");
+    describe_gauge!(
+        "health_check_latency_seconds",
+        Unit::Seconds,
+        "How long the last run took"
+    );
+    describe_gauge!(
+        "health_check_uptime_ratio",
+        "Runs among the remembered ones that passed, 0 to 1"
     );
 }
 

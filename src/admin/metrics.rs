@@ -1,4 +1,4 @@
-//! All circuits as the fleet has them, for Prometheus.
+//! All circuits and health checks as the fleet has them, for Prometheus.
 //!
 //! Owns the names; the text and its escaping are `prometheus`'. Made anew at each scrape, so that what
 //! is gone leaves nothing behind. What a replica's own process knows is its exporter's.
@@ -13,12 +13,20 @@ use prometheus::{
 };
 
 use super::{App, problem::Problem};
-use crate::{State as CircuitState, operator::View};
+use crate::{
+    State as CircuitState,
+    operator::{CheckReport, View},
+};
 
 /// Answers also while the store is away: `circuit_breaker_store_up` is what says so.
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let (store, circuits) = app.look().await;
-    match written(store.ok, &circuits.unwrap_or_default()) {
+    let checks = match store.ok {
+        // A store without checks is no reason to be without circuits.
+        true => app.operator.checks().await.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    match written(store.ok, &circuits.unwrap_or_default(), &checks) {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             let words = format!("the metrics cannot be written: {error}");
@@ -141,7 +149,62 @@ impl Families {
     }
 }
 
-fn written(store_up: bool, circuits: &[View]) -> prometheus::Result<String> {
+/// Health checks as the fleet has them.
+struct Checks {
+    status: IntGaugeVec,
+    up: IntGaugeVec,
+    latency: GaugeVec,
+    uptime: GaugeVec,
+}
+
+impl Checks {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let whole = |name: &str, help: &str| {
+            let family = IntGaugeVec::new(Opts::new(name, help), &["check"])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let real = |name: &str, help: &str| {
+            let family = GaugeVec::new(Opts::new(name, help), &["check"])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        Ok(Self {
+            status: whole(
+                "health_check_status",
+                "How the check stands: 0 unknown, 1 healthy, 2 warning, 3 critical.",
+            )?,
+            up: whole("health_check_up", "Whether the last run passed: 1 or 0.")?,
+            latency: real(
+                "health_check_latency_seconds",
+                "How long the last run took.",
+            )?,
+            uptime: real(
+                "health_check_uptime_ratio",
+                "Runs among the remembered ones that passed, 0 to 1.",
+            )?,
+        })
+    }
+
+    fn tell(&self, check: &CheckReport) {
+        let of = &[check.name.as_str()];
+        let status = self.status.with_label_values(of);
+        status.set(i64::from(check.status.number()));
+        if let (Some(latency_us), Some(uptime)) = (check.latency_us, check.uptime) {
+            let up = self.up.with_label_values(of);
+            up.set(i64::from(check.consecutive_failures == 0));
+            let latency = self.latency.with_label_values(of);
+            latency.set(latency_us as f64 / 1e6);
+            self.uptime.with_label_values(of).set(uptime / 100.0);
+        }
+    }
+}
+
+fn written(
+    store_up: bool,
+    circuits: &[View],
+    checks: &[CheckReport],
+) -> prometheus::Result<String> {
     let registry = Registry::new();
     let up = Gauge::new(
         "circuit_breaker_store_up",
@@ -152,6 +215,10 @@ fn written(store_up: bool, circuits: &[View]) -> prometheus::Result<String> {
     let families = Families::new(&registry)?;
     for view in circuits {
         families.tell(view);
+    }
+    let families = Checks::new(&registry)?;
+    for check in checks {
+        families.tell(check);
     }
     TextEncoder::new().encode_to_string(&registry.gather())
 }

@@ -35,6 +35,7 @@
 //! - Every error is a `application/problem+json` (RFC 9457).
 //! - Where [`ConnectInfo`](axum::extract::ConnectInfo) is there, the peer's address is kept with each command.
 
+mod checks;
 mod events;
 mod guard;
 mod metrics;
@@ -123,6 +124,8 @@ pub fn router(operator: Operator, options: Options) -> Router {
             "/circuits/{name}/policy",
             put(write::store_policy).delete(write::remove_policy),
         )
+        .route("/checks", get(checks::checks))
+        .route("/checks/{name}", get(checks::check))
         .route("/reset-all", post(write::reset_all))
         .route("/health", get(read::health))
         .route("/status", get(read::status))

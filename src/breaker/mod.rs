@@ -17,12 +17,12 @@ mod registry;
 mod reporter;
 mod stats;
 mod tally;
-#[cfg(feature = "alerts")]
+#[cfg(any(feature = "alerts", feature = "health"))]
 mod watch;
 mod words;
 
 pub(crate) use self::registry::replica_name;
-#[cfg(feature = "alerts")]
+#[cfg(any(feature = "alerts", feature = "health"))]
 pub(crate) use self::watch::Watch;
 pub use self::{
     circuit_breaker::{CircuitBreaker, Protect},

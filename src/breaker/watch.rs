@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{
-    link::Health,
-    registry::{Commontrip, Shared},
-};
+#[cfg(feature = "health")]
+use super::registry::stopped;
+use super::registry::{Commontrip, Shared};
+use crate::store::Store;
+#[cfg(feature = "alerts")]
 use crate::{
+    breaker::Health,
     model::{Name, Snapshot},
-    store::Store,
 };
 
 /// A registry, watched.
@@ -16,8 +17,15 @@ use crate::{
 pub(crate) struct Watch(Arc<Shared>);
 
 impl Watch {
+    #[cfg(feature = "alerts")]
     pub(crate) fn has_ended(&self) -> bool {
         *self.0.stop.borrow()
+    }
+
+    /// Ends when the registry does.
+    #[cfg(feature = "health")]
+    pub(crate) async fn ended(&self) {
+        stopped(&mut self.0.stop.subscribe()).await;
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -28,6 +36,7 @@ impl Watch {
         &self.0.replica
     }
 
+    #[cfg(feature = "alerts")]
     pub(crate) fn health(&self) -> Health {
         self.0.health()
     }
@@ -38,6 +47,7 @@ impl Watch {
     }
 
     /// The shared circuits as last heard of.
+    #[cfg(feature = "alerts")]
     pub(crate) fn circuits(&self) -> Vec<(Name, Snapshot)> {
         let seen = |cell: &Arc<super::cell::Cell>| {
             let shared = cell.view.lock().shared.clone();

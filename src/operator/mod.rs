@@ -4,13 +4,17 @@
 //! operator is no replica: it reports nothing, counts as nobody, and goes by the policy that the
 //! replicas last reported.
 
+mod checks;
 mod live;
 mod simulate;
 mod view;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "health")]
+pub(crate) use self::checks::{INDEX, Index, KEPT_MS, index};
 pub use self::{
+    checks::{CheckReport, CheckRun, CheckStatus},
     live::{Live, News, Tidings},
     simulate::{Course, Simulation, Trip},
     view::{Details, Policies, Settings, View},

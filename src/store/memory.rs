@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{Answer, Clock, Notice, Store, StoreError};
+use super::{Answer, Clock, Notice, Store, StoreError, keeping};
 use crate::model::{
     Acquire, Circuit, Claim, Claims, Control, Event, Grant, Head, Interval, Members, Name, Release,
     Report, Snapshot,
@@ -25,6 +25,7 @@ pub struct MemoryStore {
     clock: Clock,
     circuits: Arc<Mutex<HashMap<Name, Circuit>>>,
     claims: Arc<Mutex<HashMap<Name, Claims>>>,
+    shelf: Arc<Mutex<keeping::Shelf>>,
     changes: broadcast::Sender<(Name, Snapshot)>,
 }
 
@@ -42,6 +43,7 @@ impl MemoryStore {
             clock,
             circuits: Arc::default(),
             claims: Arc::default(),
+            shelf: Arc::default(),
             changes: broadcast::channel(1024).0,
         }
     }
@@ -52,10 +54,11 @@ impl MemoryStore {
         &self.clock
     }
 
-    /// Forgets every circuit, as `FLUSHALL` does.
+    /// Forgets every circuit and whatever else it keeps, as `FLUSHALL` does.
     pub fn clear(&self) {
         self.circuits.lock().clear();
         self.claims.lock().clear();
+        *self.shelf.lock() = keeping::Shelf::default();
     }
 
     /// Runs one operation on a circuit and publishes what it published.
@@ -83,7 +86,11 @@ impl MemoryStore {
 }
 
 fn ready<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
-    Box::pin(std::future::ready(Ok(value)))
+    answer(Ok(value))
+}
+
+fn answer<'a, T: Send + 'a>(result: Result<T, StoreError>) -> Answer<'a, T> {
+    Box::pin(std::future::ready(result))
 }
 
 impl Store for MemoryStore {
@@ -142,6 +149,30 @@ impl Store for MemoryStore {
         };
         let claims = claims.entry(circuit.clone()).or_default();
         ready(claims.claim(claim, now))
+    }
+
+    fn keep<'a>(&'a self, key: &'a str, value: &'a [u8], for_ms: u64) -> Answer<'a, ()> {
+        let keep = || {
+            let (key, value) = (keeping::key(key)?, keeping::value(value)?);
+            let mut shelf = self.shelf.lock();
+            shelf.keep(key, value, keeping::bounded(for_ms), self.clock.unix_ms());
+            Ok(())
+        };
+        answer(keep())
+    }
+
+    fn kept<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        let now = || self.clock.unix_ms();
+        answer(keeping::key(key).map(|key| self.shelf.lock().kept(key, now())))
+    }
+
+    fn lease<'a>(&'a self, key: &'a str, owner: &'a str, for_ms: u64) -> Answer<'a, bool> {
+        let lease = || {
+            let (key, owner) = (keeping::key(key)?, keeping::owner(owner)?);
+            let mut shelf = self.shelf.lock();
+            Ok(shelf.lease(key, owner, keeping::bounded(for_ms), self.clock.unix_ms()))
+        };
+        answer(lease())
     }
 
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {

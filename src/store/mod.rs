@@ -3,6 +3,7 @@
 //! Owns storage, transport and the clock; knows nothing of permits, caches or callers.
 
 mod clock;
+mod keeping;
 mod memory;
 mod redis;
 
@@ -164,6 +165,41 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
         let _ = (circuit, claim);
         refused("it cannot decide who sends an alert")
+    }
+
+    /// Keeps bytes under a key for so many ms, in place of what was kept there; 0 ms forgets it.
+    ///
+    /// At most 1 MiB, for a year (longer is a year). A key has 1 to 300 bytes, no control characters and
+    /// no braces; keys of values, of leases and names of circuits are apart. The store may lose it.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for such a key or so long a value; [`StoreError::Refused`], which is the
+    /// default, when the store keeps circuits only.
+    fn keep<'a>(&'a self, key: &'a str, value: &'a [u8], for_ms: u64) -> Answer<'a, ()> {
+        let _ = (key, value, for_ms);
+        refused("it keeps circuits only")
+    }
+
+    /// What is kept under a key; `None` when its time is over, or it was lost.
+    ///
+    /// # Errors
+    /// As [`keep`](Self::keep).
+    fn kept<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        let _ = key;
+        refused("it keeps circuits only")
+    }
+
+    /// Takes a lease for so many ms, or renews it; 0 ms gives it back. Whether the caller has it, or has
+    /// given it back: `false` when another owner has it, and then nothing is changed.
+    ///
+    /// It ends by itself, also under who still works by it. Keys are as those of [`keep`](Self::keep); an
+    /// owner has 1 to 300 bytes.
+    ///
+    /// # Errors
+    /// As [`keep`](Self::keep).
+    fn lease<'a>(&'a self, key: &'a str, owner: &'a str, for_ms: u64) -> Answer<'a, bool> {
+        let _ = (key, owner, for_ms);
+        refused("it gives no leases")
     }
 
     /// Transitions after a generation, and changes of the stored policy in it or later, oldest first; the

@@ -53,6 +53,31 @@ macro_rules! to_inner {
             self.inner.circuits()
         }
     };
+    (@ keep) => {
+        fn keep<'a>(
+            &'a self,
+            key: &'a str,
+            value: &'a [u8],
+            for_ms: u64,
+        ) -> commontrip::store::Answer<'a, ()> {
+            self.inner.keep(key, value, for_ms)
+        }
+    };
+    (@ kept) => {
+        fn kept<'a>(&'a self, key: &'a str) -> commontrip::store::Answer<'a, Option<Vec<u8>>> {
+            self.inner.kept(key)
+        }
+    };
+    (@ lease) => {
+        fn lease<'a>(
+            &'a self,
+            key: &'a str,
+            owner: &'a str,
+            for_ms: u64,
+        ) -> commontrip::store::Answer<'a, bool> {
+            self.inner.lease(key, owner, for_ms)
+        }
+    };
     (@ ping) => {
         fn ping(&self) -> commontrip::store::Answer<'_, ()> {
             self.inner.ping()

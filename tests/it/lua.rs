@@ -117,8 +117,8 @@ fn every_key_comes_through_keys() {
         "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "LATENCY",
         "HISTORY", "CODE", "key", "KEYS[1]", "KEYS[2]",
     ];
-    let alerts = ["lua/alerts/claim.lua".to_owned()];
-    for file in libs.iter().chain(&scripts).chain(&steady).chain(&alerts) {
+    let beside = ["alerts/claim", "keeping/lease"].map(|name| format!("lua/{name}.lua"));
+    for file in libs.iter().chain(&scripts).chain(&steady).chain(&beside) {
         for call in read(file).split("redis.call(").skip(1) {
             let arguments = call.split(')').next().unwrap();
             let (command, rest) = arguments.split_once(',').unwrap_or((arguments, ""));

@@ -29,7 +29,10 @@ mod doctor;
 mod explore;
 mod faults;
 mod fuzz;
+#[cfg(feature = "health")]
+mod health;
 mod histories;
+mod keeping;
 mod late_replies;
 mod latency;
 mod lua;

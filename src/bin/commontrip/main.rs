@@ -2,6 +2,7 @@
 //!
 //! Owns the command line and the exit status; uses the crate's public API only.
 
+mod checks;
 mod connect;
 mod demo;
 mod doctor;
@@ -63,6 +64,9 @@ enum Command {
     /// Who reports to the circuits
     #[command(after_help = after())]
     Replicas(replicas::Options),
+    /// Health checks that the fleet runs, worst first
+    #[command(after_help = after())]
+    Checks(checks::Options),
     /// Reject every call of the fleet
     #[command(after_help = after())]
     ForceOpen(steer::Set),
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
         Command::Watch(options) => run(watch::run(&options)),
         Command::Events(options) => run(events::run(&options)),
         Command::Replicas(options) => run(replicas::run(&options)),
+        Command::Checks(options) => run(checks::run(&options)),
         Command::ForceOpen(options) => run(steer::set(&options, State::ForcedOpen)),
         Command::Disable(options) => run(steer::set(&options, State::Disabled)),
         Command::MetricsOnly(options) => run(steer::set(&options, State::MetricsOnly)),

@@ -1,6 +1,6 @@
 //! Names of keys: everything of one circuit carries its hash tag.
 
-use crate::model::Name;
+use crate::{model::Name, store::keeping};
 
 /// How keys begin.
 #[derive(Clone, Debug)]
@@ -44,8 +44,14 @@ impl Prefix {
         };
         let of_circuit = |name: Name| self.all(&name).iter().any(|ours| ours == key);
         let of_alerts = |name: Name| self.alerts(&name) == key;
+        let beside = |kind: &str| {
+            let rest = key.strip_prefix(&self.0)?.strip_prefix(kind)?;
+            keeping::key(rest.strip_suffix('}')?).ok()
+        };
         key == self.index()
             || name().is_some_and(|name| of_circuit(name.clone()) || of_alerts(name))
+            || beside(":kept:{").is_some()
+            || beside(":lease:{").is_some()
     }
 
     /// The circuit's hash, which is also the name of its channel.
@@ -60,6 +66,16 @@ impl Prefix {
     /// Who sends which alert; no operation on the circuit takes it.
     pub(super) fn alerts(&self, name: &Name) -> String {
         format!("{}:alerts", self.circuit(name))
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn kept(&self, key: &str) -> String {
+        format!("{}:kept:{{{key}}}", self.0)
+    }
+
+    /// Who has a lease.
+    pub(super) fn lease(&self, key: &str) -> String {
+        format!("{}:lease:{{{key}}}", self.0)
     }
 
     /// The keys that every operation takes, in the order of `lua/lib/prelude.lua`.
@@ -115,6 +131,11 @@ mod tests {
             ("app:{payments}:window", true),
             ("app:{payments}:alerts", true),
             ("app:{payments}:colour", false),
+            ("app:kept:{rates: EUR}", true),
+            ("app:lease:{a}", true),
+            ("app:kept:{}", false),
+            ("app:kept:a", false),
+            ("app:lease:{a}:b", false),
             ("app:sessions", false),
             ("application:circuits", false),
         ] {

@@ -8,6 +8,7 @@ mod builder;
 mod endpoint;
 mod entries;
 mod examine;
+mod keeping;
 mod keys;
 mod line;
 mod listen;
@@ -355,6 +356,18 @@ impl Store for RedisStore {
             let read = from_redis_value(answer.map_err(wire::error)?);
             read.map_err(|e| StoreError::Unreadable(e.to_string()))
         })
+    }
+
+    fn keep<'a>(&'a self, key: &'a str, value: &'a [u8], for_ms: u64) -> Answer<'a, ()> {
+        Box::pin(self.0.keep(key, value, for_ms))
+    }
+
+    fn kept<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        Box::pin(self.0.kept(key))
+    }
+
+    fn lease<'a>(&'a self, key: &'a str, owner: &'a str, for_ms: u64) -> Answer<'a, bool> {
+        Box::pin(self.0.lease(key, owner, for_ms))
     }
 
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {

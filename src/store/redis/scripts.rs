@@ -100,7 +100,7 @@ impl Run<'_> {
     }
 }
 
-/// One script an operation, one more for what nearly all reports and permits are, and that of alerts.
+/// One script an operation, one more for what nearly all reports and permits are, and those of alerts and leases.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) acquire: Operation,
@@ -109,6 +109,7 @@ pub(super) struct Scripts {
     pub(super) control: Operation,
     pub(super) snapshot: Operation,
     claim: Text,
+    lease: Text,
 }
 
 impl Scripts {
@@ -138,6 +139,7 @@ impl Scripts {
             control: operation(script!("control")),
             snapshot: operation(script!("snapshot")),
             claim: Text::new(include_str!("../../../lua/alerts/claim.lua")),
+            lease: Text::new(include_str!("../../../lua/keeping/lease.lua")),
         }
     }
 
@@ -146,6 +148,15 @@ impl Scripts {
         Run {
             text: &self.claim,
             keys: vec![prefix.alerts(name)],
+            arguments: vec![request],
+        }
+    }
+
+    /// Takes a lease.
+    pub(super) fn lease(&self, key: String, request: Vec<u8>) -> Run<'_> {
+        Run {
+            text: &self.lease,
+            keys: vec![key],
             arguments: vec![request],
         }
     }

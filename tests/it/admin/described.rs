@@ -59,6 +59,22 @@ fn follows(api: &Value, schema: &Value, answer: &Value, at: &str) {
     }
 }
 
+/// A check that has failed, which is listed.
+#[cfg(feature = "health")]
+async fn checked(site: &Site) -> commontrip::health::HealthMonitor {
+    use commontrip::health::{Check, HealthMonitor};
+
+    let check = Check::new("postgres", || async { Err::<(), _>("no route") });
+    let monitor = HealthMonitor::builder(&site.circuits).check(check);
+    let monitor = monitor.start().unwrap();
+    crate::wait::until("it is listed", async || {
+        let listed = site.get("/checks").await.good();
+        listed["checks"][0]["history"][0].is_object()
+    })
+    .await;
+    monitor
+}
+
 #[tokio::test]
 async fn every_answer_is_as_described() {
     let site = Site::start().await;
@@ -75,6 +91,8 @@ async fn every_answer_is_as_described() {
     site.put_policy("payments", json!({"jitter": 3, "quorum": 2}))
         .await
         .good();
+    #[cfg(feature = "health")]
+    let _monitor = checked(&site).await;
     let schema = |path: &str, method: &str, status: &str, kind: &str| {
         let answer = &api["paths"][path][method]["responses"][status];
         let answer = match answer["$ref"].as_str() {
@@ -91,6 +109,10 @@ async fn every_answer_is_as_described() {
     for (path, template) in [
         ("/circuits?history=360", "/circuits"),
         ("/circuits/payments", "/circuits/{name}"),
+        #[cfg(feature = "health")]
+        ("/checks", "/checks"),
+        #[cfg(feature = "health")]
+        ("/checks/postgres", "/checks/{name}"),
         ("/health", "/health"),
         ("/status", "/status"),
     ] {

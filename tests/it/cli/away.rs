@@ -5,7 +5,7 @@ use std::{io::Read, process::Stdio, time::Duration};
 use super::{Ran, Service, program, run_at};
 use crate::support::{OwnServer, redis_url};
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 14] = [
     &["list"],
     &["show", "payments"],
     &["watch"],
@@ -13,6 +13,7 @@ const COMMANDS: [&[&str]; 13] = [
     &["events"],
     &["events", "--follow"],
     &["replicas"],
+    &["checks"],
     &["force-open", "payments"],
     &["reset", "payments"],
     &["reset", "--all", "--yes"],

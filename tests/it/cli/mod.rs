@@ -32,14 +32,14 @@ struct Service {
 
 /// How a run of the program ended.
 #[derive(Debug)]
-struct Ran {
-    status: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub status: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|err| panic!("{err}: {self:?}"))
     }
 }
@@ -69,7 +69,7 @@ fn program(arguments: &[&str]) -> Command {
 }
 
 /// Runs it at a store; the test's runtime goes on meanwhile.
-async fn run_at(url: &str, prefix: &str, arguments: &[&str]) -> Ran {
+pub async fn run_at(url: &str, prefix: &str, arguments: &[&str]) -> Ran {
     // The words of a command first, for what comes after `--` is no option.
     let words = arguments.iter().take_while(|word| **word != "--").count();
     let mut command = program(&arguments[..words]);

@@ -53,7 +53,7 @@ const fn right(command: &'static str, how: Try) -> Right {
 }
 
 /// All of it, in the order of the alphabet.
-pub(super) const RIGHTS: [Right; 30] = [
+pub(super) const RIGHTS: [Right; 32] = [
     Right {
         command: "asking",
         when: When::Cluster,
@@ -70,6 +70,7 @@ pub(super) const RIGHTS: [Right; 30] = [
         "evalsha",
         Try::Script("0000000000000000000000000000000000000000"),
     ),
+    right("get", Try::Key("")),
     right("getrange", Try::Key("0 0")),
     right("hdel", Try::Key("f")),
     right("hget", Try::Key("f")),
@@ -90,6 +91,8 @@ pub(super) const RIGHTS: [Right; 30] = [
         when: When::Database,
         how: Try::Connecting,
     },
+    // Only where there is something already, which there is not.
+    right("set", Try::Key("v XX")),
     // Nothing written at 0 creates no key.
     right("setrange", Try::Key("0 ''")),
     right("subscribe", Try::Subscription),
@@ -196,6 +199,7 @@ mod tests {
             include_str!("../../../../lua/acquire.lua"),
             include_str!("../../../../lua/alerts/claim.lua"),
             include_str!("../../../../lua/control.lua"),
+            include_str!("../../../../lua/keeping/lease.lua"),
             include_str!("../../../../lua/lib/circuit.lua"),
             include_str!("../../../../lua/lib/hash.lua"),
             include_str!("../../../../lua/lib/latency.lua"),
@@ -213,6 +217,7 @@ mod tests {
         }
         for source in [
             include_str!("../endpoint.rs"),
+            include_str!("../keeping.rs"),
             include_str!("../line.rs"),
             include_str!("../listen.rs"),
             include_str!("../mod.rs"),
