@@ -11,6 +11,8 @@ mod examine;
 mod keys;
 mod line;
 mod listen;
+#[cfg(feature = "queue")]
+mod outer;
 mod past;
 mod scripts;
 mod slots;
@@ -33,6 +35,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+#[cfg(feature = "queue")]
+pub(crate) use self::scripts::Text;
 pub use self::{
     builder::RedisStoreBuilder,
     endpoint::RedisPool,
