@@ -3,7 +3,9 @@
 use std::{fs, path::Path};
 
 /// Rooms from the innermost out.
-const ROOMS: [&str; 6] = ["model", "store", "breaker", "operator", "alerts", "admin"];
+const ROOMS: [&str; 7] = [
+    "model", "store", "breaker", "operator", "alerts", "queue", "admin",
+];
 
 fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
