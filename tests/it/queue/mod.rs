@@ -1,6 +1,8 @@
 //! The retry queue on a real Redis: what is kept, what runs, what is refused, and what becomes of it when workers die.
 
 mod call;
+#[cfg(feature = "cli")]
+mod cli;
 mod cluster;
 mod crash;
 mod enqueue;
