@@ -6,6 +6,7 @@ mod cli;
 mod cluster;
 mod crash;
 mod enqueue;
+mod example;
 mod gate;
 mod redis_away;
 mod steer;
