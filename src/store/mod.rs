@@ -11,6 +11,8 @@ use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc, time:
 
 use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "queue")]
+pub(crate) use self::redis::Text;
 pub use self::{
     clock::Clock,
     memory::MemoryStore,

@@ -107,6 +107,114 @@ fn a_scripts_header_says_what_its_body_does() {
     assert_eq!(found, OPERATIONS);
 }
 
+const QUEUE: [&str; 7] = [
+    "enqueue", "list", "renew", "settle", "stats", "steer", "take",
+];
+
+#[test]
+fn a_queues_scripts_header_says_what_its_body_does() {
+    let lib = read("lua/queue/lib/jobs.lua");
+    let parts = [
+        "ready", "jobs", "payloads", "delayed", "leases", "dead", "expiring", "names", "kept",
+        "counts",
+    ];
+    for (i, part) in parts.iter().enumerate() {
+        let key = format!("-- KEYS[{}]", i + 1);
+        let line = lib
+            .lines()
+            .find(|line| line.starts_with(&format!("{key} ")));
+        let words = line.unwrap().split_whitespace();
+        assert_eq!(words.clone().nth(2), Some(*part), "{key}");
+    }
+    let writes = [
+        "'HSET'",
+        "'HDEL'",
+        "'ZADD'",
+        "'ZREM'",
+        "'XADD'",
+        "'XACK'",
+        "'XDEL'",
+        "'XREADGROUP'",
+        "'XGROUP'",
+        "'HINCRBY'",
+        "save(",
+        "leave(",
+        "make_ready(",
+        "delay(",
+        "forget(",
+        "bury(",
+        "expire(",
+        "count(",
+    ];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("lua/queue")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "lua") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let (header, body) = text.split_at(text.find("\n\n").unwrap());
+        assert!(header.lines().all(|line| line.starts_with("--")), "{name}");
+        assert!(header.starts_with(&format!("-- {name}: ")), "{name}");
+        let written = writes.iter().find(|w| body.contains(**w));
+        match field(header, "Mode: ").unwrap() {
+            "read" => assert_eq!(written, None, "{name} is to read only"),
+            "write" => assert!(written.is_some(), "{name} writes nothing"),
+            other => panic!("{name}: mode {other}"),
+        }
+        let idempotent = field(header, "Idempotent: ").unwrap();
+        assert_eq!(idempotent.starts_with("no"), name == "take", "{name}");
+        for part in [
+            "-- KEYS[1..10] ",
+            "-- ARGV[1] ",
+            "-- Returns ",
+            "-- Errors ",
+        ] {
+            assert!(header.contains(part), "{name}: no {part}");
+        }
+        assert!(header.contains("\"EARITY ...\" \"EREQUEST ...\""), "{name}");
+        found.push(name);
+    }
+    found.sort();
+    assert_eq!(found, QUEUE);
+}
+
+#[test]
+fn a_wrong_request_to_a_queue_is_refused_by_its_code_and_changes_nothing() {
+    let (prefix, mut redis) = (unique_prefix("hostile-queue"), connect(admin_url()));
+    let lib = read("lua/queue/lib/jobs.lua");
+    let keys: Vec<_> = (0..10).map(|i| format!("{prefix}:{{q}}:{i}")).collect();
+    for name in QUEUE {
+        let body = read(&format!("lua/queue/{name}.lua"));
+        let script = redis::Script::new(&format!(
+            "{lib}local function operate()\n{body}end\nreturn operate()\n"
+        ));
+        script.load(&mut redis).unwrap();
+        let invoke = |redis: &mut Connection, keys: &[String], arguments: &[Vec<u8>]| {
+            let mut call = redis::cmd("EVALSHA");
+            call.arg(script.get_hash()).arg(keys.len()).arg(keys);
+            call.arg(arguments).query::<redis::Value>(redis)
+        };
+        for (what, bytes) in hostile() {
+            let answer = invoke(&mut redis, &keys, &[bytes, b"x".to_vec()]);
+            // One takes no part of its request.
+            if let Err(error) = answer {
+                assert_eq!(error.code(), Some("EREQUEST"), "{name}, {what}: {error}");
+            } else {
+                assert_eq!(name, "stats", "{what}");
+            }
+        }
+        for (some, arguments) in [(&keys[..9], 1), (&keys[..], 0), (&keys[..], 3)] {
+            let arguments = vec![packed([0; 0]); arguments];
+            let error = invoke(&mut redis, some, &arguments).unwrap_err();
+            assert_eq!(error.code(), Some("EARITY"), "{name}: {error}");
+        }
+        let there: u64 = redis::cmd("EXISTS").arg(&keys).query(&mut redis).unwrap();
+        assert_eq!(there, 0, "{name}");
+    }
+}
+
 #[test]
 fn every_key_comes_through_keys() {
     let libs = ["prelude", "hash", "window", "latency", "quorum", "circuit"]
@@ -117,9 +225,19 @@ fn every_key_comes_through_keys() {
         "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "LATENCY",
         "HISTORY", "CODE", "key", "KEYS[1]", "KEYS[2]",
     ];
+    let of_queues = [
+        "READY", "JOBS", "PAYLOADS", "DELAYED", "LEASES", "DEAD", "EXPIRING", "NAMES", "KEPT",
+        "COUNTS", "key", "'CREATE'", "'GROUP'",
+    ];
     let beside = ["alerts/claim", "keeping/lease"].map(|name| format!("lua/{name}.lua"));
-    for file in libs.iter().chain(&scripts).chain(&steady).chain(&beside) {
-        for call in read(file).split("redis.call(").skip(1) {
+    let queue = QUEUE.map(|name| format!("lua/queue/{name}.lua"));
+    let queue = queue
+        .into_iter()
+        .chain(["lua/queue/lib/jobs.lua".to_owned()]);
+    let circuits = libs.iter().chain(&scripts).chain(&steady).chain(&beside);
+    let all = circuits.map(|file| (file.clone(), &known[..]));
+    for (file, known) in all.chain(queue.map(|file| (file, &of_queues[..]))) {
+        for call in read(&file).split("redis.call(").skip(1) {
             let arguments = call.split(')').next().unwrap();
             let (command, rest) = arguments.split_once(',').unwrap_or((arguments, ""));
             let key = rest.split([',', ')']).next().unwrap().trim();

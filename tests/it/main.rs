@@ -47,6 +47,8 @@ mod processes;
 mod properties;
 mod provision;
 mod proxy;
+#[cfg(feature = "queue")]
+mod queue;
 mod quorum;
 mod refusals;
 mod rooms;

@@ -3,8 +3,8 @@
 use std::{fs, path::Path};
 
 /// Rooms from the innermost out.
-const ROOMS: [&str; 7] = [
-    "model", "store", "breaker", "operator", "alerts", "health", "admin",
+const ROOMS: [&str; 8] = [
+    "model", "store", "breaker", "operator", "alerts", "health", "queue", "admin",
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {

@@ -15,7 +15,7 @@ Where a flag is absent, the environment counts: COMMONTRIP_REDIS_URL, _PREFIX, _
 _PASSWORD_FILE, _TLS_CA, _TLS_CERT and _TLS_KEY, each beginning with COMMONTRIP_REDIS.";
 
 /// How long an operator waits for an answer, ms.
-const TIMEOUT_MS: u64 = 2000;
+pub const TIMEOUT_MS: u64 = 2000;
 
 /// Where the store is, and as whom to ask it.
 #[derive(Args, Debug)]

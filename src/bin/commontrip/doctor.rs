@@ -33,6 +33,10 @@ pub struct Options {
     #[arg(long, conflicts_with = "json")]
     acl: bool,
 
+    /// With --acl: also the rules for retry queues
+    #[arg(long, requires = "acl")]
+    queues: bool,
+
     #[command(flatten)]
     common: Common,
 }
@@ -48,7 +52,11 @@ pub fn run(options: &Options) -> ExitCode {
 fn examine(options: &Options) -> Result<ExitCode, Failure> {
     let store = options.common.connection.open(TIMEOUT_MS)?;
     if options.acl {
-        tell(&format!("{}\n", store.acl_rules()))?;
+        let rules = match options.queues {
+            true => store.acl_rules_with_queues(),
+            false => store.acl_rules(),
+        };
+        tell(&format!("{rules}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

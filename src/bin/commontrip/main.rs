@@ -11,6 +11,7 @@ mod known;
 mod list;
 mod out;
 mod policy;
+mod queue;
 mod replicas;
 mod serve;
 mod show;
@@ -82,6 +83,9 @@ enum Command {
     /// Settings that are stored with a circuit
     #[command(subcommand, after_help = after())]
     Policy(policy::Command),
+    /// Retry queues, their jobs and dead letters
+    #[command(subcommand, after_help = after())]
+    Queue(queue::Command),
     /// Serve the dashboard, the HTTP API and metrics
     #[command(after_help = format!("{ENVIRONMENT}\n\n{}", serve::AFTER_HELP))]
     Serve(serve::Options),
@@ -121,6 +125,7 @@ fn main() -> ExitCode {
         Command::MetricsOnly(options) => run(steer::set(&options, State::MetricsOnly)),
         Command::Reset(options) => run(steer::reset(&options)),
         Command::Policy(command) => run(policy::run(&command)),
+        Command::Queue(command) => run(queue::run(&command)),
         Command::Simulate(options) => run(simulate::run(&options)),
         Command::Serve(options) => run(serve::run(&options)),
         Command::Doctor(options) => doctor::run(&options),

@@ -48,7 +48,14 @@ impl Prefix {
             let rest = key.strip_prefix(&self.0)?.strip_prefix(kind)?;
             keeping::key(rest.strip_suffix('}')?).ok()
         };
+        let of_queue = || {
+            let rest = key.strip_prefix(&self.0)?.strip_prefix(":queue:{")?;
+            let (name, part) = rest.split_once("}:")?;
+            Some(Name::new(name).is_ok() && Self::QUEUE.contains(&part))
+        };
         key == self.index()
+            || key == self.queues()
+            || of_queue() == Some(true)
             || name().is_some_and(|name| of_circuit(name.clone()) || of_alerts(name))
             || beside(":kept:{").is_some()
             || beside(":lease:{").is_some()
@@ -99,6 +106,24 @@ impl Prefix {
         ]
     }
 
+    /// Parts of a queue, in the order of `lua/queue/lib/jobs.lua`.
+    pub(super) const QUEUE: [&str; 10] = [
+        "ready", "jobs", "payloads", "delayed", "leases", "dead", "expiring", "names", "kept",
+        "counts",
+    ];
+
+    /// The keys of a queue, which share its hash tag.
+    #[cfg(feature = "queue")]
+    pub(super) fn queue(&self, name: &Name) -> Vec<String> {
+        let key = |part: &&str| format!("{}:queue:{{{name}}}:{part}", self.0);
+        Self::QUEUE.iter().map(key).collect()
+    }
+
+    /// The index of queues.
+    pub(super) fn queues(&self) -> String {
+        format!("{}:queues", self.0)
+    }
+
     /// The index of circuits.
     pub(super) fn index(&self) -> String {
         format!("{}:circuits", self.0)
@@ -136,6 +161,9 @@ mod tests {
             ("app:kept:{}", false),
             ("app:kept:a", false),
             ("app:lease:{a}:b", false),
+            ("app:queues", true),
+            ("app:queue:{ads}:ready", true),
+            ("app:queue:{ads}:colour", false),
             ("app:sessions", false),
             ("application:circuits", false),
         ] {

@@ -12,6 +12,8 @@ mod keeping;
 mod keys;
 mod line;
 mod listen;
+#[cfg(feature = "queue")]
+mod outer;
 mod past;
 mod scripts;
 mod slots;
@@ -34,6 +36,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+#[cfg(feature = "queue")]
+pub(crate) use self::scripts::Text;
 pub use self::{
     builder::RedisStoreBuilder,
     endpoint::RedisPool,

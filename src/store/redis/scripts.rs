@@ -25,13 +25,13 @@ macro_rules! script {
 
 /// The text of one script, and its hash.
 #[derive(Debug)]
-struct Text {
+pub(crate) struct Text {
     script: Script,
     source: &'static str,
 }
 
 impl Text {
-    fn new(source: &'static str) -> Self {
+    pub(crate) fn new(source: &'static str) -> Self {
         let script = Script::new(source);
         Self { script, source }
     }
@@ -81,7 +81,23 @@ impl Operation {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// A script of an outer room.
+    #[cfg(feature = "queue")]
+    pub(super) const fn of(text: &'a Text, keys: Vec<String>, arguments: Vec<Vec<u8>>) -> Self {
+        Self {
+            text,
+            keys,
+            arguments,
+        }
+    }
+
+    /// Whether doing it twice is doing it once, as its header says.
+    #[cfg(feature = "queue")]
+    pub(super) fn is_repeatable(&self) -> bool {
+        is_repeatable(self.text.source)
+    }
+
     /// Runs the script that Redis has.
     pub(super) fn by_hash(&self) -> Cmd {
         self.command("EVALSHA", self.text.script.get_hash())
@@ -112,13 +128,16 @@ pub(super) struct Scripts {
     lease: Text,
 }
 
+fn is_repeatable(source: &str) -> bool {
+    source.contains("\n-- Mode: write. Idempotent: yes") || source.contains("\n-- Mode: read.")
+}
+
 impl Scripts {
     pub(super) fn new() -> Self {
         let operation = |source: &'static str| Operation {
             general: Text::new(source),
             steady: None,
-            repeatable: source.contains("\n-- Mode: write. Idempotent: yes")
-                || source.contains("\n-- Mode: read."),
+            repeatable: is_repeatable(source),
         };
         let with_steady = |source, steady, places| Operation {
             steady: Some((Text::new(steady), places)),

@@ -23,7 +23,11 @@ pub fn acl_rules() -> Vec<String> {
         "redis-cluster://any",
     ] {
         let store = RedisStore::builder().open(url).expect("it is a URL");
-        for rule in store.acl_rules().split(' ') {
+        #[cfg(feature = "queue")]
+        let all = store.acl_rules_with_queues();
+        #[cfg(not(feature = "queue"))]
+        let all = store.acl_rules();
+        for rule in all.split(' ') {
             if !rules.iter().any(|known| known == rule) {
                 rules.push(rule.to_owned());
             }

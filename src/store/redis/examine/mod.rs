@@ -180,6 +180,22 @@ impl RedisStore {
     }
 }
 
+#[cfg(feature = "queue")]
+impl RedisStore {
+    /// [`acl_rules`](Self::acl_rules) of a user who has queues as well.
+    ///
+    /// ```
+    /// let store = commontrip::RedisStore::builder().open("redis://127.0.0.1:6379")?;
+    /// assert!(store.acl_rules_with_queues().contains(" +xreadgroup"));
+    /// # Ok::<(), commontrip::StoreError>(())
+    /// ```
+    #[must_use]
+    pub fn acl_rules_with_queues(&self) -> String {
+        let needed = needed(self.0.lines.endpoint());
+        rights::rules(&self.0.prefix, |when| when == When::Queue || needed(when))
+    }
+}
+
 /// Which rights the connections of an endpoint need.
 fn needed(endpoint: &Endpoint) -> impl Fn(When) -> bool + Copy + Send + 'static {
     let place = server::Place::of(endpoint);
@@ -189,6 +205,8 @@ fn needed(endpoint: &Endpoint) -> impl Fn(When) -> bool + Copy + Send + 'static 
         When::Database => database,
         When::Sentinel => sentinel,
         When::Cluster => cluster,
+        // Most stores have none; who has one is told of these rights beside.
+        When::Queue => false,
     }
 }
 

@@ -17,6 +17,8 @@ pub(in super::super) enum When {
     /// Sentinel says who the master is.
     Sentinel,
     Cluster,
+    /// The store has queues.
+    Queue,
 }
 
 /// How a right is tried.
@@ -26,6 +28,8 @@ pub(super) enum Try {
     Plain(&'static str),
     /// On a key that is not there, followed by these words.
     Key(&'static str),
+    /// On a stream that is not there, with a group that is not there.
+    Stream,
     /// On the index.
     Index(&'static str),
     /// As a script with one key.
@@ -52,8 +56,13 @@ const fn right(command: &'static str, how: Try) -> Right {
     Right { command, when, how }
 }
 
+const fn of_queues(command: &'static str, how: Try) -> Right {
+    let when = When::Queue;
+    Right { command, when, how }
+}
+
 /// All of it, in the order of the alphabet.
-pub(super) const RIGHTS: [Right; 32] = [
+pub(super) const RIGHTS: [Right; 40] = [
     Right {
         command: "asking",
         when: When::Cluster,
@@ -75,6 +84,9 @@ pub(super) const RIGHTS: [Right; 32] = [
     right("hdel", Try::Key("f")),
     right("hget", Try::Key("f")),
     right("hgetall", Try::Key("")),
+    // What is no number: an error, but only once the right was looked at.
+    of_queues("hincrby", Try::Key("f x")),
+    of_queues("hlen", Try::Key("")),
     right("hmget", Try::Key("f")),
     // Fields without values: an error, but only once the right was looked at.
     right("hset", Try::Key("f v f")),
@@ -98,7 +110,13 @@ pub(super) const RIGHTS: [Right; 32] = [
     right("subscribe", Try::Subscription),
     right("time", Try::Plain("")),
     right("unsubscribe", Try::Subscription),
+    of_queues("xack", Try::Key("g 1-1")),
     right("xadd", Try::Key("NOMKSTREAM * f v")),
+    of_queues("xdel", Try::Key("1-1")),
+    of_queues("xgroup|create", Try::Key("g 0")),
+    of_queues("xlen", Try::Key("")),
+    of_queues("xrange", Try::Key("- + COUNT 1")),
+    of_queues("xreadgroup", Try::Stream),
     right("xrevrange", Try::Key("+ - COUNT 1")),
     right("zadd", Try::Key("XX 0 m")),
     right("zcard", Try::Key("")),
@@ -113,12 +131,21 @@ pub(super) const RIGHTS: [Right; 32] = [
 impl Right {
     /// The command that shows whether the right is there; `None` where none can be sent alone.
     pub(super) fn trial(&self, key: &str, index: &str) -> Option<Cmd> {
-        let mut command = redis::cmd(self.command);
+        let mut words = self.command.split('|');
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        for word in words {
+            command.arg(word);
+        }
         let words = match self.how {
             Try::Plain(words) => words,
             Try::Key(words) | Try::Channel(words) => {
                 command.arg(key);
                 words
+            }
+            Try::Stream => {
+                command.arg("GROUP").arg("g").arg("g").arg("STREAMS");
+                command.arg(key).arg(">");
+                ""
             }
             Try::Index(words) => {
                 command.arg(index);
@@ -192,10 +219,23 @@ mod tests {
         }
     }
 
+    fn sent_by_scripts(sources: &[&str]) -> BTreeSet<String> {
+        let mut sent = BTreeSet::new();
+        for source in sources {
+            named(source, "redis.call('", &mut sent);
+            named(source, "redis.pcall('", &mut sent);
+        }
+        sent
+    }
+
+    fn listed(of: impl Fn(When) -> bool) -> BTreeSet<String> {
+        let rights = RIGHTS.iter().filter(|right| of(right.when));
+        rights.map(|right| right.command.to_owned()).collect()
+    }
+
     #[test]
     fn the_list_is_what_the_scripts_and_this_room_send_and_nothing_else() {
-        let mut sent = BTreeSet::new();
-        for source in [
+        let mut sent = sent_by_scripts(&[
             include_str!("../../../../lua/acquire.lua"),
             include_str!("../../../../lua/alerts/claim.lua"),
             include_str!("../../../../lua/control.lua"),
@@ -211,10 +251,7 @@ mod tests {
             include_str!("../../../../lua/snapshot.lua"),
             include_str!("../../../../lua/steady/acquire.lua"),
             include_str!("../../../../lua/steady/report.lua"),
-        ] {
-            named(source, "redis.call('", &mut sent);
-            named(source, "redis.pcall('", &mut sent);
-        }
+        ]);
         for source in [
             include_str!("../endpoint.rs"),
             include_str!("../keeping.rs"),
@@ -238,12 +275,29 @@ mod tests {
             "unsubscribe",
         ];
         sent.extend(client.map(str::to_owned));
-        let listed: BTreeSet<_> = RIGHTS
-            .iter()
-            .map(|right| right.command.to_owned())
-            .collect();
-        assert_eq!(listed, sent);
+        assert_eq!(listed(|when| when != When::Queue), sent);
         assert!(RIGHTS.is_sorted_by(|a, b| a.command < b.command));
+    }
+
+    #[test]
+    fn queues_need_what_their_scripts_send_beside_that_and_nothing_else() {
+        let mut sent = sent_by_scripts(&[
+            include_str!("../../../../lua/queue/enqueue.lua"),
+            include_str!("../../../../lua/queue/lib/jobs.lua"),
+            include_str!("../../../../lua/queue/list.lua"),
+            include_str!("../../../../lua/queue/renew.lua"),
+            include_str!("../../../../lua/queue/settle.lua"),
+            include_str!("../../../../lua/queue/stats.lua"),
+            include_str!("../../../../lua/queue/steer.lua"),
+            include_str!("../../../../lua/queue/take.lua"),
+        ]);
+        named(include_str!("../outer.rs"), "redis::cmd(\"", &mut sent);
+        // `XGROUP CREATE` is the one of its subcommands.
+        assert!(sent.remove("xgroup"));
+        sent.insert("xgroup|create".to_owned());
+        let always = listed(|when| when == When::Always);
+        let more: BTreeSet<_> = sent.difference(&always).cloned().collect();
+        assert_eq!(listed(|when| when == When::Queue), more);
     }
 
     #[test]
