@@ -27,6 +27,8 @@ mod differential;
 #[cfg(feature = "cli")]
 mod doctor;
 mod explore;
+#[cfg(feature = "failover")]
+mod failover;
 mod faults;
 mod fuzz;
 mod histories;
