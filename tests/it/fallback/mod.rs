@@ -1,5 +1,6 @@
 //! Fallbacks: values in place of errors, and the last good ones, in one process and over the fleet.
 
+mod example;
 mod fleet;
 mod instead;
 mod process;
