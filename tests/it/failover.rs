@@ -427,3 +427,45 @@ async fn the_total_bounds_silent_sockets_and_the_fleet_hears_of_each_timeout() {
     assert_eq!((successes, failures + ignored), (0, made));
     assert!(failures + 1 >= made, "{failures} of {made}");
 }
+
+#[cfg(feature = "metrics")]
+#[test]
+fn chains_are_counted_by_how_they_ended() {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let calls = async {
+        let circuits = Commontrip::embedded().unwrap();
+        let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
+        let chain = asked_for(&cloud, &local);
+        for bad_stages in [0, 0, 1, 3] {
+            let call = |attempt: Attempt| async move {
+                match attempt.stage < bad_stages {
+                    true => Err("down"),
+                    false => Ok(()),
+                }
+            };
+            let _ = chain.call(call).await;
+        }
+        let ignored = |_: &Result<(), _>| Outcome::Ignored;
+        let _ = chain.call_with(ignored, async |_| Err("mistake")).await;
+        let hang = |_| std::future::pending::<Result<(), ()>>();
+        let _ = chain.call(hang).await;
+    };
+    metrics::with_local_recorder(&recorder, || runtime.block_on(calls));
+    let text = handle.render();
+    let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    lines.retain(|line| !line.is_empty());
+    lines.sort_unstable();
+    let name = "circuit_breaker_failover_total";
+    let expected = [
+        "{stage=\"cloud\",fallback=\"false\",result=\"served\"} 2",
+        "{stage=\"cloud-patient\",fallback=\"true\",result=\"served\"} 1",
+        "{stage=\"none\",fallback=\"false\",result=\"callers_error\"} 1",
+        "{stage=\"none\",fallback=\"false\",result=\"exhausted\"} 1",
+        "{stage=\"none\",fallback=\"false\",result=\"timeout\"} 1",
+    ];
+    let expected = expected.map(|labels| format!("{name}{labels}"));
+    assert_eq!(lines, expected, "{text}");
+}
