@@ -25,8 +25,8 @@
 //! | `health_check_latency_seconds` | gauge | `check` | how long the last run took |
 //! | `health_check_uptime_ratio` | gauge | `check` | runs among the remembered ones that passed, 0 to 1 |
 //!
-//! The crate has no fallbacks, so there is no result `fallback`: what a service does with a rejection
-//! is its own to count.
+//! What is served in place of a call is not a call of the circuit, so there is no result `fallback`. Chains of the
+//! feature `failover` count theirs in `circuit_breaker_failover_total`.
 
 #[cfg(feature = "health")]
 use std::sync::{Arc, OnceLock};

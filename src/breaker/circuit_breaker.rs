@@ -207,6 +207,15 @@ impl CircuitBreaker {
         )
     }
 
+    /// The rejection that a call would meet now as far as the cache knows; counts nothing and asks nobody.
+    #[cfg(feature = "retry")]
+    pub(crate) fn expected_rejection(&self) -> Option<Rejection> {
+        let gate = &self.cell.gate;
+        let now = self.cell.now();
+        let shut = gate.glance().rejects() && gate.is_shut(now);
+        shut.then(|| gate.rejection(now))
+    }
+
     /// The state that this replica decides by; no I/O.
     #[must_use]
     pub fn state(&self) -> State {

@@ -27,6 +27,10 @@ mod differential;
 #[cfg(feature = "cli")]
 mod doctor;
 mod explore;
+#[cfg(feature = "failover")]
+mod failover;
+#[cfg(feature = "fallback")]
+mod fallback;
 mod faults;
 mod fuzz;
 #[cfg(feature = "health")]
@@ -51,6 +55,8 @@ mod proxy;
 mod queue;
 mod quorum;
 mod refusals;
+#[cfg(feature = "retry")]
+mod retry;
 mod rooms;
 mod scripts;
 mod soak;
