@@ -39,6 +39,8 @@ mod histories;
 mod keeping;
 mod late_replies;
 mod latency;
+#[cfg(all(feature = "admin", feature = "failover", feature = "metrics"))]
+mod llm_gateway;
 mod lua;
 #[cfg(feature = "metrics")]
 mod metrics;

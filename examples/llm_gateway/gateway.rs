@@ -1,0 +1,179 @@
+//! One replica of the gateway: cache, then circuits, then providers.
+//!
+//! Owns who stands in for whom, the cache, and what is counted; knows nothing of HTTP.
+//! Invariant: what the cache has touches no circuit.
+
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+
+use commontrip::{
+    CircuitBreaker, Commontrip, Policy,
+    failover::Attempt,
+    metrics::{BUCKETS, Exporter},
+};
+use metrics::{counter, with_local_recorder};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::{
+    chain::{Chain, refusal},
+    chat::{Answer, Chat},
+    lab::{Error, Setup},
+    meter::Meter,
+    provider::Provider,
+    upstream::{Reply, Upstream},
+    verdict::verdict,
+};
+
+/// Answers that are kept, at most.
+const KEPT: u64 = 10_000;
+/// How long an answer is kept.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// Why there is no answer.
+pub enum Refusal {
+    /// The question is wrong, in these words.
+    Question(String),
+    /// Nobody answers; when to ask again where that is known, and what each one said.
+    Nobody(Option<Duration>, String),
+}
+
+pub struct Gateway {
+    pub circuits: Commontrip,
+    pub prometheus: PrometheusHandle,
+    name: String,
+    upstream: Upstream,
+    breakers: BTreeMap<Provider, CircuitBreaker>,
+    chains: BTreeMap<Provider, Chain>,
+    answers: Cache<String, Arc<Answer>>,
+    // Two replicas of one process would share the global one.
+    recorder: Arc<PrometheusRecorder>,
+    _exporter: Exporter,
+}
+
+impl Gateway {
+    pub fn new(
+        name: &str,
+        circuits: Commontrip,
+        upstream: Upstream,
+        setup: &Setup,
+    ) -> Result<Self, Error> {
+        let policy = Policy::builder()
+            .consecutive_failures_threshold(3)
+            .failure_rate_threshold(50)
+            .minimum_number_of_calls(10)
+            .wait_duration_in_open_state(setup.open_for)
+            .permitted_number_of_calls_in_half_open_state(1)
+            .success_threshold(1)
+            .build()?;
+        let mut breakers = BTreeMap::new();
+        for provider in Provider::ALL {
+            let breaker = circuits.circuit(&provider.circuit(), policy.clone())?;
+            breakers.insert(provider, breaker);
+        }
+        let mut chains = BTreeMap::new();
+        for first in Provider::ALL {
+            chains.insert(first, Chain::beginning_with(first, &breakers, setup)?);
+        }
+        let recorder = Arc::new(
+            PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Prefix("circuit_breaker_".to_owned()), &BUCKETS)?
+                .set_buckets_for_metric(Matcher::Prefix("llm_".to_owned()), &BUCKETS)?
+                .build_recorder(),
+        );
+        Ok(Self {
+            prometheus: recorder.handle(),
+            _exporter: Exporter::start_on(
+                Arc::clone(&recorder),
+                &circuits,
+                Duration::from_millis(250),
+            ),
+            name: name.to_owned(),
+            circuits,
+            upstream,
+            breakers,
+            chains,
+            answers: Cache::builder()
+                .max_capacity(KEPT)
+                .time_to_live(KEPT_FOR)
+                .build(),
+            recorder,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Each provider and its circuit.
+    pub fn breakers(&self) -> impl Iterator<Item = (Provider, &CircuitBreaker)> {
+        self.breakers
+            .iter()
+            .map(|(provider, breaker)| (*provider, breaker))
+    }
+
+    /// A provider's circuit.
+    pub fn breaker(&self, provider: Provider) -> &CircuitBreaker {
+        &self.breakers[&provider]
+    }
+
+    /// Answers a question.
+    pub async fn chat(&self, chat: Chat) -> Result<Answer, Refusal> {
+        let mut answer = pin!(self.answer(&chat));
+        // Whatever is counted on the way is counted for this replica.
+        std::future::poll_fn(|cx| with_local_recorder(&self.recorder, || answer.as_mut().poll(cx)))
+            .await
+    }
+
+    async fn answer(&self, chat: &Chat) -> Result<Answer, Refusal> {
+        let begun = Instant::now();
+        let first = chat.check().map_err(Refusal::Question)?;
+        // The whole question: another temperature is another question.
+        let key = serde_json::to_string(chat).map_err(|e| Refusal::Question(e.to_string()))?;
+        if let Some(kept) = self.answers.get(&key) {
+            counter!("llm_cache_total", "result" => "hit").increment(1);
+            return Ok(Answer {
+                cached: true,
+                attempt: 0,
+                elapsed_ms: millis(begun.elapsed()),
+                ..Answer::clone(&kept)
+            });
+        }
+        counter!("llm_cache_total", "result" => "miss").increment(1);
+        let Some(chain) = self.chains.get(&first) else {
+            return Err(Refusal::Question("nobody has this model".to_owned()));
+        };
+        let ask = |attempt: Attempt| self.ask(chain.order[attempt.stage], chat);
+        let served = match chain.failover.call_with(verdict, ask).await {
+            Ok(served) => served,
+            Err(failed) => return Err(refusal(&failed)),
+        };
+        let answer = Answer {
+            provider: chain.named(&served.stage),
+            text: served.value.text,
+            model: served.value.model,
+            usage: served.value.usage,
+            attempt: served.attempt,
+            elapsed_ms: millis(begun.elapsed()),
+            fallback: served.fallback,
+            cached: false,
+            replica: self.name.clone(),
+        };
+        self.answers.insert(key, Arc::new(answer.clone()));
+        Ok(answer)
+    }
+
+    /// One try.
+    async fn ask(&self, provider: Provider, chat: &Chat) -> genai::Result<Reply> {
+        let mut meter = Meter::start(&self.recorder, provider);
+        let result = self.upstream.ask(provider, chat).await;
+        meter.stop(&result);
+        result
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

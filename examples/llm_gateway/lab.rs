@@ -1,0 +1,132 @@
+//! Everything at once: the providers' stubs, and a fleet of gateways before them.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use commontrip::{Clock, Commontrip, MemoryStore};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use super::{gateway::Gateway, provider::Provider, service, stubs::Stub, upstream::Upstream};
+
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a fleet is to be.
+#[derive(Clone)]
+pub struct Setup {
+    /// A Redis by its URL, and how keys in it begin; else circuits are kept in this process.
+    pub redis: Option<(String, String)>,
+    /// Where the first replica listens; the others on the ports after it. Port 0 is any.
+    pub listen: SocketAddr,
+    pub replicas: u16,
+    /// How long an open circuit waits before it tries again.
+    pub open_for: Duration,
+    /// How long one try may take.
+    pub attempt_timeout: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            redis: None,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            replicas: 2,
+            open_for: Duration::from_secs(5),
+            attempt_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// All providers' stubs.
+pub struct Stubs(BTreeMap<Provider, Stub>);
+
+impl Stubs {
+    /// A provider's stub.
+    ///
+    /// # Panics
+    /// Never: [`Lab::start`] starts all of them.
+    pub fn of(&self, provider: Provider) -> &Stub {
+        &self.0[&provider]
+    }
+}
+
+/// One replica of the gateway, serving; ends when it is dropped.
+pub struct Replica {
+    pub addr: SocketAddr,
+    pub gateway: Arc<Gateway>,
+    server: JoinHandle<()>,
+}
+
+impl Replica {
+    /// An address under this replica.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+pub struct Lab {
+    pub stubs: Arc<Stubs>,
+    pub replicas: Vec<Replica>,
+}
+
+impl Lab {
+    pub async fn start(setup: &Setup) -> Result<Self, Error> {
+        // Nothing here speaks TLS. But with the feature `webhook` reqwest has it, and wants to be told by whom.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut stubs = BTreeMap::new();
+        for provider in Provider::ALL {
+            stubs.insert(provider, Stub::start(provider).await?);
+        }
+        let places = stubs.iter().map(|(provider, stub)| (*provider, stub.addr));
+        let upstream = Upstream::at(places.collect())?;
+        let stubs = Arc::new(Stubs(stubs));
+        let memory = MemoryStore::new(Clock::default());
+        let mut replicas = Vec::new();
+        for i in 0..setup.replicas {
+            let name = format!("gateway-{}", i + 1);
+            let builder = Commontrip::builder().replica(&name);
+            let circuits = match &setup.redis {
+                Some((url, prefix)) => builder.redis(url).prefix(prefix),
+                None => builder.store(memory.clone()),
+            };
+            let circuits = circuits.store_timeout(Duration::from_millis(500)).build()?;
+            let gateway = Gateway::new(&name, circuits, upstream.clone(), setup)?;
+            let gateway = Arc::new(gateway);
+            let router = service::router(Arc::clone(&gateway), Arc::clone(&stubs))?;
+            let mut listen = setup.listen;
+            if listen.port() != 0 {
+                listen.set_port(listen.port().checked_add(i).ok_or("no port is left")?);
+            }
+            let listener = TcpListener::bind(listen).await?;
+            let addr = listener.local_addr()?;
+            let server = tokio::spawn(async move {
+                let until = std::future::pending();
+                if let Err(error) = commontrip::admin::serve(listener, router, until).await {
+                    eprintln!("a gateway has ended: {error}");
+                }
+            });
+            replicas.push(Replica {
+                addr,
+                gateway,
+                server,
+            });
+        }
+        Ok(Self { stubs, replicas })
+    }
+
+    /// Sends what was recorded, and ends.
+    pub async fn end(self) {
+        for replica in &self.replicas {
+            replica.gateway.circuits.shutdown().await;
+        }
+    }
+}

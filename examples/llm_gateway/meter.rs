@@ -1,0 +1,69 @@
+//! What is counted of calls to providers: how many, how long, how many tokens.
+
+use axum::http::StatusCode;
+use metrics::{counter, histogram, with_local_recorder};
+use metrics_exporter_prometheus::PrometheusRecorder;
+use tokio::time::Instant;
+
+use super::{
+    provider::Provider,
+    upstream::{Reply, Usage},
+};
+
+/// Counts one try, also one that is dropped because it takes too long.
+pub struct Meter<'a> {
+    recorder: &'a PrometheusRecorder,
+    provider: Provider,
+    begun: Instant,
+    /// What the provider answered; `none` as long as it has not.
+    status: String,
+    usage: Option<Usage>,
+}
+
+impl<'a> Meter<'a> {
+    pub fn start(recorder: &'a PrometheusRecorder, provider: Provider) -> Self {
+        Self {
+            recorder,
+            provider,
+            begun: Instant::now(),
+            status: "none".to_owned(),
+            usage: None,
+        }
+    }
+
+    pub fn stop(&mut self, result: &genai::Result<Reply>) {
+        let status = match result {
+            Ok(_) => Some(StatusCode::OK),
+            Err(error) => error.status(),
+        };
+        if let Some(status) = status {
+            status.as_str().clone_into(&mut self.status);
+        }
+        self.usage = result.as_ref().ok().map(|reply| reply.usage);
+    }
+
+    fn count(&self) {
+        let (name, model) = (self.provider.name(), self.provider.model());
+        let status = self.status.clone();
+        counter!("llm_requests_total", "provider" => name, "model" => model, "status" => status)
+            .increment(1);
+        histogram!("llm_request_seconds", "provider" => name, "model" => model)
+            .record(self.begun.elapsed());
+        let Some(usage) = self.usage else {
+            return;
+        };
+        for (kind, n) in [
+            ("prompt", usage.prompt_tokens),
+            ("completion", usage.completion_tokens),
+        ] {
+            counter!("llm_tokens_total", "provider" => name, "model" => model, "kind" => kind)
+                .increment(n);
+        }
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        with_local_recorder(self.recorder, || self.count());
+    }
+}

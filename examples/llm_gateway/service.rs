@@ -1,0 +1,123 @@
+//! The gateway over HTTP.
+//!
+//! Owns routes and how answers look; what happens is [`Gateway`]'s.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::JsonRejection},
+    http::{HeaderName, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use commontrip::{admin, operator::Operator};
+use serde_json::json;
+
+use super::{
+    chat::Chat,
+    gateway::Gateway,
+    lab::{Error, Stubs},
+    problem::Problem,
+    provider::Provider,
+    stubs::Mode,
+};
+
+#[derive(Clone)]
+struct Service {
+    gateway: Arc<Gateway>,
+    stubs: Arc<Stubs>,
+}
+
+/// One replica's routes.
+pub fn router(gateway: Arc<Gateway>, stubs: Arc<Stubs>) -> Result<Router, Error> {
+    let options = admin::Options::new().token_from_env("COMMONTRIP_ADMIN_TOKEN")?;
+    let dashboard = admin::router(Operator::of(&gateway.circuits), options);
+    Ok(Router::new()
+        .route("/v1/chat", post(chat))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/stubs/{provider}/{mode}", post(break_stub))
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "there is no such route".to_owned())
+        })
+        .with_state(Service { gateway, stubs })
+        .nest_service("/admin", dashboard))
+}
+
+async fn chat(
+    State(service): State<Service>,
+    question: Result<Json<Chat>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(chat) =
+        question.map_err(|wrong| Problem::new(StatusCode::BAD_REQUEST, wrong.body_text()))?;
+    let answer = service.gateway.chat(chat).await?;
+    let told = [
+        ("x-llm-provider", answer.provider.name().to_owned()),
+        ("x-llm-model", answer.model.clone()),
+        ("x-llm-attempt", answer.attempt.to_string()),
+        ("x-llm-elapsed-ms", answer.elapsed_ms.to_string()),
+        ("x-llm-fallback", answer.fallback.to_string()),
+        ("x-llm-cached", answer.cached.to_string()),
+    ];
+    let mut response = Json(answer).into_response();
+    for (name, value) in told {
+        // A provider could name its model as no header can.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response
+                .headers_mut()
+                .insert(HeaderName::from_static(name), value);
+        }
+    }
+    Ok(response)
+}
+
+/// 200 as long as one provider may be asked.
+async fn health(State(service): State<Service>) -> Response {
+    let gateway = &service.gateway;
+    let admits = |state| {
+        !matches!(
+            state,
+            commontrip::State::Open | commontrip::State::ForcedOpen
+        )
+    };
+    let open = gateway
+        .breakers()
+        .all(|(_, breaker)| !admits(breaker.state()));
+    let providers: Vec<_> = gateway
+        .breakers()
+        .map(|(provider, breaker)| {
+            json!({
+                "provider": provider,
+                "circuit": breaker.name(),
+                "state": breaker.state().as_str(),
+            })
+        })
+        .collect();
+    let body = json!({
+        "status": if open { "down" } else { "ok" },
+        "replica": gateway.name(),
+        "store": if gateway.circuits.health().away_for.is_some() { "away" } else { "ok" },
+        "providers": providers,
+    });
+    let status = if open {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(service): State<Service>) -> String {
+    service.gateway.prometheus.run_upkeep();
+    service.gateway.prometheus.render()
+}
+
+/// Breaks a provider's stub, or mends it.
+async fn break_stub(
+    State(service): State<Service>,
+    Path((provider, mode)): Path<(Provider, Mode)>,
+) -> String {
+    service.stubs.of(provider).set(mode).await;
+    format!("{} is in mode {mode:?}\n", provider.name())
+}

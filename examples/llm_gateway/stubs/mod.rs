@@ -1,0 +1,174 @@
+//! The providers, played by servers on loopback that can be broken.
+//!
+//! Owns the sockets and the ways to fail; what a provider takes and says is in the modules below.
+
+mod answers;
+mod errors;
+mod requests;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, Uri},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use super::provider::Provider;
+
+/// How long a model thinks.
+const THINKS: Duration = Duration::from_millis(20);
+
+/// How a provider is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It answers.
+    Ok,
+    /// 500.
+    Fail,
+    /// 429, and when to come back.
+    RateLimit,
+    /// 503, or Anthropic's 529, and when to come back.
+    Overloaded,
+    /// It takes the request and says nothing.
+    Hang,
+    /// Nobody listens.
+    Refuse,
+}
+
+/// A provider on a port of its own; ends when it is dropped.
+pub struct Stub {
+    pub addr: SocketAddr,
+    inner: Arc<Inner>,
+    listening: watch::Receiver<bool>,
+    server: JoinHandle<()>,
+}
+
+struct Inner {
+    provider: Provider,
+    mode: watch::Sender<Mode>,
+    requests: AtomicU64,
+}
+
+impl Stub {
+    pub async fn start(provider: Provider) -> io::Result<Self> {
+        // This socket never listens. It keeps the port while nobody does, so that it is refused
+        // and not given to somebody else.
+        let held = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let addr = held.local_addr()?;
+        let inner = Arc::new(Inner {
+            provider,
+            mode: watch::Sender::new(Mode::Ok),
+            requests: AtomicU64::new(0),
+        });
+        let (told, mut listening) = watch::channel(false);
+        let serving = Arc::clone(&inner);
+        let server = tokio::spawn(async move {
+            if let Err(error) = serve(&held, addr, &serving, &told).await {
+                eprintln!("{provider:?} cannot be played: {error}");
+            }
+        });
+        // An error means that the server has ended, and said why.
+        let _ = listening.wait_for(|listening| *listening).await;
+        Ok(Self {
+            addr,
+            inner,
+            listening,
+            server,
+        })
+    }
+
+    /// Changes how the provider is; it is so when this returns.
+    pub async fn set(&self, mode: Mode) {
+        self.inner.mode.send_replace(mode);
+        let listens = mode != Mode::Refuse;
+        let _ = self.listening.clone().wait_for(|is| *is == listens).await;
+    }
+
+    /// How many requests it has had.
+    pub fn requests(&self) -> u64 {
+        self.inner.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseport(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// Listens whenever the provider does not refuse.
+async fn serve(
+    _held: &TcpSocket,
+    addr: SocketAddr,
+    inner: &Arc<Inner>,
+    told: &watch::Sender<bool>,
+) -> io::Result<()> {
+    let mut mode = inner.mode.subscribe();
+    loop {
+        let _ = mode.wait_for(|mode| *mode != Mode::Refuse).await;
+        let listener: TcpListener = bind(addr)?.listen(1024)?;
+        told.send_replace(true);
+        let app = Router::new().fallback(answer).with_state(Arc::clone(inner));
+        let mut mode = mode.clone();
+        // Ends connections, too: one that is kept alive would go on being served.
+        axum::serve(listener, app)
+            .with_graceful_shutdown(async move {
+                let _ = mode.wait_for(|mode| *mode == Mode::Refuse).await;
+            })
+            .await?;
+        told.send_replace(false);
+    }
+}
+
+async fn answer(
+    State(inner): State<Arc<Inner>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    inner.requests.fetch_add(1, Ordering::SeqCst);
+    let mut mode = inner.mode.subscribe();
+    let mode = match mode.wait_for(|mode| *mode != Mode::Hang).await {
+        Ok(mode) => *mode,
+        Err(_) => Mode::Fail,
+    };
+    let provider = inner.provider;
+    match requests::read(provider, &method, uri.path(), &headers, &body) {
+        Err(error) => error.into_response(),
+        Ok(asked) => match mode {
+            Mode::Fail => errors::Said::failed(provider).into_response(),
+            Mode::RateLimit => errors::Said::too_many(provider).into_response(),
+            Mode::Overloaded => errors::Said::overloaded(provider).into_response(),
+            Mode::Ok | Mode::Hang | Mode::Refuse => {
+                tokio::time::sleep(THINKS).await;
+                axum::Json(answers::answer(provider, &asked)).into_response()
+            }
+        },
+    }
+}

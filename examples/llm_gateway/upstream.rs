@@ -1,0 +1,89 @@
+//! Calls to the providers, by genai.
+//!
+//! Owns which address and key each of them has; knows no circuits.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use genai::{
+    Client, ServiceTarget,
+    chat::{ChatMessage, ChatOptions, ChatRequest},
+    resolver::{AuthData, Endpoint, Error, ServiceTargetResolver},
+};
+use serde::Serialize;
+
+use super::{
+    chat::{Chat, Role},
+    provider::Provider,
+};
+
+/// What a model said, and what it cost.
+pub struct Reply {
+    pub text: String,
+    /// As the provider calls it.
+    pub model: String,
+    pub usage: Usage,
+}
+
+/// Tokens; 0 where a provider does not tell.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub total_tokens: u64,
+}
+
+/// All providers behind one client.
+#[derive(Clone)]
+pub struct Upstream {
+    client: Client,
+}
+
+impl Upstream {
+    /// Providers at these addresses, in place of their own.
+    pub fn at(places: BTreeMap<Provider, SocketAddr>) -> genai::Result<Self> {
+        let resolve = move |target: ServiceTarget| {
+            let kind = target.model.adapter_kind;
+            let provider = Provider::of(kind).and_then(|p| Some((p, places.get(&p)?)));
+            let Some((provider, place)) = provider else {
+                return Err(Error::Custom(format!("there is no {kind} here")));
+            };
+            let url = format!("http://{place}{}", provider.base());
+            Ok(ServiceTarget {
+                endpoint: Endpoint::from_owned(url),
+                auth: AuthData::from_single(provider.key()),
+                model: target.model,
+            })
+        };
+        let client = Client::builder()
+            .with_service_target_resolver(ServiceTargetResolver::from_resolver_fn(resolve))
+            .build()?;
+        Ok(Self { client })
+    }
+
+    /// Asks one provider, once.
+    pub async fn ask(&self, provider: Provider, chat: &Chat) -> genai::Result<Reply> {
+        let messages = chat.messages.iter().map(|message| match message.role {
+            Role::User => ChatMessage::user(&message.content),
+            Role::Assistant => ChatMessage::assistant(&message.content),
+        });
+        let mut request = ChatRequest::new(messages.collect());
+        request.system.clone_from(&chat.system);
+        let mut options = ChatOptions::default();
+        options.max_tokens = chat.max_tokens;
+        options.temperature = chat.temperature;
+        let answer = self
+            .client
+            .exec_chat(provider.iden(), request, Some(&options))
+            .await?;
+        let tokens = |n: Option<i32>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        Ok(Reply {
+            model: answer.provider_model_iden.model_name.to_string(),
+            usage: Usage {
+                prompt_tokens: tokens(answer.usage.prompt_tokens),
+                completion_tokens: tokens(answer.usage.completion_tokens),
+                total_tokens: tokens(answer.usage.total_tokens),
+            },
+            text: answer.into_first_text().unwrap_or_default(),
+        })
+    }
+}

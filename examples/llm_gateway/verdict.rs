@@ -1,0 +1,90 @@
+//! What the end of a call says about a provider.
+
+use std::time::Duration;
+
+use commontrip::Outcome;
+use genai::webc;
+use serde_json::Value;
+
+use super::upstream::Reply;
+
+/// Classifies the end of a call for the provider's circuit.
+pub fn verdict(result: &genai::Result<Reply>) -> Outcome {
+    let Err(error) = result else {
+        return Outcome::Success;
+    };
+    let retry_after = retry_after(error);
+    match error.status().map(|status| status.as_u16()) {
+        // It says nothing about the provider.
+        _ if is_the_callers(error) => Outcome::Ignored,
+        // No time heals a wrong key or a model that is not there.
+        Some(400 | 401 | 403 | 404) => Outcome::trip(),
+        // Who says when to come back would refuse each call until then, of every replica.
+        Some(429) if retry_after.is_some() => Outcome::Trip { retry_after },
+        _ => Outcome::Failure { retry_after },
+    }
+}
+
+/// Whether it is the caller's own mistake, which another provider would not forgive either.
+fn is_the_callers(error: &genai::Error) -> bool {
+    let status = error.status().map(|status| status.as_u16());
+    matches!(status, Some(400 | 413 | 422)) && !is_wrong_key(error)
+}
+
+/// When the provider wants to be asked again: `Retry-After` in seconds, or what Google has in the body.
+pub fn retry_after(error: &genai::Error) -> Option<Duration> {
+    let header = error.headers().and_then(|all| all.get("retry-after"));
+    if let Some(header) = header {
+        return header.to_str().ok()?.parse().ok().map(Duration::from_secs);
+    }
+    let body = body(error)?;
+    let details = body.pointer("/error/details")?.as_array()?;
+    let delay = details.iter().find_map(|d| d.get("retryDelay"))?.as_str()?;
+    let seconds = delay.strip_suffix('s')?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// What the provider said, without what genai has around it.
+pub fn said(error: &genai::Error) -> String {
+    let body = body(error);
+    let pointers = ["/error/message", "/error"];
+    let said = body.as_ref().and_then(|body| {
+        let mut found = pointers.iter().filter_map(|pointer| body.pointer(pointer));
+        found.find_map(Value::as_str)
+    });
+    match (error.status(), said) {
+        (Some(status), Some(words)) => format!("{}: {words}", status.as_u16()),
+        (Some(status), None) => status.to_string(),
+        (None, _) if is_unreachable(error) => "it cannot be reached".to_owned(),
+        (None, _) => "it gives no answer that can be read".to_owned(),
+    }
+}
+
+/// Google answers a wrong key as it does a wrong request.
+fn is_wrong_key(error: &genai::Error) -> bool {
+    let reason = body(error).and_then(|body| {
+        let details = body.pointer("/error/details")?.as_array()?.clone();
+        details.into_iter().find_map(|d| d.get("reason").cloned())
+    });
+    reason.is_some_and(|reason| reason == "API_KEY_INVALID")
+}
+
+fn is_unreachable(error: &genai::Error) -> bool {
+    matches!(
+        error,
+        genai::Error::WebModelCall {
+            webc_error: webc::Error::Reqwest(_),
+            ..
+        }
+    )
+}
+
+fn body(error: &genai::Error) -> Option<Value> {
+    match error {
+        genai::Error::WebModelCall {
+            webc_error: webc::Error::ResponseFailedStatus { body, .. },
+            ..
+        } => serde_json::from_str(body).ok(),
+        _ => None,
+    }
+}
