@@ -30,6 +30,8 @@ mod explore;
 mod faults;
 mod fuzz;
 mod histories;
+#[cfg(feature = "keyed")]
+mod keyed;
 mod late_replies;
 mod latency;
 mod lua;
@@ -46,6 +48,8 @@ mod provision;
 mod proxy;
 mod quorum;
 mod refusals;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod rooms;
 mod scripts;
 mod soak;
@@ -53,7 +57,11 @@ mod stats;
 mod steady;
 mod support;
 mod topology;
+#[cfg(feature = "tower")]
+mod tower;
 mod traces;
 mod transitions;
+#[cfg(any(feature = "reqwest", feature = "tower"))]
+mod upstream;
 mod votes;
 mod wait;
