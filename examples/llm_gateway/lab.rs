@@ -80,8 +80,6 @@ pub struct Lab {
 
 impl Lab {
     pub async fn start(setup: &Setup) -> Result<Self, Error> {
-        // Nothing here speaks TLS. But with the feature `webhook` reqwest has it, and wants to be told by whom.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut stubs = BTreeMap::new();
         for provider in Provider::ALL {
             stubs.insert(provider, Stub::start(provider).await?);

@@ -37,6 +37,8 @@ mod fuzz;
 mod health;
 mod histories;
 mod keeping;
+#[cfg(feature = "keyed")]
+mod keyed;
 mod late_replies;
 mod latency;
 #[cfg(all(feature = "admin", feature = "failover", feature = "metrics"))]
@@ -59,6 +61,8 @@ mod quorum;
 mod refusals;
 #[cfg(feature = "retry")]
 mod retry;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod rooms;
 mod scripts;
 mod soak;
@@ -66,7 +70,11 @@ mod stats;
 mod steady;
 mod support;
 mod topology;
+#[cfg(feature = "tower")]
+mod tower;
 mod traces;
 mod transitions;
+#[cfg(any(feature = "reqwest", feature = "tower"))]
+mod upstream;
 mod votes;
 mod wait;
