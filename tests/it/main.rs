@@ -30,6 +30,7 @@ mod explore;
 mod faults;
 mod fuzz;
 mod histories;
+#[cfg(feature = "test-util")]
 mod late_replies;
 mod latency;
 mod lua;
@@ -52,6 +53,8 @@ mod soak;
 mod stats;
 mod steady;
 mod support;
+#[cfg(feature = "test-util")]
+mod test_util;
 mod topology;
 mod traces;
 mod transitions;
