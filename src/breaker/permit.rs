@@ -3,6 +3,8 @@
 //! Invariant: every ticket is settled exactly once; one that is dropped is filed as ignored, or as
 //! a failure when it was overdue or its thread panics.
 
+#[cfg(feature = "balance")]
+use std::sync::atomic::Ordering;
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use super::{
@@ -112,6 +114,13 @@ impl Permit {
     /// The call failed.
     pub fn failure(self) {
         self.record(Outcome::failure());
+    }
+
+    /// The call was dropped after `call_timeout`.
+    #[cfg(feature = "balance")]
+    pub(crate) fn timed_out(self) {
+        self.held.cell.timeouts.fetch_add(1, Ordering::SeqCst);
+        self.failure();
     }
 
     /// The call ended so.
