@@ -13,6 +13,8 @@ mod admin;
 mod alerts;
 mod alone;
 mod away;
+#[cfg(all(feature = "balance", feature = "test-util"))]
+mod balance;
 mod breaker;
 #[cfg(feature = "admin")]
 mod browser;
