@@ -21,6 +21,8 @@ mod browser;
 mod calls;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "config")]
+mod config;
 mod contract;
 mod delegate;
 #[cfg(feature = "cli")]
