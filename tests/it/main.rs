@@ -57,6 +57,7 @@ mod soak;
 mod stats;
 mod steady;
 mod support;
+mod switch;
 #[cfg(feature = "test-util")]
 mod test_util;
 mod topology;
