@@ -67,7 +67,11 @@ impl Cell {
     /// Leave to make one call where the cache does not know, or knows only what is stale.
     async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let answer = self.ask_store_or_own().await;
-        answer.map_err(|rejection| self.reject(rejection))
+        answer.or_else(|rejection| match self.enter() {
+            // Breaking was switched off meanwhile.
+            Ok(ticket) if self.shared.is_off() => Ok(ticket),
+            _ => Err(self.reject(rejection)),
+        })
     }
 
     async fn ask_store_or_own(self: &Arc<Self>) -> Result<Ticket, Rejection> {

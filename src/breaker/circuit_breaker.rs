@@ -21,7 +21,7 @@ use crate::{
 /// Cheap to clone, `Send` and `Sync`. Made by [`Commontrip::circuit`](crate::Commontrip::circuit).
 #[derive(Clone)]
 pub struct CircuitBreaker {
-    cell: Arc<Cell>,
+    pub(super) cell: Arc<Cell>,
     life: Arc<Life>,
 }
 

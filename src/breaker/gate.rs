@@ -74,6 +74,8 @@ pub(super) struct Gate {
     ramp_until: AtomicU64,
     ramp: AtomicU64,
     ramp_initial: AtomicU64,
+    /// Calls of the window, as last heard, and failures among them; 32 bits each.
+    window: AtomicU64,
 }
 
 impl Gate {
@@ -87,6 +89,7 @@ impl Gate {
             ramp_until: AtomicU64::new(0),
             ramp: AtomicU64::new(1),
             ramp_initial: AtomicU64::new(100),
+            window: AtomicU64::new(0),
         }
     }
 
@@ -246,6 +249,25 @@ impl Gate {
             | flag(rules.call_timeout_ms > 0, bits::LIMITED)
             | u64::from(tag) << bits::TAG;
         self.word.store(word, Ordering::Relaxed);
+    }
+
+    /// Notes what is in the window, for those who compare circuits.
+    pub(super) fn note_window(&self, calls: u64, failures: u64) {
+        let half = |number: u64| number.min(u64::from(u32::MAX));
+        self.window
+            .store(half(calls) << 32 | half(failures), Ordering::Relaxed);
+    }
+
+    /// Calls of the window, as last heard, and failures among them.
+    #[cfg(feature = "balance")]
+    pub(super) fn window(&self) -> (u64, u64) {
+        let window = self.window.load(Ordering::Relaxed);
+        (window >> 32, window & u64::from(u32::MAX))
+    }
+
+    /// Has calls ask, as those of a new gate do.
+    pub(super) fn forget(&self) {
+        self.word.store(bits::UNKNOWN, Ordering::Relaxed);
     }
 
     /// Says until when the decision is good; an admitting state ends with its own end. `tick_at`

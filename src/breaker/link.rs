@@ -61,6 +61,9 @@ struct Trouble {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
+    /// Whether circuits decide about calls; `false` while [`Commontrip::set_enabled`](crate::Commontrip::set_enabled)
+    /// has every call of this process pass.
+    pub enabled: bool,
     /// How long the store has been away from one circuit or more; `None` while it answers.
     pub away_for: Option<Duration>,
     /// Circuits that decide without the store: all of them where one server keeps them, those of
@@ -94,6 +97,7 @@ impl Shared {
         let count = |holds: fn(&Cell) -> bool| cells.iter().filter(|cell| holds(cell)).count();
         let trouble = self.link.trouble.lock();
         Health {
+            enabled: !self.is_off(),
             away_for: trouble.since.map(|since| since.elapsed()),
             circuits_away: count(Cell::is_away),
             times_away: trouble.times,

@@ -15,6 +15,8 @@ mod outbox;
 mod permit;
 mod registry;
 mod reporter;
+#[cfg(feature = "balance")]
+mod standing;
 mod stats;
 mod tally;
 #[cfg(any(feature = "alerts", feature = "health"))]
@@ -22,6 +24,8 @@ mod watch;
 mod words;
 
 pub(crate) use self::registry::replica_name;
+#[cfg(feature = "balance")]
+pub(crate) use self::standing::Standing;
 #[cfg(any(feature = "alerts", feature = "health"))]
 pub(crate) use self::watch::Watch;
 pub use self::{

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub(super) struct Shared {
     /// Called with each transition of each circuit.
     pub(super) hooks: Mutex<Vec<events::Hook>>,
     tokens: AtomicU64,
+    /// This process' breakers admit every call.
+    off: AtomicBool,
     runtime: Handle,
 }
 
@@ -67,6 +69,12 @@ impl Shared {
 
     pub(super) fn cell(&self, name: &Name) -> Option<Arc<Cell>> {
         self.circuits.lock().get(name).cloned()
+    }
+
+    /// Whether every call is to pass, whatever its circuit says. Gates are set by it, under the view's
+    /// lock; a call itself does not look.
+    pub(super) fn is_off(&self) -> bool {
+        self.off.load(Ordering::SeqCst)
     }
 
     /// A name for a permit that no other has.
@@ -215,12 +223,35 @@ impl Commontrip {
         for hook in shared.hooks.lock().iter() {
             events::call(Arc::clone(hook), Arc::clone(&cell));
         }
+        if shared.is_off() {
+            cell.switched();
+        }
         if shared.begins_away(&cell.name) {
             cell.leave_store(Away::Store);
         } else {
             cell.renew();
         }
         Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)))
+    }
+
+    /// Switches breaking off in this process, or on again; at once, and without the store. On at first.
+    ///
+    /// While it is off every call passes, whatever the state of its circuit, also of circuits that are
+    /// taken later. The shared circuits go on: outcomes are recorded and reported as before, so what
+    /// this process' calls tell still protects the other replicas, and switched on again it goes by
+    /// what is true by then. `call_timeout` ends calls as before. Nobody else's calls are affected; for
+    /// the whole fleet there is [`disable`](CircuitBreaker::disable), for one circuit.
+    /// [`Health::enabled`] shows it.
+    pub fn set_enabled(&self, enabled: bool) {
+        let shared = &self.life.0;
+        if shared.off.swap(!enabled, Ordering::SeqCst) == !enabled {
+            return;
+        }
+        // Whatever sets a gate after this sees the switch.
+        for cell in shared.cells() {
+            cell.switched();
+        }
+        tracing::warn!(enabled, replica = %shared.replica, "circuit breaking was switched in this process");
     }
 
     /// This registry's name among the fleet's, with the random part.
@@ -231,6 +262,12 @@ impl Commontrip {
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.life.0
+    }
+
+    /// Whether it was shut down.
+    #[cfg(feature = "config")]
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.life.0.stop.borrow()
     }
 
     /// The store that circuits live in.
@@ -408,6 +445,7 @@ impl CommontripBuilder {
             followed,
             flushes,
             tokens: AtomicU64::new(1),
+            off: AtomicBool::new(false),
             runtime,
         });
         let tasks = vec![

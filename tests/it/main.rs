@@ -13,12 +13,16 @@ mod admin;
 mod alerts;
 mod alone;
 mod away;
+#[cfg(all(feature = "balance", feature = "test-util"))]
+mod balance;
 mod breaker;
 #[cfg(feature = "admin")]
 mod browser;
 mod calls;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "config")]
+mod config;
 mod contract;
 mod delegate;
 #[cfg(feature = "cli")]
@@ -39,6 +43,7 @@ mod histories;
 mod keeping;
 #[cfg(feature = "keyed")]
 mod keyed;
+#[cfg(feature = "test-util")]
 mod late_replies;
 mod latency;
 #[cfg(all(feature = "admin", feature = "failover", feature = "metrics"))]
@@ -69,6 +74,9 @@ mod soak;
 mod stats;
 mod steady;
 mod support;
+mod switch;
+#[cfg(feature = "test-util")]
+mod test_util;
 mod topology;
 #[cfg(feature = "tower")]
 mod tower;

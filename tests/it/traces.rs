@@ -17,10 +17,10 @@ use crate::{
 
 /// An event's fields, in words.
 #[derive(Clone, Debug, Default)]
-struct Line(BTreeMap<&'static str, String>);
+pub struct Line(BTreeMap<&'static str, String>);
 
 impl Line {
-    fn get(&self, field: &str) -> &str {
+    pub fn get(&self, field: &str) -> &str {
         self.0.get(field).map_or("", String::as_str)
     }
 
@@ -43,10 +43,10 @@ impl Visit for Line {
 
 /// Everything that the crate says on this thread.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<Line>>>);
+pub struct Log(Arc<Mutex<Vec<Line>>>);
 
 impl Log {
-    fn of(&self, message: &str) -> Vec<Line> {
+    pub fn of(&self, message: &str) -> Vec<Line> {
         let lines = self.0.lock();
         let matching = lines.iter().filter(|line| line.get("message") == message);
         matching.cloned().collect()
@@ -64,7 +64,7 @@ impl<S: Subscriber> Layer<S> for Log {
 }
 
 /// Tests here run on one thread, tasks of the crate included.
-fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
+pub fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let subscriber = tracing_subscriber::registry().with(log.clone());
     (log, subscriber.set_default())

@@ -107,7 +107,6 @@ impl Cell {
     /// Puts a snapshot behind the gate; unless it is the `same` generation, what was counted
     /// belongs to the past.
     pub(super) fn show(&self, view: &mut View, snapshot: &Snapshot, source: Source, same: bool) {
-        let now = self.now();
         if !same {
             view.tag = view.tag.wrapping_add(1);
             let Drained { counts, late, .. } = self.tally.drain(view.tag);
@@ -119,13 +118,52 @@ impl Cell {
         view.seen = snapshot.clone();
         view.source = source;
         self.alone.store(source == Source::Alone, Ordering::SeqCst);
-        let policy = self.policy.load();
-        self.gate.set(snapshot, &policy, source, view.tag, now);
-        let until = match source {
-            Source::Shared => now + self.good_for(&policy, snapshot.replicas),
+        self.set_gate(view);
+    }
+
+    /// Puts the view behind the gate; while the process' breakers are off, that every call passes.
+    fn set_gate(&self, view: &View) {
+        let (now, policy, seen) = (self.now(), self.policy.load(), &view.seen);
+        self.gate.note_window(seen.calls, seen.failures);
+        if self.shared.is_off() {
+            let admits = Snapshot {
+                state: State::Disabled,
+                ..Snapshot::default()
+            };
+            let source = Source::Fixed { admits: true };
+            self.gate.set(&admits, &policy, source, view.tag, now);
+        } else if view.source == Source::Shared && view.confirmed.is_none() {
+            self.gate.forget();
+        } else {
+            self.gate.set(seen, &policy, view.source, view.tag, now);
+        }
+        let until = match view.source {
+            Source::Shared => now + self.good_for(&policy, seen.replicas),
             Source::Local | Source::Alone | Source::Fixed { .. } => u64::MAX,
         };
         self.renew_gate(until);
+    }
+
+    /// The process' breakers were switched off, or on again.
+    pub(in crate::breaker) fn switched(self: &Arc<Self>) {
+        let mut view = self.view.lock();
+        // Time has passed since the snapshot came; it has no less left than it has.
+        let age_ms = match view.source {
+            Source::Shared => view.confirmed.map_or(0, |at| self.now().saturating_sub(at)),
+            _ => {
+                let now = self.shared.clock.unix_ms();
+                now.saturating_sub(view.seen.now_ms)
+            }
+        };
+        let mut aged = view.seen.clone();
+        aged.now_ms += age_ms;
+        let seen = std::mem::replace(&mut view.seen, aged);
+        self.set_gate(&view);
+        view.seen = seen;
+        drop(view);
+        if !self.is_away() {
+            self.renew();
+        }
     }
 
     /// How long a decision is good. Where changes are pushed it lasts from report to report; where
@@ -194,6 +232,11 @@ impl Cell {
     }
 
     fn renew_gate(&self, until: u64) {
+        let until = if self.shared.is_off() {
+            u64::MAX
+        } else {
+            until
+        };
         self.gate.renew(until, |at| self.shared.clock.tick_at(at));
     }
 

@@ -1,0 +1,418 @@
+//! A store that fails when it is told to.
+//!
+//! Owns which operation meets which fault; what the store does is the inner one's. Invariant: an
+//! operation meets one fault at most, the oldest that is in force and meant for it.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    Event, Name, Snapshot, Store, StoreError,
+    model::{Acquire, Claim, Control, Grant, Head, Interval, Members, Release, Report},
+    store::{Answer, Notice},
+};
+
+/// One of a store's operations, after the methods of [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// [`Store::acquire`].
+    Acquire,
+    /// [`Store::report`]; one that carries reports of several circuits is one operation.
+    Report,
+    /// [`Store::release`].
+    Release,
+    /// [`Store::control`].
+    Control,
+    /// [`Store::snapshot`] and [`Store::snapshots`].
+    Snapshot,
+    /// [`Store::history`].
+    History,
+    /// [`Store::members`].
+    Members,
+    /// [`Store::claim`].
+    Claim,
+    /// [`Store::events`].
+    Events,
+    /// [`Store::circuits`].
+    Circuits,
+    /// [`Store::ping`].
+    Ping,
+    /// [`Store::listen`]: the connection on which changes are pushed. Errors break it, the other
+    /// faults hold back what it brings.
+    Listen,
+}
+
+/// What goes wrong, with which operations, how often. By default all of them, until it is ended.
+#[derive(Clone, Debug)]
+#[must_use = "a fault is injected by FaultyStore::inject"]
+pub struct Fault {
+    kind: Kind,
+    on: Option<Vec<Operation>>,
+    times: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Fail(StoreError),
+    Hang,
+    Delay(Duration),
+    LoseAnswer,
+    HoldAnswer,
+}
+
+impl Fault {
+    const fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            on: None,
+            times: u64::MAX,
+        }
+    }
+
+    /// The store cannot be reached. Nothing is carried out.
+    pub fn away() -> Self {
+        Self::fail(StoreError::unreachable("an injected fault"))
+    }
+
+    /// The store answers with this error. Nothing is carried out.
+    pub const fn fail(error: StoreError) -> Self {
+        Self::new(Kind::Fail(error))
+    }
+
+    /// The store does nothing until the fault ends, and then carries out what is still waited for.
+    pub const fn hang() -> Self {
+        Self::new(Kind::Hang)
+    }
+
+    /// The store does everything this much later.
+    pub const fn delay(by: Duration) -> Self {
+        Self::new(Kind::Delay(by))
+    }
+
+    /// The store carries it out, and the connection breaks before the answer is there.
+    pub const fn lose_answer() -> Self {
+        Self::new(Kind::LoseAnswer)
+    }
+
+    /// The store carries it out, and its answer arrives when the fault ends.
+    pub const fn hold_answer() -> Self {
+        Self::new(Kind::HoldAnswer)
+    }
+
+    /// Meets these operations only.
+    pub fn on(mut self, operations: impl IntoIterator<Item = Operation>) -> Self {
+        self.on = Some(operations.into_iter().collect());
+        self
+    }
+
+    /// Meets the next so many operations only. One that hangs or is held back is so still, until the
+    /// fault ends.
+    pub const fn times(mut self, times: u64) -> Self {
+        self.times = times;
+        self
+    }
+
+    fn is_for(&self, operation: Operation) -> bool {
+        self.on.as_ref().is_none_or(|on| on.contains(&operation))
+    }
+}
+
+/// A fault that is in force until [`end`](Self::end) or [`FaultyStore::heal`]; dropping this does not
+/// end it.
+#[derive(Clone, Debug)]
+pub struct Injected {
+    fault: Arc<Armed>,
+    faults: Arc<Faults>,
+}
+
+impl Injected {
+    /// How many operations it has met.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.fault.hits.load(Ordering::SeqCst)
+    }
+
+    /// Ends it; what hangs or is held back by it goes on.
+    pub fn end(&self) {
+        self.faults.retain(|other| !Arc::ptr_eq(other, &self.fault));
+    }
+}
+
+#[derive(Debug)]
+struct Armed {
+    fault: Fault,
+    hits: AtomicU64,
+    ended: watch::Sender<bool>,
+}
+
+impl Armed {
+    /// Whether it meets one more operation.
+    fn hit(&self) -> bool {
+        let more = |hits: u64| (hits < self.fault.times).then_some(hits + 1);
+        let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
+        self.hits.fetch_update(set, get, more).is_ok()
+    }
+
+    async fn ended(&self) {
+        // An error means that it is gone, which is as good.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    armed: Mutex<Vec<Arc<Armed>>>,
+    /// Counts changes of them.
+    changed: watch::Sender<u64>,
+}
+
+impl Faults {
+    fn retain(&self, keeps: impl Fn(&Arc<Armed>) -> bool) {
+        for ended in self.armed.lock().extract_if(.., |armed| !keeps(armed)) {
+            ended.ended.send_replace(true);
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// The fault that an operation meets now.
+    fn meet(&self, operation: Operation) -> Option<Arc<Armed>> {
+        let armed = self.armed.lock();
+        let mut meant = armed.iter().filter(|one| one.fault.is_for(operation));
+        meant.find(|one| one.hit()).cloned()
+    }
+}
+
+/// A store with faults that can be switched at run time, in front of another.
+///
+/// Clones are the same store. Each replica of a [`Fleet`](super::Fleet) has its own in front of the
+/// one that they share, so that a single replica can be cut off.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{Commontrip, MemoryStore, Policy};
+/// use commontrip::test_util::{Fault, FaultyStore, Operation};
+///
+/// let store = FaultyStore::new(MemoryStore::default());
+/// let circuits = Commontrip::builder().store(store.clone()).build()?;
+/// let payments = circuits.circuit("payments", Policy::default())?;
+/// let outage = store.inject(Fault::away());
+/// payments.call(|| async { Ok::<_, ()>(()) }).await.expect("calls go on without the store");
+/// assert!(circuits.health().away_for.is_some());
+/// outage.end();
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    faults: Arc<Faults>,
+}
+
+impl FaultyStore {
+    /// A store without a fault.
+    pub fn new(inner: impl Store) -> Self {
+        Self {
+            inner: Arc::new(inner),
+            faults: Arc::default(),
+        }
+    }
+
+    /// Puts a fault in force.
+    pub fn inject(&self, fault: Fault) -> Injected {
+        let fault = Arc::new(Armed {
+            fault,
+            hits: AtomicU64::new(0),
+            ended: watch::Sender::new(false),
+        });
+        self.faults.armed.lock().push(Arc::clone(&fault));
+        self.faults.changed.send_modify(|changes| *changes += 1);
+        Injected {
+            fault,
+            faults: Arc::clone(&self.faults),
+        }
+    }
+
+    /// Ends all faults.
+    pub fn heal(&self) {
+        self.faults.retain(|_| false);
+    }
+
+    /// Whether a fault is in force, also one that has met as many operations as it was to meet.
+    #[must_use]
+    pub fn has_faults(&self) -> bool {
+        !self.faults.armed.lock().is_empty()
+    }
+
+    fn through<'a, T: Send + 'a>(
+        &'a self,
+        operation: Operation,
+        inner: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> Answer<'a, T> {
+        Box::pin(async move {
+            let Some(armed) = self.faults.meet(operation) else {
+                return inner.await;
+            };
+            match &armed.fault.kind {
+                Kind::Fail(error) => Err(error.clone()),
+                Kind::Hang => {
+                    armed.ended().await;
+                    inner.await
+                }
+                Kind::Delay(by) => {
+                    tokio::time::sleep(*by).await;
+                    inner.await
+                }
+                Kind::LoseAnswer => {
+                    // What it was nobody gets to know.
+                    let _ = inner.await;
+                    Err(StoreError::unreachable("an injected fault: no answer"))
+                }
+                Kind::HoldAnswer => {
+                    let answer = inner.await;
+                    armed.ended().await;
+                    answer
+                }
+            }
+        })
+    }
+}
+
+impl Store for FaultyStore {
+    fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
+        self.through(
+            Operation::Acquire,
+            lazily(|| self.inner.acquire(circuit, request)),
+        )
+    }
+
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, Report)],
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        self.through(Operation::Report, lazily(|| self.inner.report(batch)))
+    }
+
+    fn release<'a>(&'a self, circuit: &'a Name, request: &'a Release) -> Answer<'a, Snapshot> {
+        self.through(
+            Operation::Release,
+            lazily(|| self.inner.release(circuit, request)),
+        )
+    }
+
+    fn control<'a>(&'a self, circuit: &'a Name, request: &'a Control) -> Answer<'a, Snapshot> {
+        self.through(
+            Operation::Control,
+            lazily(|| self.inner.control(circuit, request)),
+        )
+    }
+
+    fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
+        self.through(
+            Operation::Snapshot,
+            lazily(|| self.inner.snapshot(circuit, head)),
+        )
+    }
+
+    fn snapshots<'a>(
+        &'a self,
+        circuits: &'a [Name],
+        head: &'a Head,
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        self.through(
+            Operation::Snapshot,
+            lazily(|| self.inner.snapshots(circuits, head)),
+        )
+    }
+
+    fn history<'a>(&'a self, circuits: &'a [Name], most: usize) -> Answer<'a, Vec<Vec<Interval>>> {
+        self.through(
+            Operation::History,
+            lazily(move || self.inner.history(circuits, most)),
+        )
+    }
+
+    fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
+        self.through(
+            Operation::Members,
+            lazily(move || self.inner.members(circuit, now_ms)),
+        )
+    }
+
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+        self.through(
+            Operation::Claim,
+            lazily(|| self.inner.claim(circuit, claim)),
+        )
+    }
+
+    fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
+        self.through(
+            Operation::Events,
+            lazily(move || self.inner.events(circuit, after)),
+        )
+    }
+
+    fn circuits(&self) -> Answer<'_, Vec<String>> {
+        self.through(Operation::Circuits, lazily(|| self.inner.circuits()))
+    }
+
+    fn shard(&self, circuit: &Name) -> u16 {
+        self.inner.shard(circuit)
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        self.through(Operation::Ping, lazily(|| self.inner.ping()))
+    }
+
+    fn listen(
+        &self,
+        followed: watch::Receiver<BTreeSet<Name>>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Answer<'_, ()> {
+        let mut changed = self.faults.changed.subscribe();
+        Box::pin(async move {
+            let (sender, mut heard) = mpsc::unbounded_channel();
+            let mut listening = self.inner.listen(followed, sender);
+            loop {
+                changed.mark_unchanged();
+                if let Some(armed) = self.faults.meet(Operation::Listen) {
+                    match &armed.fault.kind {
+                        Kind::Fail(error) => return Err(error.clone()),
+                        Kind::LoseAnswer => {
+                            return Err(StoreError::unreachable("an injected fault: cut off"));
+                        }
+                        Kind::Delay(by) => tokio::time::sleep(*by).await,
+                        Kind::Hang | Kind::HoldAnswer => tokio::select! {
+                            () = armed.ended() => {}
+                            () = notices.closed() => return Ok(()),
+                        },
+                    }
+                }
+                tokio::select! {
+                    biased;
+                    _ = changed.changed() => {}
+                    () = notices.closed() => return Ok(()),
+                    ended = &mut listening => return ended,
+                    Some(notice) = heard.recv() => {
+                        let _ = notices.send(notice);
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// The inner store is asked when this is polled: some do what they are asked at once.
+async fn lazily<'a, T>(ask: impl FnOnce() -> Answer<'a, T>) -> Result<T, StoreError> {
+    ask().await
+}
