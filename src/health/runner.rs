@@ -22,8 +22,7 @@ use crate::{
 const INDEX_EVERY: Duration = Duration::from_secs(60);
 /// How long one replica at a time may take to change the index.
 const INDEX_LEASE_MS: u64 = 5_000;
-/// How soon an open or half-open circuit has the check run again at the earliest, if not the interval is
-/// shorter.
+/// How soon a circuit that is not closed is looked at again, where no run is due before.
 const SOONEST: Duration = Duration::from_secs(1);
 
 pub(super) struct Runner {
@@ -86,20 +85,23 @@ impl Runner {
     async fn go_on(&mut self) {
         let interval = self.check.interval;
         // A fleet that starts at once does not ask at once.
-        let mut next = Instant::now() + interval.mul_f64(fastrand::f64() / 10.0);
+        let mut due = Instant::now() + interval.mul_f64(fastrand::f64() / 10.0);
+        let mut next = due;
         loop {
             sleep_until(next).await;
-            let began = Instant::now();
-            let soon = self.round().await.unwrap_or(interval);
-            let soon = soon.max(SOONEST).min(interval);
-            let after = soon.mul_f64(0.95 + fastrand::f64() / 10.0);
-            next = began + after;
+            let now = Instant::now();
+            let is_due = next == due;
+            if is_due {
+                due = now + interval.mul_f64(0.95 + fastrand::f64() / 10.0);
+            }
+            let soon = self.round(is_due).await;
+            next = soon.map_or(due, |soon| due.min(now + soon.max(SOONEST)));
         }
     }
 
-    /// Looks whose turn it is, and does what follows; when to look again, where that is before the interval
-    /// is over.
-    async fn round(&mut self) -> Option<Duration> {
+    /// Looks whose turn it is, and does what follows; when to look again, where that may be before the next
+    /// run is due.
+    async fn round(&mut self, is_due: bool) -> Option<Duration> {
         let had_lease = self.has_lease;
         let lease = self.lease().await;
         self.has_lease = matches!(lease, Ok(true));
@@ -109,9 +111,7 @@ impl Runner {
                 if !had_lease && let Ok(Some(report)) = self.read().await {
                     self.report = report;
                 }
-                let next = self.ask(false).await;
-                self.keep().await;
-                next
+                self.ask(is_due, false).await
             }
             Ok(false) => {
                 if let Ok(Some(report)) = self.read().await {
@@ -127,9 +127,7 @@ impl Runner {
                     error,
                     "without the store this replica checks for itself"
                 );
-                let next = self.ask(true).await;
-                self.show();
-                next
+                self.ask(is_due, true).await
             }
         }
     }
@@ -148,11 +146,15 @@ impl Runner {
     }
 
     /// Runs the check and files what it said; with the circuit's leave, where there is one and it gives it.
-    async fn ask(&mut self, local: bool) -> Option<Duration> {
+    /// When no run is due, only as a probe of the circuit.
+    async fn ask(&mut self, is_due: bool, local: bool) -> Option<Duration> {
         let leave = match &self.check.circuit {
             Some(circuit) => Some(circuit.acquire().await),
             None => None,
         };
+        if !is_due && !matches!(&leave, Some(Ok(permit)) if permit.is_probe()) {
+            return leave?.err()?.retry_after;
+        }
         let ran = self.check.run().await;
         let at_ms = match local {
             true => self.watch.unix_ms(),
@@ -167,7 +169,12 @@ impl Runner {
         self.report.local = local;
         let bad = self.check.thresholds.is_bad(&run);
         let critical = self.report.status == CheckStatus::Critical;
-        leave.and_then(|leave| settle(leave, bad, critical))
+        let next = leave.and_then(|leave| settle(leave, bad, critical));
+        match local {
+            true => self.show(),
+            false => self.keep().await,
+        }
+        next
     }
 
     fn file(&mut self, run: CheckRun, error: Option<String>) {
@@ -241,13 +248,14 @@ fn settle(leave: Result<Permit, Rejection>, bad: bool, critical: bool) -> Option
             });
             Some(SOONEST)
         }
+        // One bad run, and not what is remembered of former ones: after it has recovered, the circuit stays
+        // closed while the history is still full of failures.
+        Ok(permit) if bad && critical => {
+            permit.record(Outcome::trip());
+            Some(SOONEST)
+        }
         Ok(permit) => {
-            // One bad run, and not what is remembered of former ones: after it has recovered, the circuit
-            // stays closed while the history is still full of failures.
-            permit.record(match bad && critical {
-                true => Outcome::trip(),
-                false => Outcome::Ignored,
-            });
+            permit.record(Outcome::Ignored);
             None
         }
         // It is open: so long, and then it is probed.

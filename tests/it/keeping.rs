@@ -199,7 +199,8 @@ fn the_script_refuses_what_it_cannot_do_and_changes_nothing() {
         vec![0xc1],
     ];
     for request in wrong {
-        let error = invoke(&mut redis, &script, &keys, &[request.clone()]).unwrap_err();
+        let wrong = std::slice::from_ref(&request);
+        let error = invoke(&mut redis, &script, &keys, wrong).unwrap_err();
         assert_eq!(error.code(), Some("EREQUEST"), "{request:?}: {error}");
     }
     let good = packed(("ana", 31_536_000_000_u64));

@@ -81,6 +81,22 @@ async fn a_circuit_opens_and_closes_by_its_check_without_a_call_of_a_user() {
 }
 
 #[tokio::test]
+async fn an_open_circuit_is_probed_when_its_wait_is_over_and_not_an_interval_later() {
+    let service = Service::start().await;
+    service.set(Mode::Down);
+    let circuits = replica(&unique_prefix("health-circuit"));
+    let circuit = circuits.circuit("postgres", policy(500)).unwrap();
+    // Far longer than this waits for anything; the first run comes within a tenth of it.
+    let check = asking("postgres", &service).interval(Duration::from_secs(60));
+    let check = check.failure_threshold(1).circuit(&circuit);
+    let monitor = start(&circuits, check);
+    until_state(&circuit, State::Open).await;
+    assert_eq!(monitor.check("postgres").unwrap().runs, 1);
+    service.set(Mode::Up);
+    until_state(&circuit, State::Closed).await;
+}
+
+#[tokio::test]
 async fn what_is_remembered_of_an_outage_does_not_open_a_recovered_circuit() {
     let service = Service::start().await;
     let circuits = replica(&unique_prefix("health-circuit"));

@@ -109,6 +109,21 @@ async fn a_replica_that_stops_lets_another_go_on_at_once_with_what_it_knew() {
 }
 
 #[tokio::test]
+async fn a_replica_that_comes_later_goes_on_with_the_history() {
+    let (service, fleet) = (Service::start().await, on_redis());
+    let first = start(&fleet[0], asking("postgres", &service));
+    until_asked(&service, 5).await;
+    first.stop().await;
+    let second = start(&fleet[1], asking("postgres", &service));
+    until_status(&second, CheckStatus::Healthy).await;
+    let seen = second.check("postgres").unwrap();
+    assert!(
+        seen.runs >= 4 && seen.history.len() as u64 == seen.runs,
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
 async fn without_the_store_each_replica_checks_for_itself_and_says_so() {
     let (service, server) = (Service::start().await, OwnServer::start());
     let mut proxy = Proxy::start(Ipv4Addr::LOCALHOST, server.port()).await;
