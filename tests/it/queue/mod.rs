@@ -7,6 +7,7 @@ mod cluster;
 mod crash;
 mod enqueue;
 mod example;
+mod fence;
 mod gate;
 mod redis_away;
 mod steer;
