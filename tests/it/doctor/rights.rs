@@ -78,6 +78,28 @@ fn the_readme_shows_the_list() {
 }
 
 #[test]
+fn the_readme_shows_what_queues_need_beside_and_the_program_prints_it() {
+    let store = RedisStore::builder().open("redis://any").unwrap();
+    let (plain, all) = (store.acl_rules(), store.acl_rules_with_queues());
+    let plain: Vec<_> = plain.split(' ').collect();
+    let extra: Vec<_> = all
+        .split(' ')
+        .filter(|rule| !plain.contains(rule))
+        .collect();
+    let row = extra.join(" ").replace('|', "\\|");
+    let readme = include_str!("../../../README.md");
+    assert!(
+        readme.contains(&format!("prints these too) | `{row}` |")),
+        "{row}"
+    );
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_commontrip"))
+        .args(["doctor", "--acl", "--queues", "--redis", "redis://any"])
+        .env_remove("COMMONTRIP_REDIS_PREFIX")
+        .output();
+    assert_eq!(printed.unwrap().stdout, format!("{all}\n").into_bytes());
+}
+
+#[test]
 fn the_documented_user_lacks_nothing_and_leaves_nothing_behind() {
     let server = OwnServer::start();
     grant(&server, &rules("redis://any"), "");

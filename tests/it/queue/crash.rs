@@ -187,18 +187,25 @@ async fn workers_that_are_killed_lose_nothing_and_nothing_runs_twice_at_once() {
     let (ads, marks) = (service.ads(), Marks::at(&file));
     let mut interrupted = 0;
     for round in 0..KILLS {
-        let begun = read(&file).len();
         for i in 0..JOBS / KILLS as u64 {
             ads.enqueue(&ad(round as u64 * 1000 + i)).await.unwrap();
         }
-        until("some begin", async || read(&file).len() > begun).await;
-        // The one that began last, most probably in the middle of it.
-        let last = read(&file)
-            .into_iter()
-            .rfind(|mark| mark.0 == "begin")
-            .unwrap();
-        let at = workers.alive.iter().position(|child| child.id() == last.2);
-        let mut child = workers.alive.remove(at.expect("no other begins"));
+        // The one that began last, in the middle of it.
+        let place = |process| workers.alive.iter().position(|child| child.id() == process);
+        let mut last = None;
+        until("one begins that is alive", async || {
+            let marks = read(&file);
+            let is_open = |mark: &&Mark| {
+                let of_it = marks.iter().filter(|m| (m.1, m.2) == (mark.1, mark.2));
+                of_it.last() == Some(*mark) && mark.0 == "begin" && place(mark.2).is_some()
+            };
+            let begun = marks.iter().rfind(is_open).cloned();
+            last = begun.and_then(|mark| Some((place(mark.2)?, mark)));
+            last.is_some()
+        })
+        .await;
+        let (at, last) = last.unwrap();
+        let mut child = workers.alive.remove(at);
         marks.mark("kill", last.1, last.2);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -7,6 +7,7 @@ mod cluster;
 mod crash;
 mod enqueue;
 mod example;
+mod fence;
 mod gate;
 mod redis_away;
 mod steer;
@@ -54,7 +55,8 @@ impl Service {
         // Longer than any busy moment.
         let store = RedisStore::builder().prefix(prefix).timeout(ms(2000));
         let store = store.open(url).unwrap();
-        let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
+        let circuits = Commontrip::builder().store(store.clone());
+        let circuits = circuits.store_timeout(ms(2000)).build().unwrap();
         let api = circuits.circuit("api", policy).unwrap();
         Self {
             store,

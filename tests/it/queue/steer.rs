@@ -15,8 +15,11 @@ async fn a_job_is_found_in_its_state_retried_and_dropped_by_its_id() {
         let found = ads.list(state, 10).await.unwrap();
         found.into_iter().map(|job| job.id).collect::<Vec<_>>()
     };
-    assert_eq!(found(JobState::Ready).await, [ready.clone()]);
-    assert_eq!(found(JobState::Delayed).await, [delayed.clone()]);
+    assert_eq!(found(JobState::Ready).await, std::slice::from_ref(&ready));
+    assert_eq!(
+        found(JobState::Delayed).await,
+        std::slice::from_ref(&delayed)
+    );
     assert!(ads.list(JobState::Ready, 0).await.unwrap().is_empty());
 
     ads.retry(delayed.as_str()).await.unwrap();

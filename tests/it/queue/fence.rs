@@ -1,0 +1,104 @@
+//! The scripts themselves: a run whose lease was lost changes nothing any more.
+
+use commontrip::{
+    Policy,
+    queue::{JobState, Queue},
+};
+use redis::Connection;
+use serde::Serialize;
+
+use super::{Ad, Service, ad};
+use crate::{
+    scripts::{connect, read},
+    support::{admin_url, redis_url, unique_prefix},
+    wait::until,
+};
+
+struct Scripts {
+    redis: Connection,
+    keys: Vec<String>,
+}
+
+impl Scripts {
+    fn run<R: redis::FromRedisValue>(&mut self, name: &str, request: &impl Serialize) -> R {
+        let lib = read("lua/queue/lib/jobs.lua");
+        let body = read(&format!("lua/queue/{name}.lua"));
+        let mut call = redis::cmd("EVAL");
+        call.arg(format!(
+            "{lib}local function operate()\n{body}end\nreturn operate()\n"
+        ));
+        call.arg(self.keys.len()).arg(&self.keys);
+        call.arg(rmp_serde::to_vec(request).unwrap());
+        call.query(&mut self.redis).unwrap()
+    }
+
+    fn take(&mut self, token: &str, lease_ms: u64, most_attempts: u64) -> Option<Vec<u8>> {
+        self.run("take", &("w", token, lease_ms, most_attempts, 10))
+    }
+
+    fn settle(&mut self, id: &str, token: &str, how: &str) -> u64 {
+        self.run("settle", &(id, token, how, 0, "words", 1000, 10))
+    }
+}
+
+async fn scripts() -> (Queue<Ad>, String, Scripts) {
+    let prefix = unique_prefix("queue");
+    let service = Service::new(redis_url(), &prefix, Policy::default());
+    let ads = service.ads();
+    let id = ads.enqueue(&ad(1)).await.unwrap();
+    let parts = [
+        "ready", "jobs", "payloads", "delayed", "leases", "dead", "expiring", "names", "kept",
+        "counts",
+    ];
+    let keys = parts.map(|part| format!("{prefix}:queue:{{ads}}:{part}"));
+    let redis = connect(admin_url());
+    let keys = keys.to_vec();
+    (ads, id.to_string(), Scripts { redis, keys })
+}
+
+#[tokio::test]
+async fn a_job_has_one_holder_and_one_whose_lease_was_lost_is_refused() {
+    let (ads, id, mut scripts) = scripts().await;
+    assert!(scripts.take("a", 300, 10).is_some());
+    assert!(scripts.take("b", 300, 10).is_none(), "it has a holder");
+    until("its lease is over", async || {
+        scripts.take("b", 60_000, 10).is_some()
+    })
+    .await;
+    assert_eq!(scripts.run::<u64>("renew", &(&id, "a", 1000)), 0);
+    for how in ["done", "retry", "bury", "release"] {
+        assert_eq!(scripts.settle(&id, "a", how), 0, "{how}");
+    }
+    let view = ads.show(&id).await.unwrap();
+    assert_eq!((view.state, view.attempts), (JobState::Running, 2));
+    assert_eq!(scripts.run::<u64>("renew", &(&id, "b", 60_000)), 1);
+    assert_eq!(scripts.settle(&id, "b", "done"), 1);
+    assert_eq!(scripts.settle(&id, "b", "retry"), 0, "it was settled");
+    let stats = ads.stats().await.unwrap();
+    assert_eq!((stats.done, stats.ready, stats.delayed), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_job_that_costs_each_of_its_workers_their_life_is_a_dead_letter_in_the_end() {
+    let (ads, id, mut scripts) = scripts().await;
+    assert!(scripts.take("a", 1, 2).is_some());
+    until("it is taken again", async || {
+        scripts.take("b", 1, 2).is_some()
+    })
+    .await;
+    until("it is dead", async || {
+        assert!(scripts.take("c", 1, 2).is_none());
+        ads.stats().await.unwrap().dead == 1
+    })
+    .await;
+    let view = ads.show(&id).await.unwrap();
+    assert_eq!((view.attempts, &*view.error), (2, "its worker w was lost"));
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_is_not_lost() {
+    let (_ads, id, mut scripts) = scripts().await;
+    assert!(scripts.take("a", 1, 10).is_some());
+    assert_eq!(scripts.run::<u64>("renew", &(&id, "a", 60_000)), 1);
+    assert!(scripts.take("b", 60_000, 10).is_none());
+}
