@@ -41,13 +41,13 @@ async fn main() -> Result<(), Failure> {
 
 /// A recording. Larger ones should be given `serde_bytes`, which halves them.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Audio {
-    pub wav: Vec<u8>,
+struct Audio {
+    wav: Vec<u8>,
 }
 
 /// What a listener gets to hear.
 #[derive(Debug, PartialEq)]
-pub enum Heard {
+enum Heard {
     Fresh,
     Stale(Source),
     Silence,

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Attempt, Stage, Tried};
 use crate::{CallError, Outcome, retry::next_wait};
@@ -37,8 +37,8 @@ impl<C, F, E> Walk<C, F, E> {
     {
         // The pause is for what was tried, and a stage that is about to be skipped is not waited for.
         let pauses = self.made > 0 && stage.breaker.expected_rejection().is_none();
-        if pauses && !self.wait(stage.pause_before).await {
-            return Step::OutOfTime;
+        if pauses {
+            self.wait(stage.pause_before).await;
         }
         let mut waits = stage.waits();
         loop {
@@ -65,20 +65,16 @@ impl<C, F, E> Walk<C, F, E> {
             let Some(wait) = next else {
                 return Step::Next;
             };
-            if !self.wait(wait).await {
-                return Step::OutOfTime;
-            }
+            self.wait(wait).await;
         }
     }
 
-    /// Waits; `false` where the total timeout came first.
-    async fn wait(&self, pause: Duration) -> bool {
-        if pause.is_zero() {
-            return true;
+    /// Waits, until the total timeout at the latest.
+    async fn wait(&self, pause: Duration) {
+        if !pause.is_zero() {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            sleep(pause.min(left)).await;
         }
-        let until = Instant::now() + pause;
-        sleep_until(until.min(self.deadline)).await;
-        until < self.deadline
     }
 
     /// One attempt, and what it counts as; `None` where the total timeout came first.

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use commontrip::failover::{Attempt, ChainError, End, Failover, Stage};
+use commontrip::failover::{Attempt, ChainError, End, Failover, Stage, Tried};
 use commontrip::{
-    CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, Rejection, State,
+    CallError, CircuitBreaker, Clock, Commontrip, Outcome, Override, Policy, Rejection, State,
 };
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
@@ -232,6 +232,58 @@ async fn retries_stop_at_a_rejection() {
     assert_eq!(made.count(), 2);
     // It does not wait for what it knows to be refused.
     assert!(exhausted.elapsed <= secs(2), "{exhausted:?}");
+}
+
+#[tokio::test]
+async fn retries_stop_where_only_probes_are_admitted() {
+    let clock = Clock::manual();
+    let circuits = Commontrip::builder().clock(clock.clone());
+    let circuits = circuits.build().unwrap();
+    let policy = Policy::builder().permitted_number_of_calls_in_half_open_state(1);
+    let policy = policy.success_threshold(1).build().unwrap();
+    let cloud = circuits.circuit("cloud", policy).unwrap();
+    let trip = cloud.acquire().await.unwrap();
+    trip.record(Outcome::Trip { retry_after: None });
+    circuits.flush().await;
+    clock.advance(secs(40));
+    let probe = cloud.acquire().await.unwrap();
+    assert!(probe.is_probe());
+    let chain = Failover::builder().stage(Stage::new("cloud", &cloud).retries(3));
+    let chain = chain.build().unwrap();
+    let exhausted = chain.call(async |_| Ok::<_, ()>(())).await.unwrap_err();
+    let rejected = |tried: &Tried<()>| tried.error.rejection().is_some();
+    assert!(exhausted.attempts.iter().all(rejected));
+    assert_eq!(exhausted.attempts.len(), 1);
+    probe.success();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_begins_when_the_time_is_over() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
+    // The second attempt would begin just then; the stage after it in a pause.
+    for (retries, total) in [(1, secs(10)), (0, secs(11))] {
+        let cloud_stage = Stage::new("cloud", &cloud).attempt_timeout(secs(10));
+        let chain = Failover::builder()
+            .stage(cloud_stage.retries(retries))
+            .stage(Stage::new("local", &local).pause_before(secs(2)))
+            .total_timeout(total)
+            .build()
+            .unwrap();
+        let diary = Diary::new();
+        let exhausted = chain
+            .call(|attempt| {
+                diary.note(&attempt);
+                std::future::pending::<Result<(), io::Error>>()
+            })
+            .await
+            .unwrap_err();
+        diary.expect(&[("cloud", 1, secs(0))]);
+        assert_eq!(exhausted.elapsed, total);
+        assert_eq!(exhausted.end, End::TotalTimeout(total));
+        assert_eq!(exhausted.attempts.len(), 1);
+    }
+    assert_eq!(counts(&circuits, &cloud).await, (0, 2, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use commontrip::retry::ConstantBuilder;
 use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{redis_url, unique, unique_prefix};
 
@@ -131,15 +131,13 @@ async fn when_another_replica_opens_the_circuit_the_tries_end_with_the_last_ones
     let here = a.circuit(&name, policy.clone()).unwrap();
     let there = b.circuit(&name, policy).unwrap();
     let (address, came) = upstream(u32::MAX).await;
-    let answer = here
-        .retry(each(HOUR, 9))
-        .call(async || {
-            let result = ask(address).await;
-            there.force_open(Override::because("drill")).await.unwrap();
-            crate::wait::until("the news", async || here.state() == State::ForcedOpen).await;
-            result
-        })
-        .await;
+    let tries = here.retry(each(HOUR, 9)).call(async || {
+        let result = ask(address).await;
+        there.force_open(Override::because("drill")).await.unwrap();
+        crate::wait::until("the news", async || here.state() == State::ForcedOpen).await;
+        result
+    });
+    let answer = timeout(secs(60), tries).await.expect("it waits in vain");
     assert!(matches!(answer, Err(CallError::Failed(_))), "{answer:?}");
     assert_eq!(came.load(Ordering::SeqCst), 1);
     // Without a try before there is no other error to tell.
