@@ -243,8 +243,8 @@ impl Commontrip {
     /// the whole fleet there is [`disable`](CircuitBreaker::disable), for one circuit.
     /// [`Health::enabled`] shows it.
     pub fn set_enabled(&self, enabled: bool) {
-        let shared = &self.life.0;
-        if shared.off.swap(!enabled, Ordering::SeqCst) == !enabled {
+        let (shared, off) = (&self.life.0, !enabled);
+        if shared.off.swap(off, Ordering::SeqCst) == off {
             return;
         }
         // Whatever sets a gate after this sees the switch.

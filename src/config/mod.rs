@@ -123,9 +123,9 @@ impl Config {
         for (key, node) in root.table("the file")? {
             match key.text.as_str() {
                 "enabled" => config.enabled = Some(node.flag(&key.text)?),
-                "default" => config.default = Settings::read(&node, &key.text, true)?,
-                "presets" => config.presets = sections(&node, &key.text, false)?,
-                "circuits" => config.circuits = sections(&node, &key.text, true)?,
+                "default" => config.default = Settings::read(node, &key.text, true)?,
+                "presets" => config.presets = sections(node, &key.text, false)?,
+                "circuits" => config.circuits = sections(node, &key.text, true)?,
                 other => {
                     let known = ["enabled", "default", "presets", "circuits"];
                     let problem = format!("unknown key `{other}`{}", suggestion(other, known));
@@ -189,7 +189,7 @@ fn sections(
             return Err(key.origin.wrong(problem));
         }
         let name = format!("{of}.{}", key.text);
-        let mut settings = Settings::read(&node, &name, presets)?;
+        let mut settings = Settings::read(node, &name, presets)?;
         settings.origin = Some(key.origin.clone());
         sections.insert(key.text.clone(), settings);
     }
