@@ -196,8 +196,8 @@ async fn workers_that_are_killed_lose_nothing_and_nothing_runs_twice_at_once() {
         until("one begins that is alive", async || {
             let marks = read(&file);
             let is_open = |mark: &&Mark| {
-                let of_it = marks.iter().filter(|m| (m.1, m.2) == (mark.1, mark.2));
-                of_it.last() == Some(*mark) && mark.0 == "begin" && place(mark.2).is_some()
+                let mut of_it = marks.iter().filter(|m| (m.1, m.2) == (mark.1, mark.2));
+                of_it.next_back() == Some(*mark) && mark.0 == "begin" && place(mark.2).is_some()
             };
             let begun = marks.iter().rfind(is_open).cloned();
             last = begun.and_then(|mark| Some((place(mark.2)?, mark)));
