@@ -149,5 +149,9 @@ pub fn show(who: usize, note: &str, told: &Told) {
             wait.unwrap_or_default()
         )
     };
-    println!("  gateway-{} {note:18} {status}  {words}", who + 1);
+    println!(
+        "  gateway-{} {note:18} {status}  {}",
+        who + 1,
+        words.trim_end()
+    );
 }

@@ -29,8 +29,6 @@ use super::{
 
 /// Answers that are kept, at most.
 const KEPT: u64 = 10_000;
-/// How long an answer is kept.
-const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 pub enum Refusal {
@@ -97,7 +95,7 @@ impl Gateway {
             chains,
             answers: Cache::builder()
                 .max_capacity(KEPT)
-                .time_to_live(KEPT_FOR)
+                .time_to_live(setup.keep_for)
                 .build(),
             recorder,
         })

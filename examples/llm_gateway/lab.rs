@@ -26,6 +26,8 @@ pub struct Setup {
     pub open_for: Duration,
     /// How long one try may take.
     pub attempt_timeout: Duration,
+    /// How long an answer is kept.
+    pub keep_for: Duration,
 }
 
 impl Default for Setup {
@@ -36,6 +38,7 @@ impl Default for Setup {
             replicas: 2,
             open_for: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(3),
+            keep_for: Duration::from_secs(60),
         }
     }
 }

@@ -19,7 +19,7 @@ pub async fn play(setup: &Setup) -> Result<(), Error> {
         caller: Caller::of(&lab),
         wrong: Vec::new(),
     };
-    story.begin().await?;
+    story.begin(setup).await?;
     story.tell().await?;
     let wrong = std::mem::take(&mut story.wrong);
     lab.end().await;
@@ -38,8 +38,10 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// A Redis may remember an earlier story.
-    async fn begin(&self) -> Result<(), Error> {
+    async fn begin(&self, setup: &Setup) -> Result<(), Error> {
+        let place = setup.redis.as_ref().map_or("in memory", |_| "in Redis");
+        println!("{} replicas, circuits {place}", setup.replicas);
+        // Which may remember an earlier story.
         for (_, breaker) in self.caller.lab.replicas[0].gateway.breakers() {
             breaker.reset().await?;
         }

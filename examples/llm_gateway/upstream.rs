@@ -68,9 +68,11 @@ impl Upstream {
         });
         let mut request = ChatRequest::new(messages.collect());
         request.system.clone_from(&chat.system);
-        let mut options = ChatOptions::default();
-        options.max_tokens = chat.max_tokens;
-        options.temperature = chat.temperature;
+        let options = ChatOptions {
+            max_tokens: chat.max_tokens,
+            temperature: chat.temperature,
+            ..ChatOptions::default()
+        };
         let answer = self
             .client
             .exec_chat(provider.iden(), request, Some(&options))

@@ -1,11 +1,14 @@
 //! What the gateway answers and tells: from the cache, in headers, metrics, health, on the dashboard.
 
+use std::time::Duration;
+
 use commontrip::{Override, Snapshot, State};
 use serde_json::{Value, json};
 
 use super::{
     Fleet, asking,
     example::{
+        lab::Setup,
         provider::Provider::{self, OpenAi},
         stubs::Mode,
     },
@@ -53,6 +56,23 @@ async fn what_the_cache_has_touches_no_circuit_and_no_provider() {
         (&json!(false), &json!("anthropic"))
     );
     assert_eq!(fleet.stored(OpenAi).await.not_permitted_total, 1);
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_a_time() {
+    let keep_for = Duration::from_millis(500);
+    let fleet = Fleet::start(Setup {
+        keep_for,
+        ..setup()
+    })
+    .await;
+    let question = asking("Hi");
+    fleet.ask(0, &question).await;
+    until("forgotten", async || {
+        fleet.ask(0, &question).await["cached"] == false
+    })
+    .await;
+    assert_eq!(fleet.requests()[0], 2);
 }
 
 #[tokio::test]
