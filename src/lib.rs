@@ -37,6 +37,10 @@ pub mod failover;
 pub mod fallback;
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "keyed")]
+pub mod keyed;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod model;

@@ -4,8 +4,8 @@
 
 use std::{fmt, time::Duration};
 
-use reqwest::{
-    Client, StatusCode, Url,
+use reqwest_0_12::{
+    self as reqwest, Client, StatusCode, Url,
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect::Policy as Redirects,
 };
@@ -67,8 +67,6 @@ impl Webhook {
             let scheme = parsed.scheme();
             return Err(WebhookError::Url(format!("{scheme}: is not http or https")));
         }
-        // Fails when there is one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .timeout(TRY)
             .redirect(Redirects::none())

@@ -30,6 +30,8 @@ mod explore;
 mod faults;
 mod fuzz;
 mod histories;
+#[cfg(feature = "keyed")]
+mod keyed;
 mod late_replies;
 mod latency;
 mod lua;
@@ -55,5 +57,7 @@ mod support;
 mod topology;
 mod traces;
 mod transitions;
+#[cfg(any(feature = "reqwest", feature = "tower"))]
+mod upstream;
 mod votes;
 mod wait;

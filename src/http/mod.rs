@@ -1,0 +1,19 @@
+//! What HTTP's messages mean to a circuit, with the types of the crate `http` 1.
+//!
+//! Owns the meaning of statuses and of `Retry-After`, names of hosts, and answers to requests that a
+//! circuit rejects; knows nothing of clients and servers.
+//!
+//! - [`outcome`]: what an answer's head says of the service; [`retry_after`]: how long it wants to be left
+//!   alone
+//! - [`host`]: a key for [`KeyedCircuits`](crate::keyed::KeyedCircuits)
+//! - [`rejected`], [`timed_out`]: answers of a server, also as `Response::from(rejection)`
+
+mod host;
+mod outcome;
+mod response;
+
+pub use self::{
+    host::host,
+    outcome::{outcome, retry_after},
+    response::{rejected, timed_out},
+};
