@@ -5,7 +5,6 @@ use std::{
     future::Future,
     pin::pin,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use super::{
@@ -104,7 +103,7 @@ impl CircuitBreaker {
         };
         // Settled where it is: moved out of the future it would go through memory in other pieces.
         let mut held = Held::new(&self.cell, ticket);
-        let Some(limit) = self.timeout() else {
+        let Some(limit) = self.cell.call_timeout() else {
             let result = call().await;
             held.settle(classify(&result));
             return result.map_err(CallError::Failed);
@@ -117,15 +116,6 @@ impl CircuitBreaker {
         };
         held.settle(classify(&result));
         result.map_err(CallError::Failed)
-    }
-
-    #[inline]
-    fn timeout(&self) -> Option<Duration> {
-        if self.cell.gate.glance().is_limited() {
-            self.cell.policy.load().call_timeout()
-        } else {
-            None
-        }
     }
 
     /// Makes a call that is no future, when the circuit permits; otherwise as [`call`](Self::call).
@@ -200,6 +190,17 @@ impl CircuitBreaker {
         Ok(self.permit(ticket))
     }
 
+    /// What the cache alone decides; `None` where [`acquire`](Self::acquire) is to be awaited.
+    #[cfg(feature = "tower")]
+    #[inline]
+    pub(crate) fn decide(&self) -> Option<Result<Permit, Rejection>> {
+        match self.cell.pass() {
+            Some(pass) => Some(Ok(self.permit(pass.into()))),
+            None => self.cell.refuse().map(Err),
+        }
+    }
+
+    #[inline]
     fn permit(&self, ticket: super::cell::Ticket) -> Permit {
         Permit::new(
             Held::new(Arc::clone(&self.cell), ticket),

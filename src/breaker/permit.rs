@@ -3,7 +3,12 @@
 //! Invariant: every ticket is settled exactly once; one that is dropped is filed as ignored, or as
 //! a failure when it was overdue or its thread panics.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{
     cell::{Cell, Pass, Probe, Ticket},
@@ -104,6 +109,15 @@ impl Permit {
         self.held.probe.is_some()
     }
 
+    /// How long the call may take: the policy's `call_timeout`, `None` where it is off.
+    ///
+    /// A permit does not end the call; who holds it does, and then says [`timed_out`](Self::timed_out).
+    #[inline]
+    #[must_use]
+    pub fn call_timeout(&self) -> Option<Duration> {
+        self.held.cell.call_timeout()
+    }
+
     /// The call succeeded.
     pub fn success(self) {
         self.record(Outcome::Success);
@@ -112,6 +126,12 @@ impl Permit {
     /// The call failed.
     pub fn failure(self) {
         self.record(Outcome::failure());
+    }
+
+    /// The call was dropped after [`call_timeout`](Self::call_timeout): a failure, counted as a timeout.
+    pub fn timed_out(self) {
+        self.held.cell.timeouts.fetch_add(1, Ordering::SeqCst);
+        self.failure();
     }
 
     /// The call ended so.

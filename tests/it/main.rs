@@ -55,6 +55,8 @@ mod stats;
 mod steady;
 mod support;
 mod topology;
+#[cfg(feature = "tower")]
+mod tower;
 mod traces;
 mod transitions;
 #[cfg(any(feature = "reqwest", feature = "tower"))]

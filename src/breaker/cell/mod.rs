@@ -276,6 +276,16 @@ impl Cell {
         pass.into()
     }
 
+    /// How long a call may take.
+    #[inline]
+    pub(super) fn call_timeout(&self) -> Option<Duration> {
+        if self.gate.glance().is_limited() {
+            self.policy.load().call_timeout()
+        } else {
+            None
+        }
+    }
+
     /// Counts a rejected call and says why it was rejected.
     #[inline]
     pub(super) fn reject(self: &Arc<Self>, rejection: Rejection) -> Rejection {

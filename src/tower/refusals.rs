@@ -1,0 +1,121 @@
+//! What the caller gets of a call that was rejected or dropped.
+
+use std::convert::Infallible;
+
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+
+use super::grpc::{DEADLINE_EXCEEDED, PUSHBACK, STATUS, UNAVAILABLE};
+use crate::{
+    CallError,
+    http::{rejected, timed_out},
+};
+
+/// Why there is no answer of the service: [`CallError::Rejected`] or [`CallError::TimedOut`].
+pub type Refused = CallError<Infallible>;
+
+/// Turns a refused call into an error or into an answer.
+pub trait Refusals<Res, E> {
+    /// The service's error type.
+    type Error;
+
+    /// The result of a call that was refused.
+    ///
+    /// # Errors
+    /// Where it is an error.
+    fn refuse(&self, refused: Refused) -> Result<Res, Self::Error>;
+
+    /// The error of a call that failed.
+    fn failed(error: E) -> Self::Error;
+}
+
+/// Refused calls are errors: [`CallError`]. The default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Errors;
+
+impl<Res, E> Refusals<Res, E> for Errors {
+    type Error = CallError<E>;
+
+    fn refuse(&self, refused: Refused) -> Result<Res, CallError<E>> {
+        Err(match refused {
+            CallError::Rejected(rejection) => CallError::Rejected(rejection),
+            CallError::TimedOut(limit) => CallError::TimedOut(limit),
+            CallError::Failed(never) => match never {},
+        })
+    }
+
+    #[inline]
+    fn failed(error: E) -> CallError<E> {
+        CallError::Failed(error)
+    }
+}
+
+/// Refused calls are answered by a function; the error stays the inner service's.
+#[derive(Clone, Copy, Debug)]
+pub struct RespondWith<F>(pub(super) F);
+
+impl<F: Fn(Refused) -> Res, Res, E> Refusals<Res, E> for RespondWith<F> {
+    type Error = E;
+
+    fn refuse(&self, refused: Refused) -> Result<Res, E> {
+        Ok((self.0)(refused))
+    }
+
+    fn failed(error: E) -> E {
+        error
+    }
+}
+
+/// Refused calls are answered with 503 and 504: [`rejected`], [`timed_out`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpResponses;
+
+impl<B: From<String>, E> Refusals<Response<B>, E> for HttpResponses {
+    type Error = E;
+
+    fn refuse(&self, refused: Refused) -> Result<Response<B>, E> {
+        Ok(match refused {
+            CallError::Rejected(rejection) => rejected(&rejection),
+            CallError::TimedOut(limit) => timed_out(limit),
+            CallError::Failed(never) => match never {},
+        })
+    }
+
+    fn failed(error: E) -> E {
+        error
+    }
+}
+
+/// Refused calls are answered with the status `UNAVAILABLE` and `grpc-retry-pushback-ms`, or with
+/// `DEADLINE_EXCEEDED`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GrpcResponses;
+
+impl<B: Default, E> Refusals<Response<B>, E> for GrpcResponses {
+    type Error = E;
+
+    fn refuse(&self, refused: Refused) -> Result<Response<B>, E> {
+        let (status, message, wait) = match refused {
+            CallError::Rejected(rejection) => {
+                let message = "a circuit breaker rejects calls";
+                (UNAVAILABLE, message, rejection.retry_after)
+            }
+            CallError::TimedOut(_) => (DEADLINE_EXCEEDED, "the call took too long", None),
+            CallError::Failed(never) => match never {},
+        };
+        let mut response = Response::new(B::default());
+        let headers = response.headers_mut();
+        let grpc = HeaderValue::from_static("application/grpc");
+        headers.insert(CONTENT_TYPE, grpc);
+        headers.insert(STATUS, HeaderValue::from(status));
+        headers.insert("grpc-message", HeaderValue::from_static(message));
+        if let Some(wait) = wait {
+            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(PUSHBACK, HeaderValue::from(ms.max(1)));
+        }
+        Ok(response)
+    }
+
+    fn failed(error: E) -> E {
+        error
+    }
+}

@@ -1,0 +1,205 @@
+//! tonic's client behind a circuit, and tonic's server.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use commontrip::tower::{CircuitBreakerLayer, CircuitBreakerService, Errors, Grpc};
+use commontrip::{CallError, CircuitBreaker, State};
+use futures_core::Stream;
+use futures_util::stream;
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tower::Layer;
+
+use crate::support::{unique, unique_prefix};
+use crate::upstream::{after, counted, open, replica};
+use crate::wait::until;
+
+/// Answers with the status that the request names: `check` in the headers, `watch` in the trailers,
+/// after a message.
+#[derive(Clone, Default)]
+struct Scripted {
+    asked: Arc<AtomicU64>,
+}
+
+fn status(request: &Request<HealthCheckRequest>) -> Result<(), Status> {
+    match request.get_ref().service.parse().unwrap() {
+        0 => Ok(()),
+        code => {
+            let mut status = Status::new(Code::from_i32(code), "as asked");
+            let pushback = MetadataValue::from_static("7200000");
+            status
+                .metadata_mut()
+                .insert("grpc-retry-pushback-ms", pushback);
+            Err(status)
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Scripted {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        status(&request).map(|()| Response::new(HealthCheckResponse::default()))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let message = Ok(HealthCheckResponse::default());
+        let end = status(&request).err().map(Err);
+        let all = [message].into_iter().chain(end);
+        Ok(Response::new(Box::pin(stream::iter(
+            all.collect::<Vec<_>>(),
+        ))))
+    }
+}
+
+async fn listen() -> (TcpIncoming, Channel) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let channel = Endpoint::try_from(url).unwrap().connect_lazy();
+    (TcpIncoming::from(listener), channel)
+}
+
+type Guarded = CircuitBreakerService<Channel, CircuitBreaker, Grpc, Errors>;
+
+fn client(channel: &Channel, breaker: &CircuitBreaker) -> HealthClient<Guarded> {
+    let layer = CircuitBreakerLayer::new(breaker.clone()).classifier(Grpc);
+    HealthClient::new(layer.layer(channel.clone()))
+}
+
+fn request(code: Code) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: (code as i32).to_string(),
+    }
+}
+
+#[tokio::test]
+async fn the_ready_made_service_is_called_through_a_circuit() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status("up", tonic_health::ServingStatus::Serving)
+        .await;
+    let (incoming, channel) = listen().await;
+    tokio::spawn(
+        Server::builder()
+            .add_service(health)
+            .serve_with_incoming(incoming),
+    );
+    let circuits = replica(&unique_prefix("tonic"));
+    let breaker = circuits.circuit(&unique("users"), after(2)).unwrap();
+    let mut client = client(&channel, &breaker);
+    let ask = |service: &str| HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    client.check(ask("up")).await.unwrap();
+    // It does not know that one, which is an answer too.
+    let status = client.check(ask("nobody")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(counted(&circuits, &breaker).await, (2, 0));
+}
+
+#[tokio::test]
+async fn statuses_count_in_headers_and_in_trailers_for_the_whole_fleet() {
+    let prefix = unique_prefix("tonic");
+    let scripted = Scripted::default();
+    let (incoming, channel) = listen().await;
+    let server = Server::builder().add_service(HealthServer::new(scripted.clone()));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    for streams in [false, true] {
+        let name = unique("users");
+        let fleet = [replica(&prefix), replica(&prefix)];
+        let breakers = fleet
+            .each_ref()
+            .map(|c| c.circuit(&name, after(3)).unwrap());
+        let mut clients = breakers.each_ref().map(|b| client(&channel, b));
+        for (code, expected) in [
+            (Code::Ok, (1, 0)),
+            (Code::NotFound, (2, 0)),
+            (Code::Cancelled, (2, 0)),
+            (Code::Internal, (2, 1)),
+            (Code::DeadlineExceeded, (2, 2)),
+        ] {
+            let client = &mut clients[0];
+            if streams {
+                let mut answers = client.watch(request(code)).await.unwrap().into_inner();
+                assert!(answers.message().await.unwrap().is_some());
+                let end = answers
+                    .message()
+                    .await
+                    .map_or_else(|s| s.code(), |_| Code::Ok);
+                assert_eq!(end, code);
+            } else {
+                let end = client
+                    .check(request(code))
+                    .await
+                    .map_or_else(|s| s.code(), |_| Code::Ok);
+                assert_eq!(end, code);
+            }
+            // A stream's body ends on a task of its own, maybe a moment after the last message.
+            until("counted", async || {
+                counted(&fleet[0], &breakers[0]).await == expected
+            })
+            .await;
+        }
+        assert_eq!(breakers[0].state(), State::Closed);
+        let _ = clients[0].check(request(Code::Unavailable)).await;
+        let asked = scripted.asked.load(Ordering::SeqCst);
+        for (breaker, client) in breakers.iter().zip(&mut clients) {
+            open(breaker).await;
+            let status = client.check(request(Code::Ok)).await.unwrap_err();
+            let cause = std::error::Error::source(&status).unwrap();
+            let Some(CallError::Rejected(rejection)) =
+                cause.downcast_ref::<CallError<tonic::transport::Error>>()
+            else {
+                panic!("{status:?}");
+            };
+            // What the server has asked for: two hours, where the policy says one.
+            assert!(rejection.retry_after.unwrap() > Duration::from_secs(7000));
+        }
+        assert_eq!(
+            scripted.asked.load(Ordering::SeqCst),
+            asked,
+            "nothing was sent"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_rejects_says_that_it_is_not_available() {
+    let circuits = replica(&unique_prefix("tonic"));
+    let breaker = circuits.circuit(&unique("users"), after(2)).unwrap();
+    let layer = CircuitBreakerLayer::new(breaker.clone()).classifier(Grpc);
+    let scripted = Scripted::default();
+    let server = Server::builder()
+        .layer(layer.grpc_rejection_response())
+        .add_service(HealthServer::new(scripted.clone()));
+    let (incoming, channel) = listen().await;
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let mut client = HealthClient::new(channel);
+    for _ in 0..2 {
+        let status = client.check(request(Code::Internal)).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+    }
+    open(&breaker).await;
+    let status = client.check(request(Code::Ok)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+    let wait_ms: u64 = pushback.to_str().unwrap().parse().unwrap();
+    assert!(wait_ms > 3_000_000, "{wait_ms}");
+    assert_eq!(scripted.asked.load(Ordering::SeqCst), 2);
+}
