@@ -48,6 +48,8 @@ mod provision;
 mod proxy;
 mod quorum;
 mod refusals;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod rooms;
 mod scripts;
 mod soak;
