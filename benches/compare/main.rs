@@ -2,6 +2,7 @@
 //!
 //!     cargo bench --bench compare                          # all cases, about a minute
 //!     cargo bench --bench compare -- closed/async          # cases with this in their name
+//!     cargo bench --bench compare --features tower         # ours as a tower service, too
 //!     cargo bench --bench compare -- --json figures.json   # the figures for programs, too
 //!     cargo bench --bench compare -- --test                # each case once: does it work?
 //!
@@ -19,6 +20,8 @@
 mod arguments;
 mod call;
 mod history;
+#[cfg(feature = "tower")]
+mod layered;
 mod ours;
 mod peers;
 mod report;

@@ -142,6 +142,8 @@ impl<'a> Ours<'a> {
             all.push(blocking(name, state, &breaker, call_sync));
             if *name == NAME {
                 all.push(blocking(PERMIT, state, &breaker, by_permit));
+                #[cfg(feature = "tower")]
+                all.push(crate::layered::subject(state, breaker.clone()));
             }
             all.push(awaited(name, state, breaker));
         }
