@@ -11,7 +11,7 @@ use crate::CallError;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use std::{future::{Ready, ready}, io::Error};
+/// use std::{io::Error, time::Duration};
 /// use commontrip::{CallError, Commontrip, Policy, tower::{CircuitBreakerLayer, UnlessRejected}};
 /// use tower::{ServiceBuilder, ServiceExt, retry, service_fn};
 ///
@@ -19,11 +19,11 @@ use crate::CallError;
 /// struct Tries(u32);
 ///
 /// impl retry::Policy<u32, u32, CallError<Error>> for Tries {
-///     type Future = Ready<()>;
+///     type Future = tokio::time::Sleep;
 ///
-///     fn retry(&mut self, _: &mut u32, result: &mut Result<u32, CallError<Error>>) -> Option<Ready<()>> {
+///     fn retry(&mut self, _: &mut u32, result: &mut Result<u32, CallError<Error>>) -> Option<Self::Future> {
 ///         self.0 = self.0.checked_sub(1)?;
-///         result.is_err().then(|| ready(()))
+///         result.is_err().then(|| tokio::time::sleep(Duration::from_millis(20)))
 ///     }
 ///
 ///     fn clone_request(&mut self, request: &u32) -> Option<u32> {
@@ -31,10 +31,10 @@ use crate::CallError;
 ///     }
 /// }
 ///
-/// // Opens at the second failure, of the second try; so there is no third.
+/// // Opens at the second failure, and the tries end soon after.
 /// let numbers = Commontrip::embedded()?.circuit("numbers", Policy::consecutive(2)?)?;
 /// let service = ServiceBuilder::new()
-///     .retry(UnlessRejected(Tries(10)))
+///     .retry(UnlessRejected(Tries(500)))
 ///     .layer(CircuitBreakerLayer::new(numbers))
 ///     .service(service_fn(async |_: u32| Err::<u32, _>(Error::other("refused"))));
 /// assert!(matches!(service.oneshot(1).await, Err(CallError::Rejected(_))));

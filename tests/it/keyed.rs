@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use commontrip::keyed::KeyedCircuits;
 use commontrip::{Commontrip, Name, Outcome, Policy, State};
 use parking_lot::Mutex;
-use proptest::prelude::*;
+use proptest::prop_assert;
+use proptest::test_runner::TestRunner;
 use tokio::sync::Barrier;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt};
+
+use crate::wait::until;
 
 fn keyed(prefix: &str) -> KeyedCircuits {
     let circuits = Commontrip::embedded().unwrap();
@@ -59,21 +62,22 @@ async fn a_prefix_is_a_name_that_leaves_room() {
     assert_eq!(longest.circuit(&"y".repeat(42)).name().len(), 200);
 }
 
-proptest! {
-    #[test]
-    fn every_key_has_a_valid_name_and_no_two_have_the_same(
-        keys in proptest::collection::hash_set("[a{}%~\\x00é\u{85}7B]{0,4}|.{0,90}|[~{é]{150,300}", 2..40),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        let circuits = keyed("p:");
+#[tokio::test]
+async fn every_key_has_a_valid_name_and_no_two_have_the_same() {
+    let circuits = keyed("p:").at_most(usize::MAX);
+    let named = |key: &str| circuits.circuit(key).name().to_owned();
+    let key = "[a{}%~\\x00é\u{85}7B]{0,4}|.{0,90}|[~{é]{150,300}";
+    let keys = proptest::collection::hash_set(key, 2..40);
+    let held = TestRunner::default().run(&keys, |keys| {
         let mut names = HashSet::from(["p:~others".to_owned()]);
         for key in &keys {
-            let name = circuits.circuit(key).name().to_owned();
+            let name = named(key);
             prop_assert!(Name::new(&name).is_ok());
             prop_assert!(names.insert(name), "{key:?}");
         }
-    }
+        Ok(())
+    });
+    held.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -120,7 +124,7 @@ async fn one_keys_failures_are_not_anothers_and_the_others_share_theirs() {
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|key| circuits.circuit(key));
     for broken in [&a, &c] {
         broken.acquire().await.unwrap().record(Outcome::trip());
-        crate::upstream::open(broken).await;
+        until("open", async || broken.state() == State::Open).await;
     }
     assert_eq!(b.state(), State::Closed);
     assert_eq!(d.state(), State::Open, "it shares the circuit of c");

@@ -86,3 +86,5 @@ mod transitions;
 mod upstream;
 mod votes;
 mod wait;
+#[cfg(all(feature = "tls", feature = "webhook"))]
+mod webhook;

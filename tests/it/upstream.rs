@@ -84,6 +84,7 @@ async fn answer_and_ask_for_rest(
     response
 }
 
+/// reqwest's, whatever proxy there may be.
 pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }

@@ -68,11 +68,11 @@ impl Health for Scripted {
     }
 }
 
-async fn start(server: tonic::transport::server::Router) -> Channel {
+async fn listen() -> (TcpIncoming, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    Endpoint::try_from(url).unwrap().connect().await.unwrap()
+    let channel = Endpoint::try_from(url).unwrap().connect_lazy();
+    (TcpIncoming::from(listener), channel)
 }
 
 type Guarded = CircuitBreakerService<Channel, CircuitBreaker, Grpc, Errors>;
@@ -94,7 +94,12 @@ async fn the_ready_made_service_is_called_through_a_circuit() {
     reporter
         .set_service_status("up", tonic_health::ServingStatus::Serving)
         .await;
-    let channel = start(Server::builder().add_service(health)).await;
+    let (incoming, channel) = listen().await;
+    tokio::spawn(
+        Server::builder()
+            .add_service(health)
+            .serve_with_incoming(incoming),
+    );
     let circuits = replica(&unique_prefix("tonic"));
     let breaker = circuits.circuit(&unique("users"), after(2)).unwrap();
     let mut client = client(&channel, &breaker);
@@ -112,7 +117,9 @@ async fn the_ready_made_service_is_called_through_a_circuit() {
 async fn statuses_count_in_headers_and_in_trailers_for_the_whole_fleet() {
     let prefix = unique_prefix("tonic");
     let scripted = Scripted::default();
-    let channel = start(Server::builder().add_service(HealthServer::new(scripted.clone()))).await;
+    let (incoming, channel) = listen().await;
+    let server = Server::builder().add_service(HealthServer::new(scripted.clone()));
+    tokio::spawn(server.serve_with_incoming(incoming));
     for streams in [false, true] {
         let name = unique("users");
         let fleet = [replica(&prefix), replica(&prefix)];
@@ -178,11 +185,12 @@ async fn a_server_that_rejects_says_that_it_is_not_available() {
     let breaker = circuits.circuit(&unique("users"), after(2)).unwrap();
     let layer = CircuitBreakerLayer::new(breaker.clone()).classifier(Grpc);
     let scripted = Scripted::default();
-    let service = layer
-        .grpc_rejection_response()
-        .layer(HealthServer::new(scripted.clone()));
-    let server = Server::builder().add_service(Named(service));
-    let mut client = HealthClient::new(start(server).await);
+    let server = Server::builder()
+        .layer(layer.grpc_rejection_response())
+        .add_service(HealthServer::new(scripted.clone()));
+    let (incoming, channel) = listen().await;
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let mut client = HealthClient::new(channel);
     for _ in 0..2 {
         let status = client.check(request(Code::Internal)).await.unwrap_err();
         assert_eq!(status.code(), Code::Internal);
@@ -194,29 +202,4 @@ async fn a_server_that_rejects_says_that_it_is_not_available() {
     let wait_ms: u64 = pushback.to_str().unwrap().parse().unwrap();
     assert!(wait_ms > 3_000_000, "{wait_ms}");
     assert_eq!(scripted.asked.load(Ordering::SeqCst), 2);
-}
-
-/// A service that has lost its name in a layer.
-#[derive(Clone)]
-struct Named<S>(S);
-
-impl<S> tonic::server::NamedService for Named<S> {
-    const NAME: &'static str = "grpc.health.v1.Health";
-}
-
-impl<S: tower::Service<R>, R> tower::Service<R> for Named<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: R) -> S::Future {
-        self.0.call(request)
-    }
 }
