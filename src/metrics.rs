@@ -21,8 +21,8 @@
 //! | `circuit_breaker_store_up` | gauge | | 0 while the store is away from one circuit or more |
 //! | `circuit_breaker_store_away_seconds` | gauge | | for how long; 0 while it answers |
 //!
-//! The crate has no fallbacks, so there is no result `fallback`: what a service does with a rejection
-//! is its own to count.
+//! What is served in place of a call is not a call of the circuit, so there is no result `fallback`. Chains of the
+//! feature `failover` count theirs in `circuit_breaker_failover_total`.
 
 use std::{
     collections::{BTreeMap, HashMap},

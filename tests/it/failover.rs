@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use commontrip::failover::{Attempt, ChainError, End, Failover, Stage};
+use commontrip::failover::{Attempt, ChainError, End, Failover, Stage, Tried};
 use commontrip::{
-    CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, Rejection, State,
+    CallError, CircuitBreaker, Clock, Commontrip, Outcome, Override, Policy, Rejection, State,
 };
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
@@ -234,6 +234,58 @@ async fn retries_stop_at_a_rejection() {
     assert!(exhausted.elapsed <= secs(2), "{exhausted:?}");
 }
 
+#[tokio::test]
+async fn retries_stop_where_only_probes_are_admitted() {
+    let clock = Clock::manual();
+    let circuits = Commontrip::builder().clock(clock.clone());
+    let circuits = circuits.build().unwrap();
+    let policy = Policy::builder().permitted_number_of_calls_in_half_open_state(1);
+    let policy = policy.success_threshold(1).build().unwrap();
+    let cloud = circuits.circuit("cloud", policy).unwrap();
+    let trip = cloud.acquire().await.unwrap();
+    trip.record(Outcome::Trip { retry_after: None });
+    circuits.flush().await;
+    clock.advance(secs(40));
+    let probe = cloud.acquire().await.unwrap();
+    assert!(probe.is_probe());
+    let chain = Failover::builder().stage(Stage::new("cloud", &cloud).retries(3));
+    let chain = chain.build().unwrap();
+    let exhausted = chain.call(async |_| Ok::<_, ()>(())).await.unwrap_err();
+    let rejected = |tried: &Tried<()>| tried.error.rejection().is_some();
+    assert!(exhausted.attempts.iter().all(rejected));
+    assert_eq!(exhausted.attempts.len(), 1);
+    probe.success();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_begins_when_the_time_is_over() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
+    // The second attempt would begin just then; the stage after it in a pause.
+    for (retries, total) in [(1, secs(10)), (0, secs(11))] {
+        let cloud_stage = Stage::new("cloud", &cloud).attempt_timeout(secs(10));
+        let chain = Failover::builder()
+            .stage(cloud_stage.retries(retries))
+            .stage(Stage::new("local", &local).pause_before(secs(2)))
+            .total_timeout(total)
+            .build()
+            .unwrap();
+        let diary = Diary::new();
+        let exhausted = chain
+            .call(|attempt| {
+                diary.note(&attempt);
+                std::future::pending::<Result<(), io::Error>>()
+            })
+            .await
+            .unwrap_err();
+        diary.expect(&[("cloud", 1, secs(0))]);
+        assert_eq!(exhausted.elapsed, total);
+        assert_eq!(exhausted.end, End::TotalTimeout(total));
+        assert_eq!(exhausted.attempts.len(), 1);
+    }
+    assert_eq!(counts(&circuits, &cloud).await, (0, 2, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_an_error_counts_as_says_whether_another_stage_is_tried() {
     let circuits = Commontrip::embedded().unwrap();
@@ -426,4 +478,46 @@ async fn the_total_bounds_silent_sockets_and_the_fleet_hears_of_each_timeout() {
     let (successes, failures, ignored) = counts(&circuits, &cloud).await;
     assert_eq!((successes, failures + ignored), (0, made));
     assert!(failures + 1 >= made, "{failures} of {made}");
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn chains_are_counted_by_how_they_ended() {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let calls = async {
+        let circuits = Commontrip::embedded().unwrap();
+        let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
+        let chain = asked_for(&cloud, &local);
+        for bad_stages in [0, 0, 1, 3] {
+            let call = |attempt: Attempt| async move {
+                match attempt.stage < bad_stages {
+                    true => Err("down"),
+                    false => Ok(()),
+                }
+            };
+            let _ = chain.call(call).await;
+        }
+        let ignored = |_: &Result<(), _>| Outcome::Ignored;
+        let _ = chain.call_with(ignored, async |_| Err("mistake")).await;
+        let hang = |_| std::future::pending::<Result<(), ()>>();
+        let _ = chain.call(hang).await;
+    };
+    metrics::with_local_recorder(&recorder, || runtime.block_on(calls));
+    let text = handle.render();
+    let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    lines.retain(|line| !line.is_empty());
+    lines.sort_unstable();
+    let name = "circuit_breaker_failover_total";
+    let expected = [
+        "{stage=\"cloud\",fallback=\"false\",result=\"served\"} 2",
+        "{stage=\"cloud-patient\",fallback=\"true\",result=\"served\"} 1",
+        "{stage=\"none\",fallback=\"false\",result=\"callers_error\"} 1",
+        "{stage=\"none\",fallback=\"false\",result=\"exhausted\"} 1",
+        "{stage=\"none\",fallback=\"false\",result=\"timeout\"} 1",
+    ];
+    let expected = expected.map(|labels| format!("{name}{labels}"));
+    assert_eq!(lines, expected, "{text}");
 }

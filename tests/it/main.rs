@@ -29,6 +29,8 @@ mod doctor;
 mod explore;
 #[cfg(feature = "failover")]
 mod failover;
+#[cfg(feature = "fallback")]
+mod fallback;
 mod faults;
 mod fuzz;
 mod histories;
@@ -51,6 +53,8 @@ mod provision;
 mod proxy;
 mod quorum;
 mod refusals;
+#[cfg(feature = "retry")]
+mod retry;
 mod rooms;
 mod scripts;
 mod soak;

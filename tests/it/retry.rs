@@ -1,0 +1,239 @@
+//! Tries: the circuit in each of them, none after a rejection, and what the other nesting hides.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use backon::Retryable;
+use commontrip::retry::ConstantBuilder;
+use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, State};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{redis_url, unique, unique_prefix};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn each(wait: Duration, times: usize) -> ConstantBuilder {
+    let waits = ConstantBuilder::new().with_delay(wait);
+    waits.with_max_times(times)
+}
+
+fn policy() -> commontrip::PolicyBuilder {
+    Policy::builder()
+        .wait_duration_in_open_state(HOUR)
+        .report_interval(Duration::ZERO)
+}
+
+fn replica(prefix: &str) -> Commontrip {
+    Commontrip::builder()
+        .redis(redis_url())
+        .prefix(prefix)
+        .store_timeout(secs(10))
+        .build()
+        .unwrap()
+}
+
+/// An upstream that hangs up on the first so many who come, and answers those after; how many came.
+async fn upstream(fails: u32) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let came = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&came);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if count.fetch_add(1, Ordering::SeqCst) >= fails {
+                let _ = stream.write_u8(42).await;
+            }
+        }
+    });
+    (address, came)
+}
+
+async fn ask(address: SocketAddr) -> io::Result<u8> {
+    TcpStream::connect(address).await?.read_u8().await
+}
+
+/// Successes and failures, as the fleet has them.
+async fn counts(circuits: &Commontrip, breaker: &CircuitBreaker) -> (u64, u64) {
+    circuits.flush().await;
+    let seen = breaker.snapshot().await.unwrap();
+    (seen.successes_total, seen.failures_total)
+}
+
+#[tokio::test]
+async fn the_circuit_within_each_try_sees_each_failure_and_the_other_way_round_it_does_not() {
+    let circuits = replica(&unique_prefix("retry"));
+    let breaker = || {
+        let policy = policy().build().unwrap();
+        circuits.circuit(&unique("users"), policy).unwrap()
+    };
+    // Two failures, then an answer.
+    let (right, (address, _)) = (breaker(), upstream(2).await);
+    let waits = each(Duration::ZERO, 3);
+    let answer = right.retry(waits).call(|| ask(address)).await;
+    assert_eq!(answer.unwrap(), 42);
+    assert_eq!(counts(&circuits, &right).await, (1, 2));
+
+    let (wrong, (address, _)) = (breaker(), upstream(2).await);
+    let answer = wrong.call(|| (|| ask(address)).retry(waits)).await;
+    assert_eq!(answer.unwrap(), 42);
+    assert_eq!(counts(&circuits, &wrong).await, (1, 0), "both are hidden");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_left_alone_and_the_other_way_round_it_is_not() {
+    let circuits = replica(&unique_prefix("retry"));
+    let breaker = || {
+        let policy = policy().consecutive_failures_threshold(2);
+        let policy = policy.build().unwrap();
+        circuits.circuit(&unique("users"), policy).unwrap()
+    };
+    // The circuit is to have heard of a failure when the next try comes.
+    let report = async || circuits.flush().await;
+    let waits = each(Duration::ZERO, 9);
+    let (right, (address, came)) = (breaker(), upstream(u32::MAX).await);
+    let answer = right
+        .retry(waits)
+        .call(async || {
+            report().await;
+            ask(address).await
+        })
+        .await;
+    assert!(matches!(answer, Err(CallError::Failed(_))), "{answer:?}");
+    // The failure before the last try was not reported before it began.
+    let asked = came.load(Ordering::SeqCst);
+    assert!((2..=3).contains(&asked), "{asked} tries");
+    circuits.flush().await;
+    assert_eq!(right.snapshot().await.unwrap().state, State::Open);
+
+    let (wrong, (address, came)) = (breaker(), upstream(u32::MAX).await);
+    let answer = wrong.call(|| (|| ask(address)).retry(waits)).await;
+    assert!(answer.is_err());
+    assert_eq!(came.load(Ordering::SeqCst), 10, "it goes on and on");
+    assert_eq!(counts(&circuits, &wrong).await, (0, 1), "all are one");
+    assert_eq!(wrong.snapshot().await.unwrap().state, State::Closed);
+}
+
+#[tokio::test]
+async fn when_another_replica_opens_the_circuit_the_tries_end_with_the_last_ones_error() {
+    let (prefix, name) = (unique_prefix("retry"), unique("users"));
+    let (a, b) = (replica(&prefix), replica(&prefix));
+    let policy = policy().build().unwrap();
+    let here = a.circuit(&name, policy.clone()).unwrap();
+    let there = b.circuit(&name, policy).unwrap();
+    let (address, came) = upstream(u32::MAX).await;
+    let tries = here.retry(each(HOUR, 9)).call(async || {
+        let result = ask(address).await;
+        there.force_open(Override::because("drill")).await.unwrap();
+        crate::wait::until("the news", async || here.state() == State::ForcedOpen).await;
+        result
+    });
+    let answer = timeout(secs(60), tries).await.expect("it waits in vain");
+    assert!(matches!(answer, Err(CallError::Failed(_))), "{answer:?}");
+    assert_eq!(came.load(Ordering::SeqCst), 1);
+    // Without a try before there is no other error to tell.
+    let answer = here.retry(each(HOUR, 9)).call(|| ask(address)).await;
+    assert!(matches!(answer, Err(CallError::Rejected(_))), "{answer:?}");
+    assert_eq!(came.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_opens_during_a_wait_ends_the_tries() {
+    let circuits = Commontrip::embedded().unwrap();
+    let breaker = circuits.circuit("c", policy().build().unwrap()).unwrap();
+    let start = Instant::now();
+    let tries = Cell::new(0);
+    let retry = breaker.retry(each(secs(10), 9));
+    let (answer, ()) = tokio::join!(
+        retry.call(async || {
+            tries.set(tries.get() + 1);
+            Err::<(), _>("down")
+        }),
+        async {
+            sleep(secs(15)).await;
+            breaker
+                .force_open(Override::because("drill"))
+                .await
+                .unwrap();
+        }
+    );
+    assert!(matches!(answer, Err(CallError::Failed("down"))));
+    assert_eq!((tries.get(), start.elapsed()), (2, secs(20)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_is_waited_for_when_it_is_short() {
+    let circuits = Commontrip::embedded().unwrap();
+    let breaker = circuits.circuit("c", policy().build().unwrap()).unwrap();
+    let asks = |seconds| {
+        move |_: &Result<(), _>| Outcome::Failure {
+            retry_after: Some(secs(seconds)),
+        }
+    };
+    for (seconds, longest, took) in [
+        (0, 5, 2),
+        (1, 5, 2),
+        (3, 5, 6),
+        (5, 5, 10),
+        (6, 5, 0),
+        (6, 10, 12),
+    ] {
+        let start = Instant::now();
+        let retry = breaker.retry(each(secs(1), 2));
+        let retry = retry.longest_retry_after(secs(longest));
+        let answer = retry.call_with(asks(seconds), async || Err("busy")).await;
+        assert!(matches!(answer, Err(CallError::Failed("busy"))));
+        assert_eq!(start.elapsed(), secs(took), "{seconds} of {longest}");
+        breaker.reset().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_result_counts_as_says_whether_it_is_tried_again() {
+    let circuits = Commontrip::embedded().unwrap();
+    let breaker = circuits.circuit("c", policy().build().unwrap()).unwrap();
+    let tries = async |outcome, result: Result<(), ()>| {
+        let tries = Cell::new(0);
+        let retry = breaker.retry(each(secs(1), 2));
+        let call = async || {
+            tries.set(tries.get() + 1);
+            result
+        };
+        let answer = retry.call_with(|_: &_| outcome, call).await;
+        assert_eq!(answer.is_ok(), result.is_ok());
+        breaker.reset().await.unwrap();
+        tries.get()
+    };
+    assert_eq!(tries(Outcome::failure(), Err(())).await, 3);
+    assert_eq!(tries(Outcome::Ignored, Err(())).await, 1);
+    assert_eq!(tries(Outcome::Success, Err(())).await, 1);
+    assert_eq!(tries(Outcome::trip(), Err(())).await, 1);
+    assert_eq!(tries(Outcome::failure(), Ok(())).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_the_circuits_is_tried_again_and_counts_each_time() {
+    let circuits = Commontrip::embedded().unwrap();
+    let policy = policy().call_timeout(secs(2)).build().unwrap();
+    let breaker = circuits.circuit("c", policy).unwrap();
+    let start = Instant::now();
+    let retry = breaker.clone();
+    // In a task, which the future must be fit for.
+    let answer = tokio::spawn(async move {
+        let retry = retry.retry(each(secs(1), 2));
+        retry.call(std::future::pending::<Result<(), ()>>).await
+    });
+    let answer = answer.await.unwrap();
+    assert!(matches!(answer, Err(CallError::TimedOut(limit)) if limit == secs(2)));
+    assert_eq!(start.elapsed(), secs(2 + 1 + 2 + 1 + 2));
+    assert_eq!(counts(&circuits, &breaker).await, (0, 3));
+}
