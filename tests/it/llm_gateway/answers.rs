@@ -132,6 +132,10 @@ async fn metrics_have_tokens_latencies_and_circuits_of_this_replica() {
         r#"llm_cache_total{result="hit"} 1"#.to_owned(),
         r#"llm_cache_total{result="miss"} 4"#.to_owned(),
         "circuit_breaker_store_up 1".to_owned(),
+        r#"circuit_breaker_failover_total{stage="openai",fallback="false",result="served"} 3"#
+            .to_owned(),
+        r#"circuit_breaker_failover_total{stage="anthropic",fallback="true",result="served"} 1"#
+            .to_owned(),
     ] {
         assert!(
             metrics.lines().any(|l| l == line),
