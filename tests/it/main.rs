@@ -64,10 +64,10 @@ mod proxy;
 mod queue;
 mod quorum;
 mod refusals;
-#[cfg(feature = "retry")]
-mod retry;
 #[cfg(feature = "reqwest")]
 mod reqwest;
+#[cfg(feature = "retry")]
+mod retry;
 mod rooms;
 mod scripts;
 mod soak;

@@ -3,8 +3,26 @@
 use std::{fs, path::Path};
 
 /// Rooms from the innermost out.
-const ROOMS: [&str; 8] = [
-    "model", "store", "breaker", "operator", "alerts", "health", "queue", "admin",
+const ROOMS: [&str; 19] = [
+    "model",
+    "store",
+    "breaker",
+    "operator",
+    "alerts",
+    "health",
+    "metrics",
+    "queue",
+    "retry",
+    "failover",
+    "fallback",
+    "balance",
+    "config",
+    "keyed",
+    "http",
+    "tower",
+    "reqwest",
+    "admin",
+    "test_util",
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
@@ -40,8 +58,13 @@ fn no_room_imports_from_a_room_further_out() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for (i, room) in ROOMS.iter().enumerate() {
         let mut files = Vec::new();
-        rust_files(&root.join(room), &mut files);
-        assert!(files.len() > 2, "{room} has moved");
+        let file = root.join(room).with_extension("rs");
+        if file.exists() {
+            files.push(file);
+        } else {
+            rust_files(&root.join(room), &mut files);
+            assert!(files.len() > 1, "{room} has moved");
+        }
         for file in files {
             let named = rooms_named(&fs::read_to_string(&file).unwrap());
             let outward: Vec<_> = named
