@@ -11,12 +11,12 @@
 //!   looking at a queue and steering it
 //!
 //! ```no_run
-//! # async fn publish(_: Ad) -> Result<(), std::io::Error> { Ok(()) }
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use commontrip::{Commontrip, Policy, RedisStore, queue::{Called, Job, Queue}};
 //!
 //! #[derive(serde::Serialize, serde::Deserialize)]
 //! struct Ad { id: u64, title: String }
+//! # async fn publish(_: Ad) -> Result<(), std::io::Error> { Ok(()) }
 //!
 //! let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
 //! let circuits = Commontrip::builder().store(store.clone()).build()?;
