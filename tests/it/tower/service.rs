@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use commontrip::tower::CircuitBreakerLayer;
+use commontrip::tower::{CircuitBreakerLayer, UnlessRejected};
 use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, State};
 use futures_util::FutureExt;
 use tower::limit::ConcurrencyLimit;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, retry, service_fn};
 
 use crate::support::{unique, unique_prefix};
 use crate::upstream::{HOUR, after, counted, open, replica};
@@ -248,4 +248,48 @@ async fn a_refused_call_can_be_answered_in_other_words() {
     // The error is the inner service's, as it was.
     let answer: Result<u64, u64> = layer.layer(Strict::default()).oneshot(Ok(1)).await;
     assert_eq!(answer, Ok(503));
+}
+
+/// Has each error tried again, three times at most, and counts how often it is asked.
+#[derive(Clone)]
+struct Again(Arc<AtomicU64>);
+
+impl<E> retry::Policy<Result<u64, u64>, u64, CallError<E>> for Again {
+    type Future = Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut Result<u64, u64>,
+        _: &mut Result<u64, CallError<E>>,
+    ) -> Option<Ready<()>> {
+        (self.0.fetch_add(1, Ordering::SeqCst) < 3).then(|| ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Result<u64, u64>) -> Option<Result<u64, u64>> {
+        Some(*request)
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_and_a_rejection_is_not() {
+    let (_circuits, breaker) = circuit(Policy::default());
+    breaker.acquire().await.unwrap().success();
+    let (strict, asked) = (Strict::default(), Arc::new(AtomicU64::new(0)));
+    let calls = Arc::clone(&strict.calls);
+    let service = ServiceBuilder::new()
+        .retry(UnlessRejected(Again(Arc::clone(&asked))))
+        .layer(CircuitBreakerLayer::new(breaker.clone()))
+        .service(strict);
+    let answer = service.clone().oneshot(Err(7)).await;
+    assert!(matches!(answer, Err(CallError::Failed(7))), "{answer:?}");
+    let counted = || (calls.load(Ordering::SeqCst), asked.load(Ordering::SeqCst));
+    assert_eq!(counted(), (4, 4));
+
+    breaker
+        .force_open(Override::because("upgrade"))
+        .await
+        .unwrap();
+    let answer = service.oneshot(Ok(7)).await;
+    assert!(matches!(answer, Err(CallError::Rejected(_))), "{answer:?}");
+    assert_eq!(counted(), (4, 4));
 }
