@@ -85,7 +85,7 @@ impl Speaker {
             Ok(Answer {
                 value, age, from, ..
             }) => {
-                println!("{voice}: stale, {age:?} old, from the {from:?}");
+                println!("{voice}: stale, {age:?} old, from the {from}");
                 (value, Heard::Stale(from))
             }
             Err(error) => {

@@ -106,11 +106,7 @@ impl<B: BackoffBuilder> Retry<'_, B> {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let by_result = |result: &Result<T, E>| match result {
-            Ok(_) => Outcome::Success,
-            Err(_) => Outcome::failure(),
-        };
-        self.call_with(by_result, call).await
+        self.call_with(Outcome::of, call).await
     }
 
     /// [`CircuitBreaker::call_with`], again after an `Err` that is an [`Outcome::Failure`], or a timeout.

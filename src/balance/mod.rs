@@ -159,11 +159,7 @@ impl<T> CircuitSet<T> {
         F: FnOnce(&'a T) -> Fut,
         Fut: Future<Output = Result<R, E>>,
     {
-        let by_result = |result: &Result<R, E>| match result {
-            Ok(_) => Outcome::Success,
-            Err(_) => Outcome::failure(),
-        };
-        self.call_with(by_result, call).await
+        self.call_with(Outcome::of, call).await
     }
 
     /// [`call`](Self::call); `classify` says what the result means.

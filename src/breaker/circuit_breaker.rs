@@ -25,15 +25,6 @@ pub struct CircuitBreaker {
     life: Arc<Life>,
 }
 
-/// The default classifier: `Ok` is a success, `Err` a failure.
-#[inline]
-const fn by_result<T, E>(result: &Result<T, E>) -> Outcome {
-    match result {
-        Ok(_) => Outcome::Success,
-        Err(_) => Outcome::failure(),
-    }
-}
-
 impl CircuitBreaker {
     pub(super) const fn new(cell: Arc<Cell>, life: Arc<Life>) -> Self {
         Self { cell, life }
@@ -59,7 +50,7 @@ impl CircuitBreaker {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.call_with(by_result, call)
+        self.call_with(Outcome::of, call)
     }
 
     /// Makes a call when the circuit permits; `classify` says what its result means.
@@ -140,7 +131,7 @@ impl CircuitBreaker {
     where
         F: FnOnce() -> Result<T, E>,
     {
-        self.call_sync_with(by_result, call)
+        self.call_sync_with(Outcome::of, call)
     }
 
     /// [`call_sync`](Self::call_sync); `classify` says what the result means.

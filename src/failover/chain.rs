@@ -91,11 +91,7 @@ impl Failover {
         F: FnMut(Attempt) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let by_result = |result: &Result<T, E>| match result {
-            Ok(_) => Outcome::Success,
-            Err(_) => Outcome::failure(),
-        };
-        self.call_with(by_result, call).await
+        self.call_with(Outcome::of, call).await
     }
 
     /// [`call`](Self::call); `classify` says what a result means.

@@ -69,6 +69,16 @@ pub enum Source {
     Fleet,
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Call => "call",
+            Self::Process => "process",
+            Self::Fleet => "fleet",
+        })
+    }
+}
+
 impl<T> LastGood<T> {
     /// Keeps values under this name, which with a key is theirs in the store: replicas that use the same name
     /// share them. 1 to 100 bytes without control characters, braces and colons.
@@ -101,11 +111,7 @@ impl<T: Serialize + DeserializeOwned> LastGood<T> {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let by_result = |result: &Result<T, E>| match result {
-            Ok(_) => Outcome::Success,
-            Err(_) => Outcome::failure(),
-        };
-        self.call_with(breaker, key, by_result, call).await
+        self.call_with(breaker, key, Outcome::of, call).await
     }
 
     /// [`call`](Self::call); `classify` says what the result means.

@@ -26,6 +26,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What a result means unless told otherwise: `Ok` is a success, `Err` a failure.
+    #[inline]
+    #[must_use]
+    pub const fn of<T, E>(result: &Result<T, E>) -> Self {
+        match result {
+            Ok(_) => Self::Success,
+            Err(_) => Self::failure(),
+        }
+    }
+
     /// A failure without a `retry_after`.
     #[must_use]
     pub const fn failure() -> Self {

@@ -42,10 +42,7 @@ impl<Res, E> Classifier<Res, E> for ByResult {
 
     #[inline]
     fn settle(&self, result: Result<Res, E>, permit: Permit) -> Result<Res, E> {
-        match result {
-            Ok(_) => permit.success(),
-            Err(_) => permit.failure(),
-        }
+        permit.record(Outcome::of(&result));
         result
     }
 }
