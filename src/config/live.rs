@@ -7,7 +7,7 @@
 //! file system tells nobody of changes, and an editor may replace the file. Watching for each of these
 //! asks more of a program than reading a small file once a second does.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -120,23 +120,18 @@ impl Shared {
         Ok(())
     }
 
-    fn take(&self, text: &str) -> Result<(), ConfigError> {
-        let (path, environment) = {
-            let current = self.current.lock();
-            let config = &current.config;
-            (config.file.clone(), Arc::clone(&config.environment))
-        };
-        let path = path.unwrap_or_default();
-        self.apply(Config::parse(&path, text, environment)?)
+    fn take(&self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let environment = Arc::clone(&self.current.lock().config.environment);
+        self.apply(Config::parse(path, text, environment)?)
     }
 }
 
 async fn follow(shared: Arc<Shared>, every: Duration) {
-    let Some(path) = shared.current.lock().config.file.clone() else {
+    let Some((path, text)) = shared.current.lock().config.file.clone() else {
         return;
     };
     // What was read last, what was done about, and what was complained about.
-    let (mut seen, mut done, mut said) = (None, None, None);
+    let (mut seen, mut done, mut said) = (None, Some(text.to_string()), None);
     while !shared.circuits.has_ended() {
         tokio::time::sleep(every).await;
         let file = path.clone();
@@ -151,7 +146,7 @@ async fn follow(shared: Arc<Shared>, every: Duration) {
             }
             Ok(text) if done.as_ref() == Some(&text) => continue,
             Ok(text) => {
-                let taken = shared.take(&text);
+                let taken = shared.take(&path, &text);
                 done = Some(text);
                 taken.err()
             }

@@ -51,7 +51,8 @@ use crate::{CircuitBreaker, Commontrip, Policy};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    file: Option<PathBuf>,
+    /// The file, and what it said.
+    file: Option<(PathBuf, Arc<str>)>,
     enabled: Option<bool>,
     default: Settings,
     presets: BTreeMap<String, Settings>,
@@ -112,7 +113,7 @@ impl Config {
 
     fn parse(path: &Path, text: &str, environment: Arc<Environment>) -> Result<Self, ConfigError> {
         let mut config = Self {
-            file: Some(path.to_owned()),
+            file: Some((path.to_owned(), Arc::from(text))),
             enabled: None,
             default: Settings::default(),
             presets: BTreeMap::new(),

@@ -418,6 +418,9 @@ async fn a_changed_file_is_in_force_without_a_restart_and_without_losing_a_call(
             calls
         }
     });
+    // Read often, and found to be as it was.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(log.of("the configuration was read again").is_empty());
     for jitter in 2..20 {
         file.write(&format!("[circuits.{name}]\njitter = {jitter}"));
         until("it is in force", async || {
