@@ -9,6 +9,7 @@ mod circuit_breaker;
 mod error;
 mod events;
 mod gate;
+mod host;
 mod link;
 mod listener;
 mod outbox;
@@ -23,7 +24,7 @@ mod tally;
 mod watch;
 mod words;
 
-pub(crate) use self::registry::replica_name;
+pub(crate) use self::host::replica_name;
 #[cfg(feature = "balance")]
 pub(crate) use self::standing::Standing;
 #[cfg(any(feature = "alerts", feature = "health"))]

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     BuildError, CircuitBreaker,
     cell::{Away, Cell},
-    events,
+    events, host,
     link::{Health, Link},
     listener, reporter,
 };
@@ -412,7 +412,7 @@ impl CommontripBuilder {
     /// the prefix is not one; [`BuildError::Replica`] when the replica's name is not one.
     pub fn build(self) -> Result<Commontrip, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let name = self.replica.unwrap_or_else(replica_name);
+        let name = self.replica.unwrap_or_else(host::replica_name);
         let printable = |c: char| !c.is_control() && !c.is_whitespace();
         if name.is_empty() || name.len() > 100 || !name.chars().all(printable) {
             return Err(BuildError::Replica(name));
@@ -461,33 +461,6 @@ impl CommontripBuilder {
             tasks: Arc::new(Mutex::new(tasks)),
         })
     }
-}
-
-pub(crate) fn replica_name() -> String {
-    let host: String = host_name()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
-        .take(60)
-        .collect();
-    let host = if host.is_empty() {
-        "host".to_owned()
-    } else {
-        host
-    };
-    format!("{host}-{}", std::process::id())
-}
-
-#[cfg(target_os = "linux")]
-fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn host_name() -> String {
-    std::env::var("HOSTNAME").unwrap_or_default()
 }
 
 #[cfg(test)]

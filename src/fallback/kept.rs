@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 
 use super::Source;
-use crate::{Clock, Commontrip, store::in_words};
+use crate::{Clock, Commontrip, model::millis, store::in_words};
 
 /// Writes under way at the most: of more, some keys' turn comes a little later.
 const WRITES: usize = 16;
@@ -193,8 +193,4 @@ impl Kept {
     fn fleets_key(&self, key: &str) -> String {
         format!("last-good:{}:{key}", self.name)
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -14,6 +14,7 @@ use super::{board::Board, check::Check};
 use crate::{
     Outcome, Permit, Rejection, StoreError,
     breaker::Watch,
+    model::millis,
     operator::{CheckReport, CheckRun, CheckStatus, INDEX, Index, KEPT_MS, Operator, index},
     store::in_words,
 };
@@ -265,8 +266,4 @@ fn settle(leave: Result<Permit, Rejection>, bad: bool, critical: bool) -> Option
 
 fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
     rmp_serde::to_vec_named(value).map_err(|e| StoreError::Invalid(e.to_string()))
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

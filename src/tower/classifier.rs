@@ -79,15 +79,20 @@ impl<B: Body, E> Classifier<Response<B>, E> for HttpBody {
     type Response = Response<SettlingBody<B>>;
 
     fn settle(&self, result: Result<Response<B>, E>, permit: Permit) -> Result<Self::Response, E> {
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                permit.failure();
-                return Err(error);
-            }
-        };
+        let (response, permit) = answered(result, permit)?;
         let by_head = outcome(response.status(), response.headers());
         let known = (by_head != Outcome::Success).then_some(by_head);
         Ok(response.map(|body| SettlingBody::new(body, permit, Judge::Http, known)))
+    }
+}
+
+/// The answer, with the permit that its body is to settle; an error has failed.
+pub(super) fn answered<T, E>(result: Result<T, E>, permit: Permit) -> Result<(T, Permit), E> {
+    match result {
+        Ok(answer) => Ok((answer, permit)),
+        Err(error) => {
+            permit.failure();
+            Err(error)
+        }
     }
 }

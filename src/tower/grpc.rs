@@ -8,6 +8,7 @@ use http_body::Body;
 use super::{
     Classifier,
     body::{Judge, SettlingBody},
+    classifier::answered,
 };
 use crate::{Outcome, Permit, http::outcome};
 
@@ -40,13 +41,7 @@ impl<B: Body, E> Classifier<Response<B>, E> for Grpc {
     type Response = Response<SettlingBody<B>>;
 
     fn settle(&self, result: Result<Response<B>, E>, permit: Permit) -> Result<Self::Response, E> {
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                permit.failure();
-                return Err(error);
-            }
-        };
+        let (response, permit) = answered(result, permit)?;
         let headers = response.headers();
         let known = if response.status() != StatusCode::OK {
             Some(outcome(response.status(), headers))

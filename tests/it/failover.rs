@@ -14,7 +14,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
-use crate::support::{redis_url, unique, unique_prefix};
+use crate::support::{unique, unique_prefix};
+use crate::upstream::replica;
 use crate::wait::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -403,15 +404,6 @@ async fn silent() -> (std::net::SocketAddr, Arc<Mutex<u32>>) {
 
 async fn ask(address: std::net::SocketAddr) -> io::Result<u8> {
     TcpStream::connect(address).await?.read_u8().await
-}
-
-fn replica(prefix: &str) -> Commontrip {
-    Commontrip::builder()
-        .redis(redis_url())
-        .prefix(prefix)
-        .store_timeout(secs(10))
-        .build()
-        .unwrap()
 }
 
 #[tokio::test]

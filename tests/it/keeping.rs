@@ -10,6 +10,7 @@ use redis::Script;
 use tokio::task::JoinSet;
 
 use crate::scripts::{connect, invoke, packed, read};
+use crate::stores::on_each_store;
 use crate::support::{admin_url, redis_url, unique_prefix};
 use crate::wait::until;
 
@@ -27,23 +28,6 @@ fn redis_under(prefix: &str) -> Arc<dyn Store> {
     let builder = RedisStore::builder().prefix(prefix);
     let builder = builder.timeout(Duration::from_secs(20));
     Arc::new(builder.open(redis_url()).unwrap())
-}
-
-macro_rules! on_each_store {
-    ($($fact:ident)+) => {
-        mod on_memory {
-            $(#[tokio::test]
-            async fn $fact() {
-                super::$fact(super::memory()).await;
-            })+
-        }
-        mod on_redis {
-            $(#[tokio::test]
-            async fn $fact() {
-                super::$fact(super::redis()).await;
-            })+
-        }
-    };
 }
 
 on_each_store! {

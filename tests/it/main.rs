@@ -73,6 +73,7 @@ mod scripts;
 mod soak;
 mod stats;
 mod steady;
+mod stores;
 mod support;
 mod switch;
 #[cfg(feature = "test-util")]
@@ -82,7 +83,7 @@ mod topology;
 mod tower;
 mod traces;
 mod transitions;
-#[cfg(any(feature = "reqwest", feature = "tower"))]
+#[cfg(any(feature = "reqwest", feature = "retry", feature = "tower"))]
 mod upstream;
 mod votes;
 mod wait;

@@ -10,6 +10,7 @@ use commontrip::{Commontrip, ControlError, Event, Name, Override, Policy, Reason
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::stores::on_each_store;
 use crate::support::{OwnServer, admin_url, redis_url, unique_prefix};
 use crate::wait::until;
 
@@ -53,25 +54,7 @@ impl<S: Store> AnyStore for S {
 
 type Place = Arc<dyn Fn() -> Box<dyn AnyStore>>;
 
-/// One test for each fact on each store.
-macro_rules! facts {
-    ($($fact:ident)+) => {
-        mod on_memory {
-            $(#[tokio::test]
-            async fn $fact() {
-                super::$fact(super::memory()).await;
-            })+
-        }
-        mod on_redis {
-            $(#[tokio::test]
-            async fn $fact() {
-                super::$fact(super::redis()).await;
-            })+
-        }
-    };
-}
-
-facts! {
+on_each_store! {
     the_past_is_what_was_reported_slice_by_slice
     the_past_is_bounded_and_survives_a_clock_that_is_set_back
     members_are_who_reports_and_who_holds_probes

@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{redis_url, unique, unique_prefix};
+use crate::support::{unique, unique_prefix};
+use crate::upstream::replica;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -31,15 +32,6 @@ fn policy() -> commontrip::PolicyBuilder {
     Policy::builder()
         .wait_duration_in_open_state(HOUR)
         .report_interval(Duration::ZERO)
-}
-
-fn replica(prefix: &str) -> Commontrip {
-    Commontrip::builder()
-        .redis(redis_url())
-        .prefix(prefix)
-        .store_timeout(secs(10))
-        .build()
-        .unwrap()
 }
 
 /// An upstream that hangs up on the first so many who come, and answers those after; how many came.
