@@ -159,6 +159,35 @@ impl CircuitBreaker {
         result.map_err(CallError::Failed)
     }
 
+    /// [`call`](Self::call) for code that is not async: blocks the thread for the call, and for at most
+    /// `store_timeout` before it where the cache does not know.
+    ///
+    /// For threads outside of a runtime, and `spawn_blocking`. On a thread that runs the runtime's tasks
+    /// use [`call_sync`](Self::call_sync), which never waits.
+    ///
+    /// # Errors
+    /// As [`call_sync`](Self::call_sync).
+    pub fn call_blocking<F, T, E>(&self, call: F) -> Result<T, CallError<E>>
+    where
+        F: FnOnce() -> Result<T, E>,
+    {
+        let permit = self.acquire_blocking()?;
+        let result = call();
+        permit.record(Outcome::of(&result));
+        result.map_err(CallError::Failed)
+    }
+
+    /// [`acquire`](Self::acquire), blocking the thread for at most `store_timeout`.
+    ///
+    /// For threads outside of a runtime, and `spawn_blocking`.
+    ///
+    /// # Errors
+    /// [`Rejection`] when the call must not be made.
+    pub fn acquire_blocking(&self) -> Result<Permit, Rejection> {
+        let ticket = self.cell.enter_blocking()?;
+        Ok(self.permit(ticket))
+    }
+
     /// Asks for leave to make one call; waits only where the cache does not know, and then for at
     /// most `store_timeout`.
     ///
@@ -211,13 +240,13 @@ impl CircuitBreaker {
     /// The state that this replica decides by; no I/O.
     #[must_use]
     pub fn state(&self) -> State {
-        self.cell.view.lock().seen.state
+        self.cell.state()
     }
 
     /// What this replica decides by; no I/O.
     #[must_use]
     pub fn cached(&self) -> Snapshot {
-        self.cell.view.lock().seen.clone()
+        self.cell.seen()
     }
 
     /// The policy in force: the code's, with what is stored with the circuit.

@@ -129,6 +129,7 @@ impl Outbox {
             pending.runs = Runs::default();
             pending.latencies = Latencies::default();
             pending.trips = 0;
+            pending.retry_after_ms = 0;
         }
     }
 

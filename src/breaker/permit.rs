@@ -1,7 +1,7 @@
 //! Leave to make one call, and its end.
 //!
-//! Invariant: every ticket is settled exactly once; one that is dropped is filed as ignored, or as
-//! a failure when it was overdue or its thread panics.
+//! Invariant: every ticket is settled exactly once; one that is dropped is filed as abandoned, or as a
+//! failure when its thread panics.
 
 use std::{
     borrow::Borrow,
@@ -47,11 +47,6 @@ impl<C: Borrow<Arc<Cell>>> Held<C> {
         } else if let Some(ticket) = self.take() {
             self.cell.borrow().settle(ticket, outcome, took_ns);
         }
-    }
-
-    /// The ticket alone, for another holder.
-    pub(super) fn into_ticket(mut self) -> Option<Ticket> {
-        self.take()
     }
 
     #[inline(never)]

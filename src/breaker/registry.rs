@@ -230,6 +230,9 @@ impl Commontrip {
             cell.leave_store(Away::Store);
         } else {
             cell.renew();
+            if shared.store.is_immediate() {
+                cell.file_here();
+            }
         }
         Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)))
     }

@@ -71,6 +71,16 @@ impl Latencies {
         }
     }
 
+    /// Halves every count until at most so many calls are left, so that newer ones weigh more.
+    pub(crate) fn fade(&mut self, most: u64) {
+        while self.count() > most {
+            self.0.retain_mut(|(_, n)| {
+                *n /= 2;
+                *n > 0
+            });
+        }
+    }
+
     /// Whether nothing was seen.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

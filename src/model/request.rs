@@ -81,7 +81,7 @@ pub struct Report {
     pub late: Counts,
     /// Runs of failures in `counts`.
     pub runs: Runs,
-    /// The longest time that the service asked to be left alone, ms; 0 = none.
+    /// The longest time that the service asked to be left alone in `counts`, ms; 0 = none.
     pub retry_after_ms: u64,
     /// How many outcomes in `counts` ask for an open circuit.
     pub trips: u64,
@@ -102,6 +102,8 @@ pub struct Settled {
     pub generation: u64,
     /// What became of it.
     pub kind: Kind,
+    /// How long the service asked to be left alone, ms; 0 = it did not.
+    pub retry_after_ms: u64,
 }
 
 /// What became of a probe.
@@ -115,6 +117,8 @@ pub enum Kind {
     Failure,
     /// It failed and asks for an open circuit.
     Trip,
+    /// It was dropped before it ended: a failure, unless another of this half-open has succeeded.
+    Abandoned,
 }
 
 impl Serialize for Kind {

@@ -479,6 +479,7 @@ async fn a_crowd_settling_probes_closes_once(store: Arc<dyn Store>) {
                 token,
                 generation,
                 kind: Kind::Success,
+                retry_after_ms: 0,
             });
             file(&store, &name, report).await;
         }

@@ -44,11 +44,15 @@ impl Cell {
         if !stays_alone {
             if view.source != Source::Shared || !same {
                 self.forget_own();
-                (view.own, view.own_run) = ([0; 3], 0);
+                (view.own, view.own_run) = ([0; 4], 0);
             }
             self.show(&mut view, snapshot, Source::Shared, same);
         }
         drop(view);
+        if !same {
+            // A probe's permit that was fetched ahead is of the past.
+            drop(self.spare.lock().take());
+        }
         self.generation.send_if_modified(|seen| {
             let newer = snapshot.generation > *seen;
             *seen = snapshot.generation.max(*seen);
@@ -113,16 +117,20 @@ impl Cell {
             let mut outbox = self.outbox.lock();
             outbox.late += counts;
             outbox.late += late;
+            // What was asked for in that generation is asked of no other.
             outbox.trips = 0;
+            outbox.retry_after_ms = 0;
+            view.foreseen = None;
         }
         view.seen = snapshot.clone();
         view.source = source;
+        self.foresee_on(view);
         self.alone.store(source == Source::Alone, Ordering::SeqCst);
         self.set_gate(view);
     }
 
     /// Puts the view behind the gate; while the process' breakers are off, that every call passes.
-    fn set_gate(&self, view: &View) {
+    pub(super) fn set_gate(&self, view: &View) {
         let (now, policy, seen) = (self.now(), self.policy.load(), &view.seen);
         self.gate.note_window(seen.calls, seen.failures);
         if self.shared.is_off() {
@@ -132,6 +140,9 @@ impl Cell {
             };
             let source = Source::Fixed { admits: true };
             self.gate.set(&admits, &policy, source, view.tag, now);
+        } else if view.foreseen.is_some() {
+            let shown = view.shown(now);
+            self.gate.set(&shown, &policy, Source::Alone, view.tag, now);
         } else if view.source == Source::Shared && view.confirmed.is_none() {
             self.gate.forget();
         } else {
@@ -190,6 +201,7 @@ impl Cell {
         let alone = view.source == Source::Alone;
         let mut seen = view.shared.clone();
         seen.now_ms += age;
+        view.foreseen = None;
         let policy = self.policy.load();
         let source = match policy.on_store_failure {
             OnStoreFailure::Allow => Source::Fixed { admits: true },
@@ -206,6 +218,9 @@ impl Cell {
             }
         };
         self.show(&mut view, &seen, source, true);
+        if source == Source::Local {
+            self.feed_unanswered(&mut view);
+        }
         was == Away::No as u8
     }
 

@@ -115,14 +115,19 @@ impl Slot {
 
     fn counts(&self, fresh: impl Fn(&AtomicU64, &AtomicU64) -> u64) -> Counts {
         let of = |count: Count| fresh(&self.outcomes[count as usize], &self.taken[count as usize]);
-        let [slow_successes, slow_failures] = [of(Count::SlowSuccess), of(Count::SlowFailure)];
+        let hung = [Count::AbandonedFailure, Count::AbandonedSlowFailure].map(of);
+        let slow_successes = of(Count::SlowSuccess);
+        let slow_failures = of(Count::SlowFailure) + hung[1];
+        let abandoned_failures = hung[0] + hung[1];
         Counts {
             successes: of(Count::Success) + slow_successes,
-            failures: of(Count::Failure) + slow_failures,
+            failures: of(Count::Failure) + hung[0] + slow_failures,
             slow_successes,
             slow_failures,
             ignored: of(Count::Ignored),
             not_permitted: fresh(&self.not_permitted, &self.taken[KINDS]),
+            abandoned: of(Count::Abandoned) + abandoned_failures,
+            abandoned_failures,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LatencyRecording, OnStoreFailure, Policy, Rules};
+use super::{AbandonedCalls, LatencyRecording, OnStoreFailure, Policy, Rules};
 use crate::model::millis;
 
 /// The longest duration that a policy takes: a year.
@@ -287,6 +287,22 @@ impl PolicyBuilder {
         self
     }
 
+    /// Sets when a call that was dropped before it ended is a failure. Default
+    /// [`AbandonedCalls::Automatic`].
+    ///
+    /// In files and stored policies `abandoned_calls` is 0 for `Ignored` and 1 for the others, and
+    /// `abandoned_after_ms` is 0 for `Automatic`.
+    pub fn abandoned_calls(mut self, choice: AbandonedCalls) -> Self {
+        let (counted, after_ms) = match choice {
+            AbandonedCalls::Ignored => (0, 0),
+            AbandonedCalls::Automatic => (1, 0),
+            AbandonedCalls::After(time) => (1, millis(time).max(1)),
+        };
+        self.rules.abandoned_calls = counted;
+        self.rules.abandoned_after_ms = after_ms;
+        self
+    }
+
     /// Sets what a replica does while the store is away. Default [`OnStoreFailure::Local`].
     pub fn on_store_failure(mut self, choice: OnStoreFailure) -> Self {
         self.on_store_failure = choice;
@@ -346,6 +362,8 @@ impl PolicyBuilder {
             decision_ttl_ms in 0, 3_600_000, MS;
             quorum in 1, 1000, "replicas";
             latency_recording in 0, 2, "(0 off, 1 sampled, 2 every call)";
+            abandoned_calls in 0, 1, "(0 ignored, 1 counted)";
+            abandoned_after_ms in 0, YEAR_MS, "ms (0 = automatic)";
         }
         let conditions = [
             r.failure_rate_threshold,

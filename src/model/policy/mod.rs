@@ -44,6 +44,27 @@ pub enum LatencyRecording {
     EveryCall,
 }
 
+/// When a call that was dropped before it ended is a failure.
+///
+/// A future is dropped by its caller's timeout, by `select!`, by a hedged call that lost, by a client
+/// that hung up, and at shutdown. Such a call is abandoned: it has a count of its own, and it is a failure
+/// too where it ran for so long that the service must have hung. While the window has no success at
+/// all, every abandoned call counts as a failure, since nothing else is known of the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AbandonedCalls {
+    /// Never a failure, unless it ran past `call_timeout` or the slow-call threshold.
+    Ignored,
+    /// A failure from `call_timeout` or the slow-call threshold on, where one is set, the shorter of
+    /// them; otherwise from twice the 99th percentile of this process' successful calls on, and 10 ms
+    /// at least. The percentile needs [`LatencyRecording`] to be on.
+    #[default]
+    Automatic,
+    /// A failure when it ran for at least this long (`1 ms..=1 year`), or past `call_timeout` or the
+    /// slow-call threshold.
+    After(Duration),
+}
+
 /// The settings of a circuit.
 ///
 /// Made by [`Policy::builder`], a preset, or serde (keys as in [`Rules`], all optional, unknown
@@ -100,6 +121,16 @@ impl Policy {
             0 => LatencyRecording::Off,
             1 => LatencyRecording::Sampled,
             _ => LatencyRecording::EveryCall,
+        }
+    }
+
+    /// When a call that was dropped is a failure.
+    #[must_use]
+    pub const fn abandoned_calls(&self) -> AbandonedCalls {
+        match (self.rules.abandoned_calls, self.rules.abandoned_after_ms) {
+            (0, _) => AbandonedCalls::Ignored,
+            (_, 0) => AbandonedCalls::Automatic,
+            (_, ms) => AbandonedCalls::After(Duration::from_millis(ms)),
         }
     }
 

@@ -95,6 +95,12 @@ rules! {
     quorum = 1,
     /// Which calls' latencies are recorded: 0 none, 1 a sample, 2 every call's. Default 1.
     latency_recording = 1,
+    /// Whether a dropped call can be a failure: 0 no, unless it has run past `call_timeout` or the
+    /// slow-call threshold, 1 yes. Default 1.
+    abandoned_calls = 1,
+    /// How long a dropped call must have run to be a failure, ms; 0 = judged by how long calls
+    /// usually take. Default 0.
+    abandoned_after_ms = 0,
 }
 
 impl Rules {
@@ -127,6 +133,7 @@ impl Rules {
                 "window_calls" => 10_000,
                 "jitter" => 100,
                 "latency_recording" => 2,
+                "abandoned_calls" => 1,
                 _ => 365 * 86_400_000,
             };
             if value.bytes().all(|b| b.is_ascii_digit())

@@ -335,6 +335,7 @@ mod tests {
     fn hostile_counts_end_too() {
         let most = u64::MAX >> 12;
         let hostile = Interval {
+            abandoned: 0,
             at_ms: BEGAN,
             successes: most,
             failures: most,

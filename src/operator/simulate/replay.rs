@@ -123,6 +123,7 @@ impl Replay {
             token: self.probes.to_string(),
             generation,
             kind,
+            retry_after_ms: 0,
         });
         let report = Report {
             head: self.head.clone(),
