@@ -290,7 +290,7 @@ fn filed() -> impl Strategy<Value = Filed> {
         prop_oneof![12 => Just(1_i64), 1 => Just(0), 1 => Just(-1), 1 => Just(4)],
         near(),
         counts(),
-        prop_oneof![4 => Just([0; 6]), 1 => counts()],
+        prop_oneof![4 => Just([0; 8]), 1 => counts()],
         [0_u64..7, 0_u64..7, 0_u64..7],
         prop_oneof![5 => Just(0_u64), 1 => 1_u64..20_000],
         prop_oneof![9 => Just(0_u64), 1 => Just(1)],
