@@ -238,15 +238,18 @@ impl CircuitBreaker {
     }
 
     /// The state that this replica decides by; no I/O.
+    ///
+    /// When this process' own failures open the circuit it rejects calls at once, and is `Open` here when
+    /// the store has confirmed it.
     #[must_use]
     pub fn state(&self) -> State {
-        self.cell.state()
+        self.cell.view.lock().seen.state
     }
 
     /// What this replica decides by; no I/O.
     #[must_use]
     pub fn cached(&self) -> Snapshot {
-        self.cell.seen()
+        self.cell.view.lock().seen.clone()
     }
 
     /// The policy in force: the code's, with what is stored with the circuit.

@@ -631,7 +631,7 @@ impl Pair<'_> {
             let message = self.channel.get_message().expect("a publication");
             let (version, heard): (u8, Snapshot) =
                 rmp_serde::from_slice(message.get_payload_bytes()).unwrap();
-            differ("publication", &(version, heard), &(1, published))?;
+            differ("publication", &(version, heard), &(2, published))?;
         }
         Ok(())
     }

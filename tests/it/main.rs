@@ -7,6 +7,7 @@
     clippy::disallowed_methods
 )]
 
+mod abandoned;
 #[cfg(feature = "admin")]
 mod admin;
 #[cfg(feature = "webhook")]
@@ -28,6 +29,7 @@ mod delegate;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod distant;
 #[cfg(feature = "cli")]
 mod doctor;
 mod explore;

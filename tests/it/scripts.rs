@@ -39,7 +39,9 @@ pub fn kept<const N: usize>(field: &str) -> [u64; N] {
         return [0; N];
     };
     let form = match numbers.as_slice() {
-        [x, y, z, a, b, c, d, e] => format!("window={x}/{y}/{z} total={a}/{b}/{c}/{d}/{e}"),
+        [x, y, z, w, a, b, c, d, e, f] => {
+            format!("window={x}/{y}/{z}/{w} total={a}/{b}/{c}/{d}/{e}/{f}")
+        }
         [run, success, failure] => format!("run={run} success={success} failure={failure}"),
         _ => String::new(),
     };

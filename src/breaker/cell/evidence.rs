@@ -31,17 +31,15 @@ pub(in crate::breaker) struct Foreseen {
 }
 
 impl View {
-    /// What this replica decides by; `now` is the coarse time.
-    pub(super) fn shown(&self, now: u64) -> Snapshot {
-        let Some(foreseen) = &self.foreseen else {
-            return self.seen.clone();
-        };
-        Snapshot {
+    /// The open circuit that is foreseen; `now` is the coarse time.
+    pub(super) fn foreseen(&self, now: u64) -> Option<Snapshot> {
+        let foreseen = self.foreseen.as_ref()?;
+        Some(Snapshot {
             state: State::Open,
             reason: foreseen.reason,
-            until_ms: self.seen.now_ms + foreseen.until.saturating_sub(now),
+            until_ms: self.seen.now_ms + foreseen.until.saturating_sub(now).max(1),
             ..self.seen.clone()
-        }
+        })
     }
 }
 

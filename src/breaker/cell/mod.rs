@@ -407,25 +407,11 @@ impl Cell {
         Some(Ticket { probe, ..ticket })
     }
 
-    /// The state that this replica decides by.
-    pub(super) fn state(&self) -> State {
-        let view = self.view.lock();
-        match view.foreseen {
-            Some(_) => State::Open,
-            None => view.seen.state,
-        }
-    }
-
-    /// What this replica decides by.
-    pub(super) fn seen(&self) -> Snapshot {
-        self.view.lock().shown(self.now())
-    }
-
     /// What the gate shows, and how long ago the store last confirmed what is known.
     pub(super) fn seen_and_age(&self) -> (Snapshot, Option<Duration>) {
         let view = self.view.lock();
         let age_ms = view.confirmed.map(|at| self.now().saturating_sub(at));
-        (view.shown(self.now()), age_ms.map(Duration::from_millis))
+        (view.seen.clone(), age_ms.map(Duration::from_millis))
     }
 
     pub(super) fn away(&self) -> Away {

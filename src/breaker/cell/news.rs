@@ -140,9 +140,8 @@ impl Cell {
             };
             let source = Source::Fixed { admits: true };
             self.gate.set(&admits, &policy, source, view.tag, now);
-        } else if view.foreseen.is_some() {
-            let shown = view.shown(now);
-            self.gate.set(&shown, &policy, Source::Alone, view.tag, now);
+        } else if let Some(open) = view.foreseen(now) {
+            self.gate.set(&open, &policy, Source::Alone, view.tag, now);
         } else if view.source == Source::Shared && view.confirmed.is_none() {
             self.gate.forget();
         } else {
