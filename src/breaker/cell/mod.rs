@@ -210,14 +210,14 @@ impl Cell {
         }
         let now = self.now();
         let fresh = self.gate.is_fresh(now);
-        fresh.then(|| self.begin(glance, tag, now))
+        fresh.then(|| self.begin(glance, tag))
     }
 
     /// The beginning of a call that is timed only if its latency is sampled.
     #[inline]
-    fn begin(&self, glance: Glance, tag: u32, now: u64) -> Pass {
+    fn begin(&self, glance: Glance, tag: u32) -> Pass {
         let weight = match glance.is_recorded() {
-            true => self.tally.sample(now),
+            true => self.tally.sample(),
             false => 0,
         };
         let started = match weight {
@@ -271,7 +271,7 @@ impl Cell {
         let glance = self.gate.glance();
         let pass = match glance.is_timed() {
             true => Pass::timed(glance, tag, self.shared.clock.ticks()),
-            false => self.begin(glance, tag, self.now()),
+            false => self.begin(glance, tag),
         };
         pass.into()
     }

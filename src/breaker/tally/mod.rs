@@ -5,6 +5,7 @@
 //! whatever runs at the same time.
 
 mod histogram;
+mod sampling;
 mod slots;
 mod thread;
 
@@ -141,11 +142,10 @@ impl Tally {
         self.slots.mine().reject();
     }
 
-    /// For how many calls a call that begins now is to be timed: the first of its thread in each
-    /// tick of the coarse clock stands for those since the one before; 0 = it is not to be timed.
+    /// For how many calls a call that begins now is to be timed; 0 = it is not.
     #[inline]
-    pub(super) fn sample(&self, now: u64) -> u32 {
-        self.slots.mine().sample(now)
+    pub(super) fn sample(&self) -> u32 {
+        self.slots.mine().sampling.choose()
     }
 
     /// Records how long a call took, where each is timed.
@@ -169,10 +169,13 @@ impl Tally {
         }
     }
 
-    /// Takes the latencies.
+    /// Takes the latencies; the next sample begins, with every call.
     pub(super) fn take_latencies(&self) -> Latencies {
         let mut taken = Latencies::default();
         let ledger = &mut *self.ledger.lock();
+        for slot in self.slots.iter() {
+            slot.sampling.begin_anew();
+        }
         if self.has_latencies.swap(false, Ordering::Relaxed) {
             for slot in self.slots.iter() {
                 slot.take_latencies(&mut taken);

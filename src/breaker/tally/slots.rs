@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Count, KINDS, histogram::Histogram, thread};
+use super::{Count, KINDS, histogram::Histogram, sampling::Sampling, thread};
 use crate::model::{Counts, Latencies};
 
 /// One thread's counters, alone on its cache lines (pairs of lines are fetched together).
@@ -19,9 +19,8 @@ use crate::model::{Counts, Latencies};
 pub(super) struct Slot {
     /// The tag that the outcomes belong to.
     tag: AtomicU32,
-    /// When a latency was last sampled, coarse ms (its lower half), and after how many calls.
-    sampled_at: AtomicU32,
-    sampled_after: AtomicU64,
+    /// Which calls are timed, where a sample is.
+    pub(super) sampling: Sampling,
     outcomes: [AtomicU64; KINDS],
     not_permitted: AtomicU64,
     /// What of `outcomes`, and of `not_permitted`, was taken.
@@ -55,24 +54,6 @@ impl Slot {
     #[inline]
     pub(super) fn reject(&self) {
         grow(&self.not_permitted, 1);
-    }
-
-    /// For how many calls, itself included, a call that begins now is to be timed; 0 = it is not.
-    #[inline]
-    pub(super) fn sample(&self, now: u64) -> u32 {
-        match self.sampled_at.load(Relaxed) == now as u32 {
-            true => 0,
-            false => self.begin_sample(now),
-        }
-    }
-
-    #[inline(never)]
-    fn begin_sample(&self, now: u64) -> u32 {
-        self.sampled_at.store(now as u32, Relaxed);
-        let ended = self.outcomes.iter().map(|count| count.load(Relaxed)).sum();
-        let before = self.sampled_after.load(Relaxed);
-        self.sampled_after.store(ended, Relaxed);
-        u32::try_from(ended - before).unwrap_or(u32::MAX).max(1)
     }
 
     #[inline]
