@@ -77,6 +77,11 @@ impl Shared {
         self.off.load(Ordering::SeqCst)
     }
 
+    /// Whether the registry is being shut down, or was.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// A name for a permit that no other has.
     pub(super) fn next_token(&self) -> String {
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
@@ -270,7 +275,7 @@ impl Commontrip {
     /// Whether it was shut down.
     #[cfg(feature = "config")]
     pub(crate) fn has_ended(&self) -> bool {
-        *self.life.0.stop.borrow()
+        self.life.0.is_ending()
     }
 
     /// The store that circuits live in.

@@ -50,6 +50,7 @@ impl Cell {
             let took_ns = self.elapsed_ns(ticket.pass);
             return self.settle(ticket, Outcome::failure(), took_ns);
         }
+        self.tally.end(ticket.pass.weight());
         let age_ns = self.age_ns(ticket.pass);
         let rules = self.policy.load().rules;
         let evidence = self.evidence_of(age_ns, &rules);

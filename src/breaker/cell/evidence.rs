@@ -183,7 +183,7 @@ impl Cell {
                 let trip = (asked || outbox.trips > 0).then_some(Reason::Tripped);
                 trip.or_else(|| self.fleet(view, outbox, &rules, 1, true).breach(&rules))
             }
-            _ => self.alone(view, &rules, true).breach(&rules),
+            _ => self.alone(view, outbox, &rules, true).breach(&rules),
         }
     }
 
@@ -193,7 +193,7 @@ impl Cell {
         let breach = |sum: Sum| sum.breach(&rules).is_some();
         outbox.trips > 0
             || breach(self.fleet(view, outbox, &rules, replicas, false))
-            || rules.quorum > 1 && breach(self.alone(view, &rules, false))
+            || rules.quorum > 1 && breach(self.alone(view, outbox, &rules, false))
     }
 
     /// The fleet's window, with what the store has not confirmed.
@@ -208,15 +208,23 @@ impl Cell {
         if let Some(report) = pending.filter(|report| report.generation == view.shared.generation) {
             sum.add(rules, &report.counts, report.runs, times);
         }
-        let (counts, runs) = self.tally.fresh();
+        let (counts, runs) = self.fresh(outbox);
         sum.add(rules, &counts, runs, times);
         sum
     }
 
+    /// What is not reported yet, as it would be.
+    fn fresh(&self, outbox: &Outbox) -> (Counts, Runs) {
+        let (mut counts, runs) = self.tally.fresh();
+        let mut silence = outbox.silence;
+        silence.sift(&mut counts, self.tally.in_flight());
+        (counts, runs)
+    }
+
     /// What this replica alone has seen: its own circuit sees each report as it is made.
-    fn alone(&self, view: &View, rules: &Rules, sure: bool) -> Sum {
+    fn alone(&self, view: &View, outbox: &Outbox, rules: &Rules, sure: bool) -> Sum {
         let mut sum = Sum::of(view.own, view.own_run, sure);
-        let (counts, runs) = self.tally.fresh();
+        let (counts, runs) = self.fresh(outbox);
         sum.add(rules, &counts, runs, 1);
         sum
     }

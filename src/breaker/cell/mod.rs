@@ -123,8 +123,8 @@ pub(super) struct Ticket {
 /// several times, which costs more than all else on the way of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
-    /// From the highest bit: the tag 32, for how many calls the latency is recorded 30 (0 = it is
-    /// not), whether `started` is in ticks, and a one, so that it is not zero.
+    /// From the highest bit: the tag 32, for how many calls it stands among those in flight, and in
+    /// sampled latencies, 30 (0 = for none), whether `started` is in ticks, and a one, so that it is not zero.
     word: NonZeroU64,
     /// By the clock's ticks where the call is timed, else coarse ms.
     started: u64,
@@ -232,7 +232,7 @@ impl Cell {
         if glance.is_timed() {
             let started = self.shared.clock.ticks();
             let fresh = self.gate.is_fresh_at(started);
-            return fresh.then(|| Pass::timed(tag, u32::from(glance.is_recorded()), started));
+            return fresh.then(|| Pass::timed(tag, self.tally.sample(), started));
         }
         let now = self.now();
         let fresh = self.gate.is_fresh(now);
@@ -243,7 +243,7 @@ impl Cell {
     #[inline]
     fn begin(&self, glance: Glance, tag: u32, now: u64) -> Pass {
         let weight = match glance.is_recorded() {
-            true => self.tally.sample(now),
+            true => self.tally.sample(),
             false => 0,
         };
         match weight {
@@ -295,10 +295,7 @@ impl Cell {
     pub(super) fn ticket(&self, tag: u32) -> Ticket {
         let glance = self.gate.glance();
         let pass = match glance.is_timed() {
-            true => {
-                let weight = u32::from(glance.is_recorded());
-                Pass::timed(tag, weight, self.shared.clock.ticks())
-            }
+            true => Pass::timed(tag, self.tally.sample(), self.shared.clock.ticks()),
             false => self.begin(glance, tag, self.now()),
         };
         pass.into()
@@ -348,6 +345,7 @@ impl Cell {
 
     /// Takes back a permit under which no call was made.
     pub(super) fn put_back(self: &Arc<Self>, ticket: Ticket) {
+        self.tally.end(ticket.pass.weight());
         let Some(probe) = ticket.probe else { return };
         if !probe.local {
             return self.give_back(probe.token);

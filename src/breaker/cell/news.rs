@@ -117,6 +117,8 @@ impl Cell {
             let mut outbox = self.outbox.lock();
             outbox.late += counts;
             outbox.late += late;
+            let withheld = outbox.silence.end();
+            outbox.late += withheld;
             // What was asked for in that generation is asked of no other.
             outbox.trips = 0;
             outbox.retry_after_ms = 0;

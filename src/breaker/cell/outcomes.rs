@@ -30,15 +30,29 @@ impl Cell {
         filed
     }
 
+    /// Records how long a call took that succeeded.
     #[inline]
     fn time(&self, pass: Pass, took_ns: u64) {
-        if pass.weight() == 0 {
-            return;
+        let glance = self.gate.glance();
+        if glance.is_timed() {
+            self.tally.end(pass.weight());
+            if glance.is_recorded() && pass.is_timed() {
+                self.tally.time(took_ns);
+            }
+        } else if pass.weight() > 0 {
+            self.tally.time_sampled(took_ns, pass.weight());
         }
-        match self.gate.glance().is_timed() {
-            true => self.tally.time(took_ns),
-            false => self.tally.time_sampled(took_ns, pass.weight()),
-        }
+    }
+
+    /// Records how long a call took that failed.
+    fn time_failed(&self, pass: Pass, took_ns: u64) {
+        let glance = self.gate.glance();
+        let calls = match glance.is_timed() {
+            true => u32::from(glance.is_recorded() && pass.is_timed()),
+            false => pass.weight(),
+        };
+        self.tally.end(pass.weight());
+        self.tally.time_failed(took_ns, calls);
     }
 
     /// Files what became of a permitted call.
@@ -52,8 +66,8 @@ impl Cell {
         let slow = self.gate.is_slow(took_ns);
         match outcome {
             Outcome::Success => self.time(ticket.pass, took_ns),
-            Outcome::Ignored => {}
-            _ => self.tally.time_failed(took_ns, ticket.pass.weight()),
+            Outcome::Ignored => self.tally.end(ticket.pass.weight()),
+            _ => self.time_failed(ticket.pass, took_ns),
         }
         if let Some(probe) = ticket.probe {
             let (kind, retry_after, count) = match outcome {

@@ -135,8 +135,21 @@ impl Cell {
         outbox: &mut Outbox,
         everything: bool,
     ) -> (Counts, Runs) {
-        let Drained { counts, late, runs } = self.tally.drain(view.tag);
+        let Drained {
+            mut counts,
+            late,
+            runs,
+        } = self.tally.drain(view.tag);
         outbox.late += late;
+        outbox.silence.sift(&mut counts, self.tally.in_flight());
+        if everything && self.shared.is_ending() {
+            // A process that ends drops its calls itself.
+            let withheld = outbox.silence.end();
+            outbox.late += withheld;
+            let dropped = counts.undecided();
+            counts.abandoned -= dropped;
+            outbox.late.abandoned += dropped;
+        }
         outbox.alarm = None;
         let now = self.now();
         if everything || counts.is_empty() || outbox.wants_latencies(now) {

@@ -5,6 +5,7 @@
 //! whatever runs at the same time.
 
 mod histogram;
+mod sampling;
 mod slots;
 mod thread;
 
@@ -157,11 +158,26 @@ impl Tally {
         self.slots.mine().reject();
     }
 
-    /// For how many calls a call that begins now is to be timed: the first of its thread in each
-    /// tick of the coarse clock stands for those since the one before; 0 = it is not to be timed.
+    /// For how many calls a call that begins now stands, in sampled latencies and among those that are
+    /// in flight; 0 = for none.
     #[inline]
-    pub(super) fn sample(&self, now: u64) -> u32 {
-        self.slots.mine().sample(now)
+    pub(super) fn sample(&self) -> u32 {
+        self.slots.mine().sample()
+    }
+
+    /// A call has ended that stands for so many.
+    #[inline]
+    pub(super) fn end(&self, weight: u32) {
+        if weight > 0 {
+            self.slots.mine().end(weight);
+        }
+    }
+
+    /// How many calls are in flight, as far as samples tell: exactly, of a quiet circuit.
+    pub(super) fn in_flight(&self) -> u64 {
+        let each = self.slots.iter().map(slots::Slot::begun_and_ended);
+        let [begun, ended] = each.fold([0; 2], |[a, b], [x, y]| [a + x, b + y]);
+        begun.saturating_sub(ended)
     }
 
     /// Records how long a call took that succeeded, where each is timed.
@@ -183,6 +199,7 @@ impl Tally {
     /// Records how long a sampled call took that succeeded, for as many as it stands for.
     #[inline(never)]
     pub(super) fn time_sampled(&self, took_ns: u64, calls: u32) {
+        self.slots.mine().end(calls);
         self.sampled.get_or_init(Histogram::new).add(took_ns, calls);
         self.note_latencies();
     }
@@ -194,10 +211,13 @@ impl Tally {
         }
     }
 
-    /// Takes the latencies.
+    /// Takes the latencies; the next sample begins, with every call.
     pub(super) fn take_latencies(&self) -> Latencies {
         let mut taken = Latencies::default();
         let ledger = &mut *self.ledger.lock();
+        for slot in self.slots.iter() {
+            slot.sampling.begin_anew();
+        }
         if self.has_latencies.swap(false, Ordering::Relaxed) {
             for slot in self.slots.iter() {
                 slot.take_latencies(&mut taken);
