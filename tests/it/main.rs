@@ -32,6 +32,7 @@ mod differential;
 mod distant;
 #[cfg(feature = "cli")]
 mod doctor;
+mod evidence;
 mod explore;
 #[cfg(feature = "failover")]
 mod failover;
@@ -78,6 +79,7 @@ mod steady;
 mod stores;
 mod support;
 mod switch;
+mod sync_callers;
 #[cfg(feature = "test-util")]
 mod test_util;
 mod topology;

@@ -68,7 +68,7 @@ pub fn script(name: &str) -> Script {
 pub fn steady(name: &str, keys: &[String]) -> (Script, Vec<String>) {
     let taken = match name {
         "report" => vec![keys[0].clone(), keys[4].clone()],
-        _ => vec![keys[0].clone()],
+        _ => vec![keys[0].clone(), keys[2].clone()],
     };
     (Script::new(&read(&format!("lua/steady/{name}.lua"))), taken)
 }

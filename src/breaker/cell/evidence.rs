@@ -86,9 +86,11 @@ impl Sum {
         ];
         if rules.window_calls > 0 {
             let lost = sums[0].saturating_sub(rules.window_calls);
-            for (part, before) in [(1, failures), (2, slow)] {
+            // The oldest go first, and the newest failures are those of the present run.
+            let old_failures = failures.saturating_sub(self.run);
+            for (part, before, old) in [(1, failures, old_failures), (2, slow, slow)] {
                 let of_them = match self.loses_failures {
-                    true => lost.min(before),
+                    true => lost.min(old),
                     false => (lost + before).saturating_sub(calls).min(before),
                 };
                 sums[part] = (sums[part] - of_them).min(rules.window_calls);
