@@ -168,7 +168,8 @@ impl Serialize for Latencies {
 ///
 /// Successes and failures; what was ignored, rejected or dropped without an outcome is not in it.
 /// Each is at most 1/33 away from the truth, between 32 µs and 67 s; below, whole microseconds; what
-/// took longer counts as 67 s.
+/// took longer counts as 67 s. Where calls are sampled, chance comes on top:
+/// [`LatencyRecording::Sampled`](crate::LatencyRecording::Sampled).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Percentiles {

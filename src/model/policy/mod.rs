@@ -35,9 +35,11 @@ pub enum OnStoreFailure {
 pub enum LatencyRecording {
     /// 0: none.
     Off,
-    /// 1: one call per thread, circuit and tick of the system's coarse clock (1 to 4 ms), which counts
-    /// for those since the last one. So every call of a quiet circuit, and a few hundred a second of
-    /// a busy one.
+    /// 1: a random sample. Of each thread and circuit the first 512 calls in every 5 seconds; after them
+    /// one call at random out of 2, then of 4, of 8 and so on, which counts for all of them. So every
+    /// call of a quiet circuit, and several hundred to 2,000 a second of a busy thread. The duration and
+    /// the order of the calls have no influence on the choice. A p99 of a minute of one busy thread lies,
+    /// in 95 of 100 cases, between the exact p98.8 and p99.2.
     #[default]
     Sampled,
     /// 2: every call's; each then reads a precise clock twice.
