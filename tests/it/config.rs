@@ -247,7 +247,7 @@ fn a_file_that_is_wrong_is_told_by_its_line() {
             "F:2: jitter is 130, but must be from 0 to 100 percent",
         ),
         (
-            "[default]\nfailure_rate_threshold = 0",
+            "[default]\nfailure_rate_threshold = 0\nconsecutive_failures_threshold = 0",
             "F:2: no trip condition: set failure_rate_threshold, failure_count_threshold, consecutive_failures_threshold or slow_call_duration_threshold",
         ),
         (

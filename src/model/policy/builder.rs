@@ -95,7 +95,7 @@ mod pairs {
 impl PolicyBuilder {
     /// Counts the calls of the last `length`, in `buckets` parts that leave one by one.
     ///
-    /// Length `1 ms..=1 year`, default 60 s; buckets `1..=100`, default 10 and at most one a
+    /// Length `1 ms..=1 year`, default 10 s; buckets `1..=100`, default 10 and at most one a
     /// millisecond.
     pub fn sliding_window_time(mut self, length: Duration, buckets: u64) -> Self {
         self.rules.window_ms = millis(length);
@@ -119,7 +119,7 @@ impl PolicyBuilder {
 
     /// Sets the failure rate at which the circuit opens.
     ///
-    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (resilience4j).
+    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (Hystrix).
     /// Ignored until `minimum_number_of_calls` are in the window.
     pub fn failure_rate_threshold(mut self, percent: u64) -> Self {
         self.rules.failure_rate_threshold = if percent == 0 { u64::MAX } else { percent };
@@ -146,11 +146,20 @@ impl PolicyBuilder {
         self
     }
 
-    /// Opens at this many failures in a row. Range `1..=1_000_000`. Default off.
+    /// Opens at this many failures in a row, over the fleet. Range `1..=1_000_000`. Default 20.
     ///
-    /// Runs are counted in each replica and joined in the order in which reports arrive.
+    /// A run has no time limit: it lasts until a call succeeds, also when its failures have left the
+    /// window. Runs are counted in each replica and joined in the order in which reports arrive. A
+    /// replica whose own calls all fail therefore opens the circuit for every replica once it reports
+    /// this many failures together; see [`quorum`](Self::quorum).
     pub fn consecutive_failures_threshold(mut self, failures: u64) -> Self {
         self.rules.consecutive_failures_threshold = if failures == 0 { u64::MAX } else { failures };
+        self
+    }
+
+    /// Switches consecutive failures off; another trip condition must be on.
+    pub fn no_consecutive_failures_threshold(mut self) -> Self {
+        self.rules.consecutive_failures_threshold = 0;
         self
     }
 
@@ -167,7 +176,7 @@ impl PolicyBuilder {
     /// Sets how many replicas must have failed within the window before the circuit opens for all.
     ///
     /// Unit: distinct replicas that reported a failure (or, with `slow_calls`, a slow call) within
-    /// the window's length; with a count window that length is the one of a time window, 60 s
+    /// the window's length; with a count window that length is the one of a time window, 10 s
     /// unless `window_ms` says otherwise. Range `1..=1000`. Default 1. It is capped by the number
     /// of replicas that reported within that time (15 s at least), so that a small fleet can still
     /// open. Below it no condition opens the shared circuit, nor does
@@ -394,7 +403,12 @@ mod tests {
         assert!(refused(Policy::builder().failure_rate_threshold(0)).starts_with("failure_rate"));
         assert!(refused(Policy::builder().sliding_window_count(0)).starts_with("window_calls"));
         assert!(
-            refused(Policy::builder().no_failure_rate_threshold()).starts_with("no trip condition")
+            refused(
+                Policy::builder()
+                    .no_failure_rate_threshold()
+                    .no_consecutive_failures_threshold()
+            )
+            .starts_with("no trip condition")
         );
         assert!(
             refused(Policy::builder().sliding_window_time(Duration::ZERO, 10))
@@ -453,6 +467,7 @@ mod tests {
         assert!(policy.check_stored("jitter=500").is_err());
         assert!(policy.check_stored("jitters=5").is_err());
         assert!(policy.check_stored("jitter=-5").is_err());
-        assert!(policy.check_stored("failure_rate_threshold=0").is_err());
+        let none = "failure_rate_threshold=0 consecutive_failures_threshold=0";
+        assert!(policy.check_stored(none).is_err());
     }
 }

@@ -56,7 +56,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Starts from the defaults: 50 % failures of at least 20 calls in 60 s open for 30 s.
+    /// Starts from the defaults: 50 % failures of at least 20 calls in 10 s, or 20 failures in a row,
+    /// open for 30 s.
+    ///
+    /// The rate's numbers are Hystrix's. The run opens on a total outage within 20 calls, at any traffic.
     pub fn builder() -> PolicyBuilder {
         PolicyBuilder::default()
     }
