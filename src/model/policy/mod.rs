@@ -4,6 +4,7 @@
 //! valid. Twin: `policy_keys` in `lua/lib/prelude.lua`.
 
 mod builder;
+mod checks;
 mod rules;
 
 use std::time::Duration;
@@ -147,6 +148,10 @@ impl Policy {
                 return Err(wrong());
             }
             stored.push(format!("{key}={number}"));
+        }
+        // Without pairs the code's policy holds, whatever it is.
+        if stored.is_empty() {
+            return Ok(String::new());
         }
         builder.build()?;
         Ok(stored.join(" "))

@@ -120,6 +120,10 @@ async fn what_is_not_valid_is_refused_with_what_would_be() {
         ),
         ("wait_duration_in_open_state_ms=soon", "such as 30s"),
         ("quorum=2s", "without a unit"),
+        (
+            "call_timeout_ms=45s",
+            "probe_lease_ms is 30000, but call_timeout_ms is 45000",
+        ),
         ("failure_rate_threshold", "has no value"),
     ] {
         for command in [&["policy", "set"][..], &["simulate"]] {
