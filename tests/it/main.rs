@@ -25,6 +25,7 @@ mod cli;
 #[cfg(feature = "config")]
 mod config;
 mod contract;
+mod default_policy;
 mod delegate;
 #[cfg(feature = "cli")]
 mod demo;
