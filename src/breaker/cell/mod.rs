@@ -10,6 +10,7 @@ mod news;
 mod outcomes;
 mod own;
 mod reports;
+mod streams;
 
 use std::{
     num::NonZeroU64,
@@ -126,6 +127,13 @@ impl Pass {
         let weight = weight.min(u32::MAX >> 1);
         let word = NonZeroU64::MIN | u64::from(weight) << 1 | u64::from(tag) << 32;
         Self { word, started }
+    }
+
+    /// The same call under another tag.
+    fn under(self, tag: u32) -> Self {
+        let rest = self.word.get() & u64::from(u32::MAX);
+        let word = NonZeroU64::MIN | rest | u64::from(tag) << 32;
+        Self { word, ..self }
     }
 
     /// Of a call whose beginning is noted whatever becomes of its latency.
