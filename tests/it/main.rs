@@ -74,6 +74,8 @@ mod soak;
 mod stats;
 mod steady;
 mod stores;
+#[cfg(feature = "stream")]
+mod streams;
 mod support;
 mod switch;
 #[cfg(feature = "test-util")]
@@ -83,7 +85,12 @@ mod topology;
 mod tower;
 mod traces;
 mod transitions;
-#[cfg(any(feature = "reqwest", feature = "retry", feature = "tower"))]
+#[cfg(any(
+    feature = "reqwest",
+    feature = "retry",
+    feature = "stream",
+    feature = "tower"
+))]
 mod upstream;
 mod votes;
 mod wait;
