@@ -91,12 +91,23 @@ impl Clock {
     /// What [`ticks`](Self::ticks) will be at about this time of [`coarse_ms`](Self::coarse_ms), as of
     /// now where that is past.
     pub(crate) fn tick_at(&self, coarse_ms: u64) -> u64 {
-        const MANY: u64 = 1 << 40;
         let left_ms = coarse_ms.saturating_sub(self.coarse_ms());
-        let ns = self.ns_between(0, MANY).max(1);
-        let left = u128::from(left_ms) * 1_000_000 * u128::from(MANY) / u128::from(ns);
-        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        let left = self.ticks_in(Duration::from_millis(left_ms));
         self.ticks().saturating_add(left)
+    }
+
+    /// What [`ticks`](Self::ticks) was about so long ago.
+    #[cfg(feature = "stream")]
+    pub(crate) fn ticks_ago(&self, time: Duration) -> u64 {
+        self.ticks().saturating_sub(self.ticks_in(time))
+    }
+
+    /// How many ticks there are in about that time.
+    fn ticks_in(&self, time: Duration) -> u64 {
+        const MANY: u64 = 1 << 40;
+        let ns = u128::from(self.ns_between(0, MANY).max(1));
+        let ticks = time.as_nanos().saturating_mul(u128::from(MANY)) / ns;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
     /// Unix milliseconds; never goes back within a process.

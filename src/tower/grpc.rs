@@ -5,12 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
-use super::{
-    Classifier,
-    body::{Judge, SettlingBody},
-    classifier::answered,
+use super::{Classifier, classifier::answered};
+use crate::{
+    Outcome, Permit,
+    http::{SettlingBody, outcome},
 };
-use crate::{Outcome, Permit, http::outcome};
 
 pub(super) const STATUS: &str = "grpc-status";
 pub(super) const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -37,10 +36,18 @@ pub(super) const DEADLINE_EXCEEDED: u16 = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grpc;
 
-impl<B: Body, E> Classifier<Response<B>, E> for Grpc {
+impl<Req, B: Body, E> Classifier<Req, Response<B>, E> for Grpc {
+    type Asked = ();
     type Response = Response<SettlingBody<B>>;
 
-    fn settle(&self, result: Result<Response<B>, E>, permit: Permit) -> Result<Self::Response, E> {
+    fn asked(&self, _: &Req) {}
+
+    fn settle(
+        &self,
+        (): (),
+        result: Result<Response<B>, E>,
+        permit: Permit,
+    ) -> Result<Self::Response, E> {
         let (response, permit) = answered(result, permit)?;
         let headers = response.headers();
         let known = if response.status() != StatusCode::OK {
@@ -50,8 +57,12 @@ impl<B: Body, E> Classifier<Response<B>, E> for Grpc {
         } else {
             None
         };
-        Ok(response.map(|body| SettlingBody::new(body, permit, Judge::Grpc, known)))
+        Ok(response.map(|body| SettlingBody::new(body, permit, by_trailers, None, known)))
     }
+}
+
+fn by_trailers(trailers: Option<&HeaderMap>) -> Outcome {
+    trailers.map_or(Outcome::failure(), by_status)
 }
 
 /// The outcome by the status in these headers or trailers.

@@ -78,6 +78,8 @@ mod soak;
 mod stats;
 mod steady;
 mod stores;
+#[cfg(feature = "stream")]
+mod streams;
 mod support;
 mod switch;
 mod sync_callers;
@@ -88,7 +90,12 @@ mod topology;
 mod tower;
 mod traces;
 mod transitions;
-#[cfg(any(feature = "reqwest", feature = "retry", feature = "tower"))]
+#[cfg(any(
+    feature = "reqwest",
+    feature = "retry",
+    feature = "stream",
+    feature = "tower"
+))]
 mod upstream;
 mod votes;
 mod wait;
