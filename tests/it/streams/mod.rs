@@ -88,7 +88,11 @@ impl Trial {
     /// Successes, failures and dropped calls so far.
     fn counted(&self) -> (u64, u64, u64) {
         let stats = self.stats();
-        (stats.successes, stats.failures, stats.ignored)
+        (
+            stats.successes,
+            stats.failures,
+            stats.ignored + stats.abandoned,
+        )
     }
 }
 

@@ -239,7 +239,7 @@ async fn a_call_that_is_dropped_says_nothing() {
     assert_eq!(counted(&circuits, &breaker).await, (1, 0));
     let stats = circuits.stats();
     let stats = stats.iter().find(|s| s.name == breaker.name()).unwrap();
-    assert_eq!(stats.ignored, 2);
+    assert_eq!(stats.abandoned, 2);
 }
 
 #[tokio::test]
