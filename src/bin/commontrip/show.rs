@@ -191,10 +191,11 @@ impl Page<'_> {
         self.row(
             "ever",
             &format!(
-                "{} ok, {} failed, {} slow, {} ignored, {} rejected",
+                "{} ok, {} failed, {} slow, {} abandoned, {} ignored, {} rejected",
                 seen.successes_total,
                 seen.failures_total,
                 seen.slow_total,
+                seen.abandoned_total,
                 seen.ignored_total,
                 seen.not_permitted_total
             ),

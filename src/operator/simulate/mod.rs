@@ -25,6 +25,8 @@ pub struct Simulation {
     pub calls: u64,
     /// Failures among them.
     pub failures: u64,
+    /// Calls in it that were dropped before they ended; those that had run too long are among the failures too.
+    pub abandoned: u64,
     /// The settings that were tried and are not in force.
     pub changed: Settings,
     /// What the circuit would have done.
@@ -90,6 +92,7 @@ impl Simulation {
             to_ms,
             calls: sum(|slice| slice.successes).saturating_add(failures),
             failures,
+            abandoned: sum(|slice| slice.abandoned),
             changed: settings(differ),
             simulated: Course::under(rules, past, to_ms),
             real,
@@ -153,6 +156,11 @@ impl Course {
     }
 }
 
+/// When a dropped call is a failure.
+const fn dropped(rules: &Rules) -> [u64; 2] {
+    [rules.abandoned_calls, rules.abandoned_after_ms]
+}
+
 /// What the figures cannot say.
 fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
     let always = [
@@ -184,6 +192,10 @@ fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
         (
             rules.call_timeout_ms != in_force.call_timeout_ms,
             "calls ended by the call_timeout_ms of their time, not by another",
+        ),
+        (
+            dropped(rules) != dropped(in_force),
+            "calls that were dropped were failures by the settings of their time, not by others",
         ),
     ];
     let also = also

@@ -60,7 +60,7 @@ async fn shows_everything_of_one(site: &Site) {
     assert_eq!(details["circuit"]["name"], "payments");
     assert!(!details["circuit"]["history"].as_array().unwrap().is_empty());
     let policy = &details["policy"];
-    assert_eq!(policy["code"].as_object().unwrap().len(), 26);
+    assert_eq!(policy["code"].as_object().unwrap().len(), 28);
     assert_eq!(policy["in_force"]["minimum_number_of_calls"], 2);
     assert_eq!(policy["stored"], json!({}));
     assert_eq!(details["probes"], json!([]));
