@@ -69,8 +69,7 @@ impl<B, E> Classifier<Response<B>, E> for Http {
 /// HTTP by the head, and by the body where the head is a success: one that ends is a success, one that
 /// breaks off a failure.
 ///
-/// A body that is dropped before its end is a dropped permit: ignored, or a failure when it was held past
-/// `call_timeout` or the slow-call threshold. The whole body is timed; `call_timeout` ends the wait for
+/// A body that is dropped before its end is a dropped permit: an abandoned call. The whole body is timed; `call_timeout` ends the wait for
 /// the head only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpBody;
