@@ -264,10 +264,22 @@ mod tests {
     }
 
     #[test]
+    fn where_no_call_succeeded_not_all_need_have_failed() {
+        let said = |reason, counts| cause(reason, counts);
+        let some = said(Reason::FailureRate, [20, 10, 0]);
+        assert_eq!(some, "10 of 20 calls failed (50.0%)");
+        let all = said(Reason::FailureRate, [20, 20, 0]);
+        assert_eq!(all, "20 of 20 calls did not succeed (100.0%)");
+        let all = said(Reason::FailureCount, [5, 5, 0]);
+        assert_eq!(all, "5 of 5 calls did not succeed");
+    }
+
+    #[test]
     fn values_have_their_unit() {
         assert_eq!(value("window_ms", 90_000), "1m 30s");
         assert_eq!(value("ramp_duration_ms", 0), "0");
         assert_eq!(value("jitter", 20), "20%");
         assert_eq!(value("quorum", 2), "2");
+        assert_eq!(value("abandoned_after_ms", 2000), "2s");
     }
 }

@@ -266,6 +266,44 @@ mod tests {
         );
     }
 
+    /// Slices of so many successes, failures and abandoned calls.
+    fn dropped(each: (u64, u64, u64)) -> Vec<Interval> {
+        let (successes, failures, abandoned) = each;
+        let mut slices = past(&[(successes, failures); 12]);
+        for slice in &mut slices {
+            slice.abandoned = abandoned;
+        }
+        slices
+    }
+
+    #[test]
+    fn abandoned_calls_trip_while_none_succeeds_and_fail_probes() {
+        let rules = Rules::default();
+        let silent = course(&rules, &dropped((0, 0, 100)));
+        assert_eq!(silent.trips[0].reason, Reason::FailureRate);
+        assert_eq!(silent.trips[0].calls, silent.trips[0].failures);
+        assert!(silent.trips[0].reopened > 0 && silent.rejected > 0);
+        assert_eq!(silent.rejected_failures, Some(0));
+        assert_eq!(course(&rules, &dropped((1, 0, 100))).trips, []);
+        let ignored = Rules {
+            abandoned_calls: 0,
+            ..rules
+        };
+        assert_eq!(course(&ignored, &dropped((0, 0, 100))).trips, []);
+    }
+
+    #[test]
+    fn abandoned_calls_that_failed_are_not_counted_twice() {
+        let rules = Rules {
+            minimum_number_of_calls: 1000,
+            ..Rules::default()
+        };
+        let hung = course(&rules, &dropped((0, 100, 100)));
+        assert_eq!(hung, course(&rules, &dropped((0, 100, 0))));
+        let also_others = course(&rules, &dropped((0, 100, 200)));
+        assert!(also_others.trips.len() > hung.trips.len());
+    }
+
     #[test]
     fn a_threshold_that_the_past_never_reached_does_not_trip() {
         let bad = past(&[(60, 40); 12]);
@@ -347,7 +385,7 @@ mod tests {
     fn hostile_counts_end_too() {
         let most = u64::MAX >> 12;
         let hostile = Interval {
-            abandoned: 0,
+            abandoned: most,
             at_ms: BEGAN,
             successes: most,
             failures: most,

@@ -76,11 +76,17 @@ async fn an_empty_list_says_what_to_do() {
 async fn one_circuit_is_shown_with_all_that_there_is() {
     let service = Service::new("cli-show");
     let breaker = service.circuit("payments", 15, 2).await;
+    for _ in 0..4 {
+        drop(breaker.acquire().await.unwrap());
+    }
+    service.circuits.flush().await;
     let well = service.run(&["show", "payments"]).await;
     assert_eq!(well.status, 0, "{well:?}");
     for words in [
         "payments  closed: calls pass",
         "17 calls",
+        "4 abandoned calls, not judged: other calls succeeded",
+        "15 ok, 2 failed, 0 slow, 4 abandoned, 0 ignored, 0 rejected",
         "2 (11.8%; opens at 50%)",
         "judged from 20 on",
     ] {
