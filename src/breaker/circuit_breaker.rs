@@ -38,8 +38,8 @@ impl CircuitBreaker {
 
     /// Makes a call when the circuit permits; `Ok` counts as a success, `Err` as a failure.
     ///
-    /// A panic counts as a failure. A dropped future counts as ignored when it was quick, and as
-    /// a failure when it had already run past `call_timeout` or the slow-call threshold.
+    /// A panic counts as a failure. A dropped future counts as abandoned, and as a failure too
+    /// when it ran too long ([`AbandonedCalls`](crate::AbandonedCalls)).
     ///
     /// # Errors
     /// [`CallError::Rejected`] when the call was not made, [`CallError::TimedOut`] when it took

@@ -94,9 +94,10 @@ impl<C: Borrow<Arc<Cell>>> Drop for Held<C> {
 /// Leave to make one call.
 ///
 /// Say what became of the call with [`success`](Self::success), [`failure`](Self::failure) or
-/// [`record`](Self::record). A permit that is dropped counts as ignored; as a failure when its
-/// thread panics, or when it was held past `call_timeout` or the slow-call threshold.
-#[must_use = "a permit that is dropped at once counts as an ignored call"]
+/// [`record`](Self::record). A permit that is dropped counts as abandoned, and as a failure
+/// too when it was held too long ([`AbandonedCalls`](crate::AbandonedCalls)); as a failure when its
+/// thread panics.
+#[must_use = "a permit that is dropped at once counts as an abandoned call"]
 pub struct Permit {
     held: Held<Arc<Cell>>,
     _life: Arc<Life>,

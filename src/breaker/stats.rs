@@ -46,6 +46,8 @@ pub struct CircuitStats {
     /// Permitted calls that were dropped before they ended; those that had run for too long are among
     /// the failures too.
     pub abandoned: u64,
+    /// Those of them that had run for too long.
+    pub abandoned_failures: u64,
     /// Calls that were rejected.
     pub rejected: u64,
     /// Calls that were dropped because they took longer than `call_timeout`; they are among the
@@ -127,6 +129,12 @@ impl CircuitStats {
         self.failures.saturating_sub(self.timeouts)
     }
 
+    /// Calls that were dropped before they ended and are not among the failures.
+    #[must_use]
+    pub const fn undecided(&self) -> u64 {
+        self.abandoned.saturating_sub(self.abandoned_failures)
+    }
+
     /// Recorded calls in the fleet's window, as last heard; 0 where that is longer ago than the window
     /// is long.
     #[must_use]
@@ -197,6 +205,7 @@ impl Cell {
             slow: counts.slow(),
             ignored: counts.ignored,
             abandoned: counts.abandoned,
+            abandoned_failures: counts.abandoned_failures,
             rejected: counts.not_permitted,
             // After the failures: a timeout is noted before its failure, so none is missing here.
             timeouts: self.timeouts.load(Ordering::SeqCst),

@@ -16,7 +16,7 @@ pub enum Outcome {
         /// opens, the whole fleet waits at least that long, up to the longest wait of the policy.
         retry_after: Option<Duration>,
     },
-    /// The call says nothing about the service (a cancelled call, the caller's own mistake).
+    /// The call says nothing about the service (the caller's own mistake).
     Ignored,
     /// A failure that opens the circuit at once, whatever the thresholds.
     Trip {

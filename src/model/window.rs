@@ -45,8 +45,9 @@ fn plus(a: Sums, b: Sums) -> Sums {
     std::array::from_fn(|i| a[i] + b[i])
 }
 
+/// Never below 0: where undecided calls were counted as failures, their buckets still have them undecided.
 fn minus(a: Sums, b: Sums) -> Sums {
-    std::array::from_fn(|i| a[i] - b[i])
+    std::array::from_fn(|i| a[i].saturating_sub(b[i]))
 }
 
 /// Counts as Redis holds them; empty when there are none.

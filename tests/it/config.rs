@@ -11,7 +11,7 @@ use std::{
 };
 
 use commontrip::{
-    Commontrip, OnStoreFailure, Policy, State,
+    AbandonedCalls, Commontrip, OnStoreFailure, Policy, State,
     config::{Config, ConfigError},
 };
 
@@ -64,6 +64,39 @@ fn wrong(ending: &str, text: &str, pairs: &[(&str, &str)]) -> String {
         Ok(config) => panic!("it is taken: {text}: {config:?}"),
     };
     error.to_string().replace(file.0.to_str().unwrap(), "F")
+}
+
+#[test]
+fn dropped_calls_are_judged_as_files_and_variables_say() {
+    let choice = |text: &str, pairs: &[(&str, &str)]| {
+        let config = load("toml", text, pairs).unwrap();
+        config.policy("a").unwrap().abandoned_calls()
+    };
+    let after = |ms| AbandonedCalls::After(Duration::from_millis(ms));
+    let toml = "[circuits.a]\nabandoned_after = \"2s\"\n";
+    assert_eq!(choice("", &[]), AbandonedCalls::Automatic);
+    assert_eq!(choice(toml, &[]), after(2000));
+    assert_eq!(
+        choice("[default]\nabandoned_after_ms = 70\n", &[]),
+        after(70)
+    );
+    for (variable, value, expected) in [
+        ("COMMONTRIP_A_ABANDONED_AFTER", "1m 30s", after(90_000)),
+        ("COMMONTRIP_A_ABANDONED_AFTER_MS", "5", after(5)),
+        ("COMMONTRIP_A_ABANDONED_CALLS", "0", AbandonedCalls::Ignored),
+        (
+            "COMMONTRIP_A_ABANDONED_AFTER_MS",
+            "0",
+            AbandonedCalls::Automatic,
+        ),
+    ] {
+        assert_eq!(choice(toml, &[(variable, value)]), expected, "{variable}");
+    }
+    let said = wrong("toml", "[default]\nabandoned_calls = 2\n", &[]);
+    assert!(
+        said.contains("from 0 to 1 (0 ignored, 1 counted)"),
+        "{said}"
+    );
 }
 
 const TOML: &str = r#"

@@ -167,8 +167,8 @@ pub fn request(operation: &str, now: u64) -> Part {
         "report" => parts.extend([
             Part::of(2),
             Part::of(0),
-            numbers(&[5, 2, 1, 1, 0, 0]),
-            numbers(&[1, 1, 0, 0, 0, 0]),
+            numbers(&[5, 2, 1, 1, 0, 0, 3, 1]),
+            numbers(&[1, 1, 0, 0, 0, 0, 1, 0]),
             numbers(&[1, 1, 0]),
             Part::of(0),
             Part::of(0),
@@ -176,6 +176,7 @@ pub fn request(operation: &str, now: u64) -> Part {
                 Part::of("token"),
                 Part::of(0),
                 Part::of(1),
+                Part::of(0),
             ])]),
             Part::of(500),
             numbers(&[16, 5, 17, 12]),

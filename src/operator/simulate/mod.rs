@@ -25,6 +25,8 @@ pub struct Simulation {
     pub calls: u64,
     /// Failures among them.
     pub failures: u64,
+    /// Calls in it that were dropped before they ended; those that had run too long are among the failures too.
+    pub abandoned: u64,
     /// The settings that were tried and are not in force.
     pub changed: Settings,
     /// What the circuit would have done.
@@ -90,6 +92,7 @@ impl Simulation {
             to_ms,
             calls: sum(|slice| slice.successes).saturating_add(failures),
             failures,
+            abandoned: sum(|slice| slice.abandoned),
             changed: settings(differ),
             simulated: Course::under(rules, past, to_ms),
             real,
@@ -153,6 +156,11 @@ impl Course {
     }
 }
 
+/// When a dropped call is a failure.
+const fn dropped(rules: &Rules) -> [u64; 2] {
+    [rules.abandoned_calls, rules.abandoned_after_ms]
+}
+
 /// What the figures cannot say.
 fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
     let always = [
@@ -184,6 +192,10 @@ fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
         (
             rules.call_timeout_ms != in_force.call_timeout_ms,
             "calls ended by the call_timeout_ms of their time, not by another",
+        ),
+        (
+            dropped(rules) != dropped(in_force),
+            "calls that were dropped were failures by the settings of their time, not by others",
         ),
     ];
     let also = also
@@ -252,6 +264,44 @@ mod tests {
             failed < course.rejected && failed > course.rejected / 2,
             "{course:?}"
         );
+    }
+
+    /// Slices of so many successes, failures and abandoned calls.
+    fn dropped(each: (u64, u64, u64)) -> Vec<Interval> {
+        let (successes, failures, abandoned) = each;
+        let mut slices = past(&[(successes, failures); 12]);
+        for slice in &mut slices {
+            slice.abandoned = abandoned;
+        }
+        slices
+    }
+
+    #[test]
+    fn abandoned_calls_trip_while_none_succeeds_and_fail_probes() {
+        let rules = Rules::default();
+        let silent = course(&rules, &dropped((0, 0, 100)));
+        assert_eq!(silent.trips[0].reason, Reason::FailureRate);
+        assert_eq!(silent.trips[0].calls, silent.trips[0].failures);
+        assert!(silent.trips[0].reopened > 0 && silent.rejected > 0);
+        assert_eq!(silent.rejected_failures, Some(0));
+        assert_eq!(course(&rules, &dropped((1, 0, 100))).trips, []);
+        let ignored = Rules {
+            abandoned_calls: 0,
+            ..rules
+        };
+        assert_eq!(course(&ignored, &dropped((0, 0, 100))).trips, []);
+    }
+
+    #[test]
+    fn abandoned_calls_that_failed_are_not_counted_twice() {
+        let rules = Rules {
+            minimum_number_of_calls: 1000,
+            ..Rules::default()
+        };
+        let hung = course(&rules, &dropped((0, 100, 100)));
+        assert_eq!(hung, course(&rules, &dropped((0, 100, 0))));
+        let also_others = course(&rules, &dropped((0, 100, 200)));
+        assert!(also_others.trips.len() > hung.trips.len());
     }
 
     #[test]
@@ -350,7 +400,7 @@ mod tests {
     fn hostile_counts_end_too() {
         let most = u64::MAX >> 12;
         let hostile = Interval {
-            abandoned: 0,
+            abandoned: most,
             at_ms: BEGAN,
             successes: most,
             failures: most,
