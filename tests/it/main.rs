@@ -31,6 +31,7 @@ mod demo;
 mod differential;
 #[cfg(feature = "cli")]
 mod doctor;
+mod durations;
 mod explore;
 #[cfg(feature = "failover")]
 mod failover;
