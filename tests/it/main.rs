@@ -33,6 +33,7 @@ mod differential;
 mod distant;
 #[cfg(feature = "cli")]
 mod doctor;
+mod durations;
 mod evidence;
 mod explore;
 #[cfg(feature = "failover")]
