@@ -166,7 +166,7 @@ impl Permit {
 }
 
 /// For calls whose result is followed by more.
-#[cfg(any(feature = "http", feature = "stream"))]
+#[cfg(any(feature = "reqwest", feature = "stream", feature = "tower"))]
 impl Permit {
     /// How long the call has taken by now; zero where that does not matter.
     #[cfg(feature = "stream")]
