@@ -162,7 +162,7 @@ impl Permit {
 }
 
 /// For calls whose result is followed by more.
-#[cfg(any(feature = "http", feature = "stream"))]
+#[cfg(any(feature = "reqwest", feature = "stream", feature = "tower"))]
 impl Permit {
     /// How long the call has taken by now; to within the coarse clock's tick where it is not timed.
     #[cfg(feature = "stream")]

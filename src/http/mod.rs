@@ -8,15 +8,17 @@
 //! - [`host`]: a key for [`KeyedCircuits`](crate::keyed::KeyedCircuits)
 //! - [`rejected`], [`timed_out`]: answers of a server, also as `Response::from(rejection)`
 
+#[cfg(any(feature = "reqwest", feature = "tower"))]
 mod body;
 mod host;
 mod outcome;
 mod response;
 
 #[cfg(any(feature = "reqwest", feature = "tower"))]
+pub use self::body::SettlingBody;
+#[cfg(any(feature = "reqwest", feature = "tower"))]
 pub(crate) use self::body::settle_with_body;
 pub use self::{
-    body::SettlingBody,
     host::host,
     outcome::{outcome, retry_after},
     response::{rejected, timed_out},

@@ -17,6 +17,8 @@ use tokio::time::{Instant, Sleep};
 use super::{StreamEnd, StreamError, StreamOptions, silence::Silence};
 use crate::Permit;
 
+type Next<S> = Result<<S as TryStream>::Ok, StreamError<<S as TryStream>::Error>>;
+
 pin_project! {
     /// A stream behind a circuit; made by [`CircuitBreaker::stream`](crate::CircuitBreaker::stream), or of a
     /// permit by [`StreamOptions::guard`].
@@ -81,10 +83,7 @@ impl<S: TryStream> GuardedStream<S> {
         }
     }
 
-    fn poll_stream(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<S::Ok, StreamError<S::Error>>>> {
+    fn poll_stream(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Next<S>>> {
         let this = self.project();
         let Some(stream) = this.stream.as_pin_mut() else {
             return Poll::Ready(None);
@@ -120,7 +119,7 @@ impl<S: TryStream> GuardedStream<S> {
 }
 
 impl<S: TryStream> Stream for GuardedStream<S> {
-    type Item = Result<S::Ok, StreamError<S::Error>>;
+    type Item = Next<S>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut next = ready!(self.as_mut().poll_stream(cx));

@@ -195,6 +195,7 @@ async fn a_slow_reader_is_not_the_streams_fault() {
     // One whose items come, and one that has more to do each time that it is woken.
     let two_steps = sent((0..4).map(|_| (20, Ok("a")))).then(async |item| {
         sleep(ms(20)).await;
+        sleep(ms(20)).await;
         item
     });
     for items in [sent((0..4).map(|_| (20, Ok("a")))), two_steps.boxed()] {

@@ -167,3 +167,33 @@ async fn a_probe_whose_stream_fails_before_its_first_item_has_failed() {
         assert_eq!(circuits.stats().remove(0).probes.failures, 1);
     }
 }
+
+#[cfg(feature = "test-util")]
+#[tokio::test]
+async fn without_the_store_a_stream_closes_the_replicas_own_circuit_and_counts_there() {
+    use commontrip::MemoryStore;
+    use commontrip::test_util::{Fault, FaultyStore};
+
+    let store = FaultyStore::new(MemoryStore::default());
+    let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
+    let breaker = circuits.circuit("model", policy(1)).unwrap();
+    breaker.acquire().await.unwrap().success();
+    circuits.flush().await;
+    store.inject(Fault::away());
+    breaker.acquire().await.unwrap().success();
+    until("away", async || circuits.health().away_for.is_some()).await;
+    breaker.acquire().await.unwrap().failure();
+    until("open", async || breaker.state() != State::Closed).await;
+    sleep(ms(60)).await;
+    let mut items = stream(&breaker, (0..12).map(|_| (100, Ok("a")))).await;
+    items.next().await.unwrap().unwrap();
+    until("closed", async || breaker.state() == State::Closed).await;
+    while let Some(item) = items.next().await {
+        item.unwrap();
+    }
+    until("counted", async || breaker.cached().calls == 1).await;
+    let now = breaker.cached();
+    assert_eq!((now.state, now.failures), (State::Closed, 0));
+    assert!(circuits.health().away_for.is_some());
+    store.heal();
+}

@@ -88,7 +88,11 @@ impl Trial {
         let (successes, failures) = counted(&self.circuits, &self.breaker).await;
         let stats = self.circuits.stats();
         let stats = stats.iter().find(|s| s.name == self.breaker.name());
-        (successes, failures, stats.map_or(0, |stats| stats.ignored + stats.abandoned))
+        (
+            successes,
+            failures,
+            stats.map_or(0, |stats| stats.ignored + stats.abandoned),
+        )
     }
 }
 

@@ -26,6 +26,7 @@ use tower::{Layer, service_fn};
 use super::{Counts, DROPPED, FAILURE, Once, SUCCESS};
 
 type Body = UnsyncBoxBody<Bytes, Error>;
+type Make = fn() -> Response<Body>;
 type Answer = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +172,7 @@ fn endless() -> Response<Body> {
 
 #[tokio::test]
 async fn a_body_that_is_sent_whole_is_a_success_however_its_end_is_known() {
-    let whole: [(&str, fn() -> Response<Body>); 8] = [
+    let whole: [(&str, Make); 8] = [
         ("a length", || sized(5, &["hello"])),
         ("a length, in pieces", || sized(10, &["hello", "", "world"])),
         ("an exact size", exact),
@@ -191,7 +192,7 @@ async fn a_body_that_is_sent_whole_is_a_success_however_its_end_is_known() {
 
 #[tokio::test]
 async fn an_answer_without_a_body_is_a_success() {
-    let without: [(&str, Method, fn() -> Response<Body>); 5] = [
+    let without: [(&str, Method, Make); 5] = [
         ("HEAD", Method::HEAD, || sized(5, &["hello"])),
         ("HEAD, chunked", Method::HEAD, || frames(&["hello"])),
         ("HEAD, whole before", Method::HEAD, full),
@@ -213,7 +214,7 @@ async fn an_answer_without_a_body_is_a_success() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_or_has_another_length_than_it_says_is_a_failure() {
-    let broken: [(&str, fn() -> Response<Body>); 5] = [
+    let broken: [(&str, Make); 5] = [
         ("breaks off", || frames(&["hello", "!"])),
         ("breaks off before its length", || {
             sized(10, &["hello", "!"])
