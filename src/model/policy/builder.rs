@@ -368,7 +368,7 @@ impl PolicyBuilder {
         }
         within! {
             window_ms in 1, YEAR_MS, MS;
-            window_buckets in 1, r.window_ms.min(100), "buckets";
+            window_buckets in 1, r.window_ms.min(100), "buckets (at most one a millisecond of window_ms)";
             window_calls in 0, 10_000, "calls (1 or more for a count window)";
             minimum_number_of_calls in 1, 1_000_000_000, "calls";
             failure_rate_threshold in 0, 100, "percent (1 or more, or no_failure_rate_threshold)";
