@@ -76,6 +76,8 @@ impl Plan {
             .sliding_window_time(Duration::from_secs(WINDOW_S), WINDOW_S)
             .failure_rate_threshold(FAILURE_PERCENT)
             .minimum_number_of_calls(MINIMUM_CALLS)
+            // How soon spread evidence comes together is what is measured.
+            .no_consecutive_failures_threshold()
             .wait_duration_in_open_state(self.open)
             .probe_lease(self.open)
             .permitted_number_of_calls_in_half_open_state(PROBES)

@@ -1,15 +1,7 @@
 //! Every public setter of a time takes the longest and the shortest: what is set with it works, or an error says
 //! what would be right. Nothing panics, in tasks of the background neither.
 
-use std::{
-    cell::Cell,
-    panic,
-    sync::{
-        Once,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{cell::Cell, panic, sync::Once, time::Duration};
 
 use commontrip::{Clock, Commontrip, Outcome, Override, Policy, PolicyBuilder, RedisStore, State};
 use tokio::time::timeout;
@@ -159,7 +151,8 @@ async fn of_stores_and_registries() {
         let prefix = unique_prefix("times");
         let store = RedisStore::builder().prefix(&prefix).timeout(time);
         let store = store.open(redis_url()).unwrap();
-        let by_store = Commontrip::builder().store(store).build().unwrap();
+        let by_store = Commontrip::builder().store(store);
+        let by_store = by_store.store_timeout(time.min(SOON)).build().unwrap();
         let by_url = Commontrip::builder().redis(redis_url()).prefix(&prefix);
         let by_url = by_url.store_timeout(time).build().unwrap();
         for circuits in [by_store, by_url] {
@@ -393,7 +386,10 @@ async fn of_alerts() {
 #[tokio::test]
 async fn of_a_queue_and_its_worker() {
     use commontrip::queue::{Enqueue, Failure, Job, Queue};
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    };
 
     each(async |time| {
         let store = RedisStore::builder().prefix(&unique_prefix("times"));

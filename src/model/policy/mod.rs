@@ -5,13 +5,15 @@
 
 mod builder;
 mod checks;
+mod error;
 mod rules;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use builder::{PolicyBuilder, PolicyError};
+pub use builder::PolicyBuilder;
+pub use error::PolicyError;
 pub use rules::Rules;
 
 /// What a replica does while the store is away.

@@ -138,6 +138,23 @@ async fn what_is_not_valid_is_refused_with_what_would_be() {
 }
 
 #[tokio::test]
+async fn what_is_unwise_is_taken_and_said() {
+    let service = Service::new("cli-unwise");
+    service.circuit("payments", 1, 0).await;
+    for arguments in [
+        &["policy", "set", "payments", "slow_call_rate_threshold=50%"][..],
+        &["policy", "show", "payments"],
+    ] {
+        let ran = service.run(arguments).await;
+        let said = "warning: slow_call_rate_threshold is 50, but nothing is slow without";
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert!(ran.out.contains(said), "{ran:?}");
+    }
+    let calm = service.run(&["policy", "unset", "payments", "--all"]).await;
+    assert!(!calm.out.contains("warning"), "{calm:?}");
+}
+
+#[tokio::test]
 async fn of_several_who_set_at_once_none_is_lost() {
     let service = Service::new("cli-at-once");
     let breaker = service.circuit("payments", 1, 0).await;
