@@ -35,5 +35,8 @@ elseif c.state ~= 'open' and c.state ~= 'forced_open' then
   permitted = 1
 end
 
+-- Asked twice, because the first answer was lost, and the circuit has moved on since.
+if permitted ~= 2 then redis.call('ZREM', PROBES, token) end
+
 save(c)
 return cmsgpack.pack({ permitted, current(c) })

@@ -4,11 +4,13 @@
 -- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, seq, generation, counts, late, run, retry_after_ms, trips, settled,
 --                      alone_ms, latencies}
---               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted};
+--               counts, late  {successes, failures, slow successes, slow failures, ignored, not permitted, abandoned,
+--                             those of them that are failures too};
 --                             counts belong to `generation`, late ones to older generations
 --               run           {first, longest, last} runs of failures in counts, in calls
 --               trips         outcomes in counts that ask for an open circuit whatever the thresholds
---               settled       array of {token, generation, kind}; kind: 0 ignored, 1 success, 2 failure, 3 trip
+--               settled       array of {token, generation, kind, retry_after_ms}; kind: 0 ignored, 1 success, 2 failure,
+--                             3 trip, 4 abandoned: a failure, unless another of this half-open has succeeded
 --               alone_ms      how long the replica is open for itself yet (0 = it is not)
 --               latencies     {bucket, count, bucket, count, ...} of calls of any generation, buckets ascending
 -- Returns     msgpack snapshot
@@ -21,18 +23,19 @@ local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 array(request, 15, 'request')
 local seq = whole(request[6], 'seq')
 local generation = whole(request[7], 'generation')
-local counts = wholes(request[8], 6, MOST_CALLS, 'counts')
-local late = wholes(request[9], 6, MOST_CALLS, 'late')
+local counts = wholes(request[8], 8, MOST_CALLS, 'counts')
+local late = wholes(request[9], 8, MOST_CALLS, 'late')
 local run = wholes(request[10], 3, MOST_CALLS, 'run')
 local retry_after_ms = whole(request[11], 'retry_after_ms')
 local trips = whole(request[12], 'trips')
 local settled = array(request[13], nil, 'settled')
 if #settled > 10000 then refuse('EREQUEST', 'settled has at most 10000 entries') end
 for i = 1, #settled do
-  local s = array(settled[i], 3, 'settled')
+  local s = array(settled[i], 4, 'settled')
   text(s[1], 'token')
   whole(s[2], 'generation')
-  if whole(s[3], 'kind') > 3 then refuse('EREQUEST', 'kind must be from 0 to 3') end
+  if whole(s[3], 'kind') > 4 then refuse('EREQUEST', 'kind must be from 0 to 4') end
+  whole(s[4], 'retry_after_ms')
 end
 local alone_ms = whole(request[14], 'alone_ms')
 local latencies = array(request[15], nil, 'latencies')
@@ -42,6 +45,8 @@ local successes, failures, slow_successes, slow_failures = counts[1], counts[2],
 if slow_successes > successes or slow_failures > failures then
   refuse('EREQUEST', 'more slow calls than calls')
 end
+local undecided = counts[7] - counts[8] -- dropped, and no failures of their own
+if undecided < 0 or counts[8] > failures then refuse('EREQUEST', 'more abandoned failures than abandoned calls or failures') end
 
 -- Notes now and then who is here, and lets go of who has not been for long.
 local function note_replicas(c)
@@ -64,7 +69,8 @@ local function begin_slice(c, slice)
   set(c, 'history_at', slice)
   local function append()
     return redis.pcall('XADD', HISTORY, 'MAXLEN', SLICES, string.format('%d-0', slice), 'successes', c.successes_total,
-      'failures', c.failures_total, 'slow', c.slow_total, 'ignored', c.ignored_total, 'not_permitted', c.not_permitted_total)
+      'failures', c.failures_total, 'slow', c.slow_total, 'ignored', c.ignored_total, 'not_permitted', c.not_permitted_total,
+      'abandoned', c.abandoned_total)
   end
   if type(append()) == 'table' then
     redis.call('DEL', HISTORY)
@@ -74,7 +80,7 @@ local function begin_slice(c, slice)
 end
 
 -- A token settles once, and only within its lease; only in its own generation does it move anything.
-local function settle(c, token, given_under, kind)
+local function settle(c, token, given_under, kind, wait_ms)
   local moves = transitions()
   local deadline = redis.call('ZSCORE', PROBES, token)
   if not deadline then return end
@@ -83,9 +89,9 @@ local function settle(c, token, given_under, kind)
   if kind == 1 then
     add(c, 'probe_successes', 1)
     if c.probe_successes >= policy[SUCCESS_THRESHOLD] then moves.to(c, 'closed', 'recovered', 0, replica) end
-  elseif kind >= 2 then
+  elseif kind == 2 or kind == 3 or kind == 4 and c.probe_successes == 0 then
     add(c, 'probe_failures', 1)
-    moves.heed(c, retry_after_ms)
+    moves.heed(c, wait_ms)
     if kind == 3 or c.probe_failures >= policy[PROBE_FAILURES] then moves.open(c, 'probe_failed') end
   end
 end
@@ -109,12 +115,13 @@ if not last or seq > tonumber(last) then
   c.slow_total = c.slow_total + slow_successes + slow_failures + late[3] + late[4]
   c.ignored_total = c.ignored_total + counts[5] + late[5]
   c.not_permitted_total = c.not_permitted_total + counts[6] + late[6]
+  c.abandoned_total = c.abandoned_total + counts[7] + late[7]
   if successes + late[1] > 0 then c.last_success_ms = now end
   if failures + late[2] > 0 then c.last_failure_ms = now end
   if measured then measured.add(c, latencies) end
 
   if policy[QUORUM] > 1 then quorum().note_alone(c, alone_ms) end
-  for _, s in ipairs(settled) do settle(c, s[1], s[2], s[3]) end
+  for _, s in ipairs(settled) do settle(c, s[1], s[2], s[3], s[4]) end
 
   if generation == c.generation and (c.state == 'closed' or c.state == 'metrics_only') then
     -- Join the batch's runs of failures to the one that the circuit is in.
@@ -124,14 +131,19 @@ if not last or seq > tonumber(last) then
     c.consecutive_failures = final
     longest = math.max(first > 0 and joined + first or 0, longest)
 
-    if policy[QUORUM] > 1 and (failures > 0 or policy[SLOW_MS] > 0 and slow_successes > 0) then
+    record(c, successes, failures, slow_successes, slow_failures, undecided)
+    if policy[QUORUM] > 1
+      and (failures > 0 or policy[SLOW_MS] > 0 and slow_successes > 0 or undecided > 0 and is_silent(c))
+    then
       quorum().note_failing(c)
     end
-    record(c, successes, failures, slow_successes, slow_failures)
     if retry_after_ms > 0 then transitions().heed(c, retry_after_ms) end
     if c.state == 'closed' then
-      local reason = trips > 0 and 'tripped' or successes + failures > 0 and breach(c, longest)
-      if reason and (policy[QUORUM] <= 1 or quorum().agreed()) then transitions().open(c, reason) end
+      local reason = trips > 0 and 'tripped' or successes + failures + undecided > 0 and breach(c, longest)
+      if reason and (policy[QUORUM] <= 1 or quorum().agreed()) then
+        if is_silent(c) then count_undecided(c) end
+        transitions().open(c, reason)
+      end
     end
   end
 end

@@ -67,8 +67,8 @@ pub use breaker::{
     Transition,
 };
 pub use model::{
-    Counts, Event, Latencies, LatencyRecording, Name, NameError, OnStoreFailure, Outcome,
-    Percentiles, Policy, PolicyBuilder, PolicyError, Reason, Rules, Snapshot, State,
+    AbandonedCalls, Counts, Event, Latencies, LatencyRecording, Name, NameError, OnStoreFailure,
+    Outcome, Percentiles, Policy, PolicyBuilder, PolicyError, Reason, Rules, Snapshot, State,
 };
 pub use store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError};
 

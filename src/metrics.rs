@@ -8,13 +8,13 @@
 //! |---|---|---|---|
 //! | `circuit_breaker_state` | gauge | `name` | what this replica decides by: 0 closed, 1 open, 2 half-open, 3 forced open, 4 disabled, 5 metrics only |
 //! | `circuit_breaker_generation` | gauge | `name` | grows by one at each transition |
-//! | `circuit_breaker_requests_total` | counter | `name`, `result` | this process' calls; `result`: `success`, `failure`, `ignored`, `rejected`, `timeout`, each call under one |
+//! | `circuit_breaker_requests_total` | counter | `name`, `result` | this process' calls; `result`: `success`, `failure`, `ignored`, `rejected`, `timeout`, `abandoned`, each call under one; `abandoned`: dropped before it ended, and no failure |
 //! | `circuit_breaker_slow_calls_total` | counter | `name` | of the successes, failures and timeouts those that were slow |
 //! | `circuit_breaker_latency_seconds` | histogram | `name` | how long recorded calls took |
 //! | `circuit_breaker_failure_rate` | gauge | `name` | of the fleet's window, 0 to 1; 0 without calls |
 //! | `circuit_breaker_window_calls` | gauge | `name` | recorded calls in the fleet's window |
 //! | `circuit_breaker_transitions_total` | counter | `name`, `from`, `to`, `reason`, `local` | transitions as this process saw them; `local="true"`: its own alone |
-//! | `circuit_breaker_probes_total` | counter | `name`, `result` | this process' probes; `result`: `success`, `failure`, `ignored` |
+//! | `circuit_breaker_probes_total` | counter | `name`, `result` | this process' probes; `result`: `success`, `failure`, `ignored`, `abandoned` |
 //! | `circuit_breaker_staleness_seconds` | gauge | `name` | since the store last confirmed the circuit; grows while there are no calls |
 //! | `circuit_breaker_reports_total` | counter | `result` | reports of this process: `filed`, `failed` |
 //! | `circuit_breaker_report_seconds` | histogram | | how long the store took to answer them |
@@ -212,6 +212,7 @@ impl Series {
             ("ignored", stats.ignored),
             ("rejected", stats.rejected),
             ("timeout", stats.timeouts),
+            ("abandoned", stats.undecided()),
         ] {
             counter!("circuit_breaker_requests_total", "name" => name(), "result" => result)
                 .absolute(n);
@@ -221,6 +222,7 @@ impl Series {
             ("success", stats.probes.successes),
             ("failure", stats.probes.failures),
             ("ignored", stats.probes.ignored),
+            ("abandoned", stats.probes.abandoned),
         ] {
             counter!("circuit_breaker_probes_total", "name" => name(), "result" => result)
                 .absolute(n);

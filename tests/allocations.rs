@@ -116,6 +116,7 @@ fn a_failed_call_allocates_nothing() {
     // More failures than there are calls, so that none of them trips.
     let policy = Policy::builder()
         .no_failure_rate_threshold()
+        .no_consecutive_failures_threshold()
         .failure_count_threshold(1_000_000);
     let breaker = bench.closed(policy);
     let counted = allocations(|| {

@@ -8,7 +8,7 @@
 -- captures. So what only a transition needs is made by `transitions`, when there is one.
 
 -- The circuit as others see it. Order: `model::Snapshot`.
-local function picture(c, calls, failures, slow)
+local function picture(c, calls, failures, slow, undecided)
   local probes = 0
   if c.state == 'open' or c.state == 'half_open' then
     probes = redis.call('ZCOUNT', PROBES, string.format('(%.0f', now), '+inf')
@@ -23,18 +23,18 @@ local function picture(c, calls, failures, slow)
     c.consecutive_failures, probes, c.probe_successes, c.probe_failures, c.ramp_until_ms, c.override_author,
     c.override_reason, c.policy, c.successes_total, c.failures_total, c.slow_total, c.ignored_total,
     c.not_permitted_total, c.last_success_ms, c.last_failure_ms, c.pace_ms,
-    c.replicas, failing, alone, c.policy_version,
+    c.replicas, failing, alone, c.policy_version, undecided, c.abandoned_total,
   }
 end
 
 local function current(c)
-  return picture(c, c.window_calls, c.window_failures, c.window_slow)
+  return picture(c, c.window_calls, c.window_failures, c.window_slow, c.window_undecided)
 end
 
 local function transitions()
   local function publish(c)
     save(c, true)
-    redis.call('PUBLISH', CIRCUIT, cmsgpack.pack({ 1, current(c) }))
+    redis.call('PUBLISH', CIRCUIT, cmsgpack.pack({ 2, current(c) }))
   end
 
   -- `origin`: from where an operator's command came; `stored`: the policy that it stored.

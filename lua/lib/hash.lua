@@ -34,22 +34,23 @@ local function add(c, field, n)
   if n > 0 then set(c, field, c[field] + n) end
 end
 
--- Counts as they are kept: "calls failures slow", or "calls failures" when none was slow. What is
+-- Counts as they are kept: "calls failures slow undecided", without the last when they are 0. What is
 -- not of that form counts nothing.
 local function parse(counts)
-  local calls, failures, slow = string.match(counts or '', '^(%d+) (%d+) ?(%d*)$')
-  local x, y, z = tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0
-  if x > LARGEST or y > LARGEST or z > LARGEST then return 0, 0, 0 end
-  return x, y, z
+  local calls, failures, slow, undecided = string.match(counts or '', '^(%d+) (%d+) ?(%d*) ?(%d*)$')
+  local x, y, z, w = tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0, tonumber(undecided) or 0
+  if x > LARGEST or y > LARGEST or z > LARGEST or w > LARGEST then return 0, 0, 0, 0 end
+  return x, y, z, w
 end
 
-local function write(calls, failures, slow)
-  return string.format(slow > 0 and '%d %d %d' or '%d %d', calls, failures, slow)
+local function write(calls, failures, slow, undecided)
+  local form = undecided > 0 and '%d %d %d %d' or slow > 0 and '%d %d %d' or '%d %d'
+  return string.format(form, calls, failures, slow, undecided)
 end
 
 -- What an ordinary report changes is in two fields: reading, writing and finding each costs Redis, and
 -- one of more than 64 bytes makes the whole hash take twice the memory.
-local COUNTS, RECENT = 'window=%d/%d/%d total=%d/%d/%d/%d/%d', 'run=%d success=%d failure=%d'
+local COUNTS, RECENT = 'window=%d/%d/%d/%d total=%d/%d/%d/%d/%d/%d', 'run=%d success=%d failure=%d'
 
 -- The numbers of such a field; none where it is not of its form.
 local function numbers(text, form)
@@ -64,14 +65,15 @@ end
 local function parse_kept(c)
   local counts, recent = numbers(c.counts, COUNTS), numbers(c.recent, RECENT)
   c.window_calls, c.window_failures, c.window_slow = counts[1] or 0, counts[2] or 0, counts[3] or 0
-  c.successes_total, c.failures_total, c.slow_total = counts[4] or 0, counts[5] or 0, counts[6] or 0
-  c.ignored_total, c.not_permitted_total = counts[7] or 0, counts[8] or 0
+  c.window_undecided = counts[4] or 0
+  c.successes_total, c.failures_total, c.slow_total = counts[5] or 0, counts[6] or 0, counts[7] or 0
+  c.ignored_total, c.not_permitted_total, c.abandoned_total = counts[8] or 0, counts[9] or 0, counts[10] or 0
   c.consecutive_failures, c.last_success_ms, c.last_failure_ms = recent[1] or 0, recent[2] or 0, recent[3] or 0
 end
 
 local function write_kept(c)
-  local counts = string.format(COUNTS, c.window_calls, c.window_failures, c.window_slow, c.successes_total,
-    c.failures_total, c.slow_total, c.ignored_total, c.not_permitted_total)
+  local counts = string.format(COUNTS, c.window_calls, c.window_failures, c.window_slow, c.window_undecided,
+    c.successes_total, c.failures_total, c.slow_total, c.ignored_total, c.not_permitted_total, c.abandoned_total)
   local recent = string.format(RECENT, c.consecutive_failures, c.last_success_ms, c.last_failure_ms)
   set(c, 'counts', string.find(counts, '[1-9]') and counts or '')
   set(c, 'recent', string.find(recent, '[1-9]') and recent or '')
@@ -82,7 +84,7 @@ local function forget_window(c, also)
   set(c, 'window', '')
   set(c, 'window_at', 0)
   set(c, 'window_ended', '')
-  c.window_calls, c.window_failures, c.window_slow = 0, 0, 0
+  c.window_calls, c.window_failures, c.window_slow, c.window_undecided = 0, 0, 0, 0
 end
 
 -- Lets what is stored with the circuit win over the caller's policy; what is not understood, or

@@ -17,7 +17,7 @@
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
 --   {now_ms (0 = server time), entropy (0..999), replica,
---    policy {26 integers; none of an operator, who has no policy: what replicas last reported counts},
+--    policy {28 integers; none of an operator, who has no policy: what replicas last reported counts},
 --    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
 -- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range).
 
@@ -38,8 +38,8 @@ local FAILURE_COUNT, CONSECUTIVE, SLOW_RATE = 6, 7, 8
 local WAIT_MS, BACKOFF_PERCENT, MAX_WAIT_MS, JITTER = 9, 10, 11, 12
 local BACKOFF_RESET_MS, PERMITTED, SUCCESS_THRESHOLD = 13, 14, 15
 local PROBE_FAILURES, HALF_OPEN_MS, LEASE_MS, RAMP_MS = 16, 17, 18, 19
-local REPORT_MS, SLOW_MS, QUORUM = 20, 21, 25
-local POLICY_SIZE = 26
+local REPORT_MS, SLOW_MS, QUORUM, ABANDONED = 20, 21, 25, 27
+local POLICY_SIZE = 28
 local function policy_keys()
   return {
     'window_ms', 'window_buckets', 'window_calls', 'minimum_number_of_calls', 'failure_rate_threshold',
@@ -48,12 +48,12 @@ local function policy_keys()
     'backoff_reset_after_ms', 'permitted_number_of_calls_in_half_open_state', 'success_threshold',
     'half_open_failure_threshold', 'max_wait_duration_in_half_open_state_ms', 'probe_lease_ms', 'ramp_duration_ms',
     'report_interval_ms', 'slow_call_duration_threshold_ms', 'ramp_initial', 'call_timeout_ms', 'decision_ttl_ms',
-    'quorum', 'latency_recording',
+    'quorum', 'latency_recording', 'abandoned_calls', 'abandoned_after_ms',
   }
 end
 local function policy_defaults()
   return {
-    60000, 10, 0, 20, 50, 0, 0, 100, 30000, 100, 600000, 0, 60000, 3, 2, 1, 60000, 30000, 0, 100, 0, 10, 0, 250, 1, 1,
+    10000, 10, 0, 20, 50, 0, 20, 100, 30000, 100, 600000, 0, 60000, 3, 2, 1, 60000, 30000, 0, 100, 0, 10, 0, 250, 1, 1, 1, 0,
   }
 end
 

@@ -9,21 +9,28 @@
 -- somebody else wrote into them: then they are wrong, but never negative, until a reset.
 -- Twin: `model::window`.
 
-local function shift(c, calls, failures, slow)
+local function shift(c, calls, failures, slow, undecided)
   c.window_calls = math.max(0, c.window_calls + calls)
   c.window_failures = math.max(0, c.window_failures + failures)
   c.window_slow = math.max(0, c.window_slow + slow)
+  c.window_undecided = math.max(0, c.window_undecided + undecided)
+end
+
+-- The window less these counts.
+local function less(c, calls, failures, slow, undecided)
+  return math.max(0, c.window_calls - calls), math.max(0, c.window_failures - failures),
+    math.max(0, c.window_slow - slow), math.max(0, c.window_undecided - undecided)
 end
 
 -- Counts of the newest bucket: what the ended ones do not account for.
 local function newest(c)
-  local calls, failures, slow = parse(c.window_ended)
-  return math.max(0, c.window_calls - calls), math.max(0, c.window_failures - failures), math.max(0, c.window_slow - slow)
+  return less(c, parse(c.window_ended))
 end
 
 -- Says that the newest bucket is empty: all that is in the window has ended.
 local function end_newest(c)
-  set(c, 'window_ended', c.window_calls > 0 and write(c.window_calls, c.window_failures, c.window_slow) or '')
+  local some = c.window_calls + c.window_undecided > 0
+  set(c, 'window_ended', some and write(c.window_calls, c.window_failures, c.window_slow, c.window_undecided) or '')
 end
 
 -- Bucket width in ms and number of buckets.
@@ -43,15 +50,15 @@ local function expired(c, width, n, b)
   local names = {}
   local first = math.floor(c.window_at / width) + 1
   for k = first, b do names[#names + 1] = string.format('%d', (k - n) * width) end
-  if #names == 0 then return names, 0, 0, 0 end
-  local calls, failures, slow = 0, 0, 0
+  if #names == 0 then return names, 0, 0, 0, 0 end
+  local calls, failures, slow, undecided = 0, 0, 0, 0
   for _, bucket in ipairs(redis.call('HMGET', WINDOW, unpack(names))) do
     if bucket then
-      local x, y, z = parse(bucket)
-      calls, failures, slow = calls + x, failures + y, slow + z
+      local x, y, z, w = parse(bucket)
+      calls, failures, slow, undecided = calls + x, failures + y, slow + z, undecided + w
     end
   end
-  return names, calls, failures, slow
+  return names, calls, failures, slow, undecided
 end
 
 -- Totals as they are now, without writing: what has left the window does not count.
@@ -60,14 +67,13 @@ local function totals(c)
     local width, n = grid()
     local b = math.floor(now / width)
     local gap = b - math.floor(c.window_at / width)
-    if gap >= n or gap <= -n then return 0, 0, 0 end
-    local _, calls, failures, slow = expired(c, width, n, b)
-    return math.max(0, c.window_calls - calls), math.max(0, c.window_failures - failures), math.max(0, c.window_slow - slow)
+    if gap >= n or gap <= -n then return 0, 0, 0, 0 end
+    return less(c, select(2, expired(c, width, n, b)))
   end
-  return c.window_calls, c.window_failures, c.window_slow
+  return c.window_calls, c.window_failures, c.window_slow, c.window_undecided
 end
 
-local function add_time(c, calls, failures, slow)
+local function add_time(c, calls, failures, slow, undecided)
   local width, n = grid()
   local b = math.floor(now / width)
   local gap = b - math.floor(c.window_at / width)
@@ -76,18 +82,18 @@ local function add_time(c, calls, failures, slow)
     set(c, 'window', geometry())
     set(c, 'window_at', b * width)
   elseif gap > 0 then
-    local ended, f, s = newest(c)
-    if ended > 0 then
-      redis.call('HSET', WINDOW, string.format('%d', c.window_at), write(ended, f, s))
+    local ended, f, s, u = newest(c)
+    if ended + u > 0 then
+      redis.call('HSET', WINDOW, string.format('%d', c.window_at), write(ended, f, s, u))
       keep(c, WINDOW)
     end
-    local names, x, y, z = expired(c, width, n, b)
+    local names, x, y, z, w = expired(c, width, n, b)
     redis.call('HDEL', WINDOW, unpack(names))
-    shift(c, -x, -y, -z)
+    shift(c, -x, -y, -z, -w)
     end_newest(c)
     set(c, 'window_at', b * width)
   end
-  shift(c, calls, failures, slow)
+  shift(c, calls, failures, slow, undecided)
 end
 
 -- The ring, and going from one kind of window to another: made only when there is a call for it.
@@ -121,7 +127,7 @@ local function rings()
       local function gone(pattern) return select(2, string.gsub(old, pattern, '')) end
       local function came(pattern) return select(2, string.gsub(piece, pattern, '')) end
       redis.call('SETRANGE', WINDOW, at, piece)
-      shift(c, #piece - #old, came('[fF]') - gone('[fF]'), came('[SF]') - gone('[SF]'))
+      shift(c, #piece - #old, came('[fF]') - gone('[fF]'), came('[SF]') - gone('[SF]'), 0)
       at = (at + #piece) % n
     end
     set(c, 'window_at', at)
@@ -132,7 +138,7 @@ local function rings()
   -- start; where one side is a ring, the totals go over as one batch.
   local function convert(c)
     local was, is = c.window, geometry()
-    local calls, failures, slow = c.window_calls, c.window_failures, c.window_slow
+    local calls, failures, slow, undecided = c.window_calls, c.window_failures, c.window_slow, c.window_undecided
     -- Somebody may have written that a ring is a time window.
     local buckets = string.sub(was, -2) == 'ms' and redis.pcall('HGETALL', WINDOW) or {}
     if buckets.err then buckets = {} end
@@ -144,12 +150,13 @@ local function rings()
     if policy[WINDOW_CALLS] > 0 then
       local slow_failures = math.min(slow, failures)
       if calls > 0 then add_count(c, calls, failures, slow_failures, slow - slow_failures) end
+      if calls <= failures then c.window_undecided = undecided end
       return
     end
     local width, n = grid()
     if string.sub(was, -2) ~= 'ms' then
       set(c, 'window_at', math.floor(now / width) * width)
-      add_time(c, calls, failures, slow)
+      add_time(c, calls, failures, slow, undecided)
       return
     end
     local last = math.floor(at / width)
@@ -159,41 +166,62 @@ local function rings()
       local start = string.match(buckets[i], '^%d+$')
       local b = start and math.floor(tonumber(start) / width)
       if b and b > last - n and b <= last then
-        local x, y, z = parse(buckets[i + 1])
-        local m = merged[b] or { 0, 0, 0 }
-        merged[b] = { m[1] + x, m[2] + y, m[3] + z }
+        local x, y, z, w = parse(buckets[i + 1])
+        local m = merged[b] or { 0, 0, 0, 0 }
+        merged[b] = { m[1] + x, m[2] + y, m[3] + z, m[4] + w }
       end
     end
     local present = merged[last]
     merged[last] = nil
     for b, m in pairs(merged) do
-      if m[1] > 0 then
-        redis.call('HSET', WINDOW, string.format('%d', b * width), write(m[1], m[2], m[3]))
-        shift(c, m[1], m[2], m[3])
+      if m[1] + m[4] > 0 then
+        redis.call('HSET', WINDOW, string.format('%d', b * width), write(unpack(m)))
+        shift(c, unpack(m))
       end
     end
     keep(c, WINDOW)
     end_newest(c)
-    shift(c, present[1], present[2], present[3])
+    shift(c, unpack(present))
   end
 
   return { add = add_count, convert = convert }
 end
 
--- Files a batch under now.
-local function record(c, successes, failures, slow_successes, slow_failures)
+-- Files a batch under now. A count window has the undecided calls since its last success; a batch has no
+-- order: its own are taken to have come before its successes.
+local function record(c, successes, failures, slow_successes, slow_failures, undecided)
   local calls = successes + failures
   if c.window ~= geometry() then rings().convert(c) end
   if policy[WINDOW_CALLS] == 0 then
-    add_time(c, calls, failures, slow_successes + slow_failures)
-  elseif calls > 0 then
-    rings().add(c, calls, failures, slow_failures, slow_successes)
+    add_time(c, calls, failures, slow_successes + slow_failures, undecided)
+    return
   end
+  if calls > 0 then rings().add(c, calls, failures, slow_failures, slow_successes) end
+  c.window_undecided = successes > 0 and 0 or c.window_undecided + undecided
+end
+
+-- Whether nothing in the window says that the service works, so that undecided calls are evidence too:
+-- they are all that there is.
+local function is_silent(c)
+  local undecided, length = c.window_undecided, policy[WINDOW_CALLS]
+  return undecided > 0 and policy[ABANDONED] > 0
+    and (c.window_calls == c.window_failures or length > 0 and undecided >= length)
+end
+
+-- Counts the undecided calls as failures: they are what opened the circuit.
+local function count_undecided(c)
+  local failed = c.window_failures + c.window_undecided
+  c.window_calls, c.window_failures, c.window_slow = failed, failed, math.min(c.window_slow, failed)
+  c.window_undecided = 0
 end
 
 -- The first trip condition that the window and the longest run of failures meet, or nil.
 local function breach(c, run)
   local calls, failures = c.window_calls, c.window_failures
+  if is_silent(c) then
+    failures = failures + c.window_undecided
+    calls, run = failures, run + c.window_undecided
+  end
   local minimum = policy[MINIMUM_CALLS]
   if policy[WINDOW_CALLS] > 0 then minimum = math.min(minimum, policy[WINDOW_CALLS]) end
   local enough = calls > 0 and calls >= minimum

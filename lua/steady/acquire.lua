@@ -5,6 +5,7 @@
 -- not plainly steady. More is said in steady/report.
 --
 -- KEYS[1]  circuit  hash
+-- KEYS[2]  probes   zset
 -- ARGV[1]  brief    3 numbers of fixed width (`model::brief`)
 -- Returns  text, as steady/report does; it is a permit; nil: ask `acquire`
 
@@ -17,7 +18,7 @@ end
 local c = redis.call('HMGET', KEYS[1], 'generation', 'counts', 'recent', 'expires_ms', 'policy')
 local expires = tonumber(c[4])
 if tonumber(c[1]) ~= generation or (c[5] or '') ~= '' or not expires or expires % 1 ~= 0
-  or expires - now < keeps_ms
+  or expires - now < keeps_ms or redis.call('ZCARD', KEYS[2]) > 0
 then
   return false
 end

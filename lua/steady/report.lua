@@ -9,15 +9,15 @@
 --
 -- KEYS[1]  circuit   hash
 -- KEYS[2]  seq       hash
--- ARGV[1]  brief     17 numbers of fixed width (`model::brief`)
+-- ARGV[1]  brief     19 numbers of fixed width (`model::brief`)
 -- ARGV[2]  geometry  of the window
 -- ARGV[3]  replica
 -- Returns  text: "steady|", server time, "|", the fields `counts` and `recent` with a bar between; nil: ask
 --          `report`
 
-local now, seq, generation, successes, failures, slow, ignored, not_permitted, first, longest, final, width,
+local now, seq, generation, successes, failures, slow, ignored, not_permitted, abandoned, undecided, first, longest, final, width,
   minimum, rate, most_failures, most_run, slow_rate =
-  struct.unpack('>I6I6I6I4I4I4I4I4I4I4I4I4I4I4I4I4I4', ARGV[1])
+  struct.unpack('>I6I6I6I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4', ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -25,8 +25,8 @@ end
 
 local c = redis.call('HMGET', KEYS[1], 'generation', 'counts', 'recent', 'window', 'window_at', 'policy')
 local at = tonumber(c[5])
-local x, y, z, t1, t2, t3, t4, t5 = string.match(c[2] or '',
-  '^window=(%d+)/(%d+)/(%d+) total=(%d+)/(%d+)/(%d+)/(%d+)/(%d+)$')
+local x, y, z, w, t1, t2, t3, t4, t5, t6 = string.match(c[2] or '',
+  '^window=(%d+)/(%d+)/(%d+)/(%d+) total=(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/(%d+)$')
 local run, success, failure = string.match(c[3] or '', '^run=(%d+) success=(%d+) failure=(%d+)$')
 if not x or not run or tonumber(c[1]) ~= generation or c[4] ~= ARGV[2] or (c[6] or '') ~= '' or not at
   or at % width ~= 0 or now < at or now >= at + width
@@ -34,17 +34,18 @@ then
   return false
 end
 
-x, y, z = x + successes + failures, y + failures, z + slow
-t1, t2, t3, t4, t5 = t1 + successes, t2 + failures, t3 + slow, t4 + ignored, t5 + not_permitted
+-- Its successes say that the service works, so undecided calls are no evidence.
+x, y, z, w = x + successes + failures, y + failures, z + slow, w + undecided
+t1, t2, t3, t4, t5, t6 = t1 + successes, t2 + failures, t3 + slow, t4 + ignored, t5 + not_permitted, t6 + abandoned
 if first > 0 then first = run + first end
 local breached = first >= most_run or longest >= most_run or y >= most_failures
   or x >= minimum and (y * 100 >= rate * x or z * 100 >= slow_rate * x)
-if breached or x + y + z + t1 + t2 + t3 + t4 + t5 + run + success + failure > 4503599627370495 then return false end
+if breached or x + y + z + w + t1 + t2 + t3 + t4 + t5 + t6 + run + success + failure > 4503599627370495 then return false end
 
 local last, seen = string.match(redis.call('HGET', KEYS[2], ARGV[3]) or '', '^(%d+) (%d+)$')
 if not last or seq <= tonumber(last) or tonumber(seen) ~= math.floor(now / 5000) % 1000 then return false end
 redis.call('HSET', KEYS[2], ARGV[3], string.format('%d ', seq) .. seen)
-local counts = string.format('window=%d/%d/%d total=%d/%d/%d/%d/%d', x, y, z, t1, t2, t3, t4, t5)
+local counts = string.format('window=%d/%d/%d/%d total=%d/%d/%d/%d/%d/%d', x, y, z, w, t1, t2, t3, t4, t5, t6)
 local recent = string.format('run=%d success=%d failure=%d', final, now, failures > 0 and now or failure)
 redis.call('HSET', KEYS[1], 'counts', counts, 'recent', recent)
 return string.format('steady|%d|', now) .. counts .. '|' .. recent

@@ -42,6 +42,7 @@ struct Families {
     window_calls: IntGaugeVec,
     replicas: IntGaugeVec,
     calls: IntCounterVec,
+    abandoned: IntCounterVec,
     generation: IntGaugeVec,
     left: GaugeVec,
     latency: GaugeVec,
@@ -67,6 +68,14 @@ impl Families {
             &["name", "result"],
         )?;
         registry.register(Box::new(calls.clone()))?;
+        let abandoned = IntCounterVec::new(
+            Opts::new(
+                "circuit_breaker_fleet_abandoned_calls_total",
+                "Calls of the whole fleet that were dropped before they ended; those that had run too long are failures too.",
+            ),
+            &["name"],
+        )?;
+        registry.register(Box::new(abandoned.clone()))?;
         Ok(Self {
             state: whole(
                 "circuit_breaker_state",
@@ -88,6 +97,7 @@ impl Families {
             )?,
             replicas: whole("circuit_breaker_replicas", "Replicas that reported lately.")?,
             calls,
+            abandoned,
             generation: whole(
                 "circuit_breaker_generation",
                 "Grows by one at each transition.",
@@ -133,6 +143,8 @@ impl Families {
         ] {
             self.calls.with_label_values(&[name, result]).inc_by(total);
         }
+        let abandoned = self.abandoned.with_label_values(of);
+        abandoned.inc_by(seen.abandoned_total);
         let rejects = matches!(seen.state, CircuitState::Open | CircuitState::ForcedOpen);
         let left_ms = if rejects { view.left_ms } else { 0 };
         self.left.with_label_values(of).set(left_ms as f64 / 1000.0);

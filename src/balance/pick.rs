@@ -5,8 +5,8 @@ use crate::{CircuitBreaker, Outcome, Permit};
 
 /// A member that was chosen for one call, with its permit.
 ///
-/// Say what became of the call, as of a [`Permit`]; one that is dropped counts as ignored.
-#[must_use = "a pick that is dropped at once counts as an ignored call"]
+/// Say what became of the call, as of a [`Permit`]; one that is dropped counts as abandoned.
+#[must_use = "a pick that is dropped at once counts as an abandoned call"]
 #[derive(Debug)]
 pub struct Pick<'a, T> {
     member: &'a Member<T>,

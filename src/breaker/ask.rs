@@ -1,36 +1,82 @@
-//! Asking the store for leave to make one call, when the cache does not know.
+//! Asking the store for permission to make one call, when the cache does not know.
 //!
-//! Owns the single flight and its time limit. Invariant: a permit that the store gave is held by
-//! somebody or given back, whatever becomes of the caller that asked.
+//! Owns the single flight and its time limit. Invariant: a permit that the store gave is used in time
+//! or given back, whatever becomes of the caller that asked.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use futures_util::FutureExt;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Rejection,
     cell::{Cell, Ticket},
     gate::Hold,
-    permit::Held,
+};
+use crate::{
+    model::{Acquire, Grant, OnStoreFailure, Reason},
+    store::StoreError,
 };
 
-type Answer = Result<Held<Arc<Cell>>, Rejection>;
+type Answer = Result<Fetched, Rejection>;
 
-/// How long a permit that was fetched ahead waits for its caller.
-const SPARE_KEEPS: Duration = Duration::from_secs(1);
+/// How often a permit that was fetched ahead is looked after at the most, ms.
+const SPARE_LOOKS_MS: u64 = 100;
+
+/// A ticket that nobody has taken yet; on drop it is put back, and no call was made.
+pub(super) struct Fetched {
+    cell: Arc<Cell>,
+    ticket: Option<Ticket>,
+    asked_at: Instant,
+}
+
+impl Fetched {
+    const fn new(cell: Arc<Cell>, ticket: Ticket, asked_at: Instant) -> Self {
+        Self {
+            cell,
+            ticket: Some(ticket),
+            asked_at,
+        }
+    }
+
+    /// The ticket, unless it has waited for too long, or the circuit has moved on.
+    fn claim(mut self) -> Option<Ticket> {
+        let in_time = self.asked_at.elapsed() < self.cell.spare_keeps();
+        let current = |ticket: &mut Ticket| in_time && self.cell.is_current(ticket);
+        self.ticket.take_if(current)
+    }
+
+    const fn is_probe(&self) -> bool {
+        matches!(&self.ticket, Some(ticket) if ticket.probe.is_some())
+    }
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.cell.put_back(ticket);
+        }
+    }
+}
 
 impl Cell {
-    /// Leave to make one call, or why not, without waiting: where the cache does not know, the
-    /// answer is fetched for the next caller and this one is rejected.
+    /// How long a permit that was fetched ahead waits for its caller: half of its lease, so that the
+    /// call has the other half.
+    fn spare_keeps(&self) -> Duration {
+        Duration::from_millis(self.policy.load().rules.probe_lease_ms) / 2
+    }
+
+    /// Permission to make one call, or why not, without waiting: what the cache holds decides, though it
+    /// is stale, and is renewed in the background. A probe's permit is fetched for the next caller.
     pub(super) fn enter_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let hold = match self.enter() {
             Ok(ticket) => return Ok(ticket),
             Err(hold) => hold,
         };
-        if let Some(ticket) = self.spare.lock().take().and_then(Held::into_ticket) {
+        if let Some(ticket) = self.claim_spare() {
             return Ok(ticket);
         }
         if let Hold::Reject(rejection) = hold {
@@ -41,30 +87,103 @@ impl Cell {
                 .ask_locally()
                 .ok_or_else(|| self.reject(self.rejection()));
         }
-        if let Some(turn) = Turn::take(self) {
-            let cell = Arc::clone(self);
-            self.shared.spawn(async move {
-                let answer = cell.ask_store().await;
-                drop(turn);
-                *cell.spare.lock() = answer.ok();
-                tokio::time::sleep(SPARE_KEEPS).await;
-                let unclaimed = cell.spare.lock().take();
-                drop(unclaimed);
-            });
+        if self.shared.store.is_immediate() {
+            return self.ask_here().map_err(|rejection| self.reject(rejection));
         }
-        Err(self.reject(self.busy()))
+        let now = self.now();
+        if !self.gate.is_fresh(now) {
+            self.renew();
+        }
+        match self.gate.decide(now) {
+            Ok(tag) => Ok(self.ticket(tag)),
+            Err(Hold::Reject(rejection)) => Err(self.reject(rejection)),
+            Err(Hold::AskAlone) => {
+                self.fetch_spare();
+                Err(self.reject(self.requested()))
+            }
+            // Nothing is known yet, or an override that admitted all has ended.
+            Err(Hold::Ask) => match self.policy.load().on_store_failure {
+                OnStoreFailure::Reject if !self.is_confirmed() => Err(self.reject(Rejection {
+                    reason: Reason::AwaitingStore,
+                    ..self.requested()
+                })),
+                _ => Ok(self.present_ticket()),
+            },
+        }
     }
 
-    /// Leave to make one call, or why not, once it is known.
+    fn fetch_spare(self: &Arc<Self>) {
+        let Some(turn) = Turn::take(self) else {
+            return;
+        };
+        let cell = Arc::clone(self);
+        self.shared.spawn(async move {
+            let fetched = cell.ask_store().await.ok().filter(Fetched::is_probe);
+            drop(turn);
+            let Some(fetched) = fetched else { return };
+            let asked_at = fetched.asked_at;
+            *cell.spare.lock() = Some(fetched);
+            let same = |spare: &mut Fetched| spare.asked_at == asked_at;
+            while asked_at.elapsed() < cell.spare_keeps() {
+                let ttl = cell.policy.load().rules.decision_ttl_ms.max(SPARE_LOOKS_MS);
+                tokio::time::sleep(Duration::from_millis(ttl).min(cell.spare_keeps())).await;
+                if !cell.spare.lock().as_mut().is_some_and(same) {
+                    return;
+                }
+                if !cell.followed.load(Ordering::Relaxed) {
+                    // Nobody tells it when the circuit moves on.
+                    cell.renew();
+                }
+            }
+            let unclaimed = cell.spare.lock().take_if(same);
+            drop(unclaimed);
+        });
+    }
+
+    fn claim_spare(&self) -> Option<Ticket> {
+        let spare = self.spare.lock().take();
+        spare.and_then(Fetched::claim)
+    }
+
+    /// Permission to make one call, or why not, once it is known.
     pub(super) async fn enter_or_ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         match self.enter() {
             Ok(ticket) => Ok(ticket),
-            Err(Hold::Reject(rejection)) => Err(self.reject(rejection)),
-            Err(_) => self.ask().await,
+            Err(hold) => match (self.claim_spare(), hold) {
+                (Some(ticket), _) => Ok(ticket),
+                (None, Hold::Reject(rejection)) => Err(self.reject(rejection)),
+                (None, _) => self.ask().await,
+            },
         }
     }
 
-    /// Leave to make one call where the cache does not know, or knows only what is stale.
+    /// [`enter_or_ask`](Self::enter_or_ask), blocking the thread for at most `store_timeout`.
+    pub(super) fn enter_blocking(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        match self.enter() {
+            Ok(ticket) => return Ok(ticket),
+            Err(Hold::Reject(rejection)) => return Err(self.reject(rejection)),
+            Err(_) if self.asks_own() || self.shared.store.is_immediate() => {
+                return self.enter_at_once();
+            }
+            Err(_) => {}
+        }
+        let (to, from) = mpsc::sync_channel(1);
+        let cell = Arc::clone(self);
+        self.shared.spawn(async move {
+            let asked_at = Instant::now();
+            let answer = cell.enter_or_ask().await;
+            // If nobody waits any more it is dropped here, and so put back.
+            let _ = to.send(answer.map(|ticket| Fetched::new(cell, ticket, asked_at)));
+        });
+        match from.recv_timeout(self.shared.store_timeout) {
+            Ok(Ok(fetched)) => fetched.claim().ok_or_else(|| self.reject(self.rejection())),
+            // It was counted when it was rejected.
+            Ok(Err(rejection)) => Err(rejection),
+            Err(_) => self.enter_at_once(),
+        }
+    }
+
+    /// Permission to make one call where the cache does not know, or knows only what is stale.
     async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let answer = self.ask_store_or_own().await;
         answer.or_else(|rejection| match self.enter() {
@@ -78,12 +197,15 @@ impl Cell {
         if self.asks_own() {
             return self.ask_locally().ok_or_else(|| self.rejection());
         }
+        if self.shared.store.is_immediate() {
+            return self.ask_here();
+        }
         let strict = self.policy.load().rules.decision_ttl_ms == 0;
         let answer = match self.gate.decide(self.now()) {
             _ if strict => self.ask_detached(None).await,
             Err(Hold::AskAlone) => match Turn::take(self) {
                 Some(turn) => self.ask_detached(Some(turn)).await,
-                None => return Err(self.busy()),
+                None => return Err(self.requested()),
             },
             Err(Hold::Ask) => {
                 let _turn = self.ask_turn.lock().await;
@@ -105,8 +227,7 @@ impl Cell {
                 Err(_) => return Err(rejection),
             },
         };
-        let held = answer?;
-        held.into_ticket().ok_or_else(|| self.rejection())
+        answer?.claim().ok_or_else(|| self.rejection())
     }
 
     /// Asks in a task of its own, so that a caller that goes away loses no permit.
@@ -116,46 +237,78 @@ impl Cell {
         self.shared.spawn(async move {
             let answer = cell.ask_store().await;
             drop(turn);
-            // If nobody waits any more the permit is dropped here, and so given back.
+            // If nobody waits any more the permit is dropped here, and so put back.
             let _ = to.send(answer);
         });
-        from.await.unwrap_or_else(|_| Err(self.busy()))
+        from.await.unwrap_or_else(|_| Err(self.requested()))
     }
 
     async fn ask_store(self: &Arc<Self>) -> Answer {
+        let rules = self.policy.load().rules;
+        if rules.decision_ttl_ms == 0 && rules.report_interval_ms == 0 {
+            // Whoever asks at every call and reports at once is answered by what it has seen.
+            self.file_first().await;
+        }
         let request = self.request();
+        let asked_at = Instant::now();
         let asked = self.shared.store.acquire(&self.name, &request);
         match self.shared.in_time(asked).await {
+            Ok(grant) if asked_at.elapsed() > self.shared.store_timeout => {
+                // This process stood still: the permit may be another's by now.
+                self.take_shared(&grant.snapshot);
+                self.give_back(request.token);
+                Err(self.rejection())
+            }
+            answer => self.take_grant(answer, request, asked_at),
+        }
+    }
+
+    /// Asks a store of this process.
+    fn ask_here(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        let request = self.request();
+        let asked_at = Instant::now();
+        let answer = self.shared.store.acquire(&self.name, &request);
+        let Some(answer) = answer.now_or_never() else {
+            return Err(self.requested());
+        };
+        let fetched = self.take_grant(answer, request, asked_at)?;
+        fetched.claim().ok_or_else(|| self.rejection())
+    }
+
+    fn take_grant(
+        self: &Arc<Self>,
+        answer: Result<Grant, StoreError>,
+        request: Acquire,
+        asked_at: Instant,
+    ) -> Answer {
+        let fetched = |ticket| Fetched::new(Arc::clone(self), ticket, asked_at);
+        match answer {
             Ok(grant) => {
                 self.take_shared(&grant.snapshot);
                 let ticket = self.granted(grant.permission, request.token, &grant.snapshot, false);
-                match ticket {
-                    Some(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
-                    None => Err(self.rejection()),
-                }
+                ticket.map(fetched).ok_or_else(|| self.rejection())
             }
             Err(error) => {
                 // The grant may have been made and its answer lost.
                 self.give_back(request.token);
                 self.shared.store_failed(self, &error);
                 match self.enter() {
-                    Ok(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
+                    Ok(ticket) => Ok(fetched(ticket)),
                     Err(Hold::Reject(rejection)) => Err(rejection),
-                    Err(Hold::Ask | Hold::AskAlone) => match self.ask_locally() {
-                        Some(ticket) => Ok(Held::new(Arc::clone(self), ticket)),
-                        None => Err(self.rejection()),
-                    },
+                    Err(Hold::Ask | Hold::AskAlone) => {
+                        let ticket = self.ask_locally();
+                        ticket.map(fetched).ok_or_else(|| self.rejection())
+                    }
                 }
             }
         }
     }
 
     /// What to tell a caller while another asks.
-    fn busy(&self) -> Rejection {
-        let retry_after = Some(self.shared.store_timeout);
+    fn requested(&self) -> Rejection {
         Rejection {
-            reason: crate::model::Reason::ProbesOut,
-            retry_after,
+            reason: Reason::ProbeRequested,
+            retry_after: Some(self.shared.store_timeout),
             ..self.rejection()
         }
     }

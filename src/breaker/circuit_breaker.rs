@@ -38,8 +38,8 @@ impl CircuitBreaker {
 
     /// Makes a call when the circuit permits; `Ok` counts as a success, `Err` as a failure.
     ///
-    /// A panic counts as a failure. A dropped future counts as ignored when it was quick, and as
-    /// a failure when it had already run past `call_timeout` or the slow-call threshold.
+    /// A panic counts as a failure. A dropped future counts as abandoned, and as a failure too
+    /// when it ran too long ([`AbandonedCalls`](crate::AbandonedCalls)).
     ///
     /// # Errors
     /// [`CallError::Rejected`] when the call was not made, [`CallError::TimedOut`] when it took
@@ -159,6 +159,35 @@ impl CircuitBreaker {
         result.map_err(CallError::Failed)
     }
 
+    /// [`call`](Self::call) for code that is not async: blocks the thread for the call, and for at most
+    /// `store_timeout` before it where the cache does not know.
+    ///
+    /// For threads outside of a runtime, and `spawn_blocking`. On a thread that runs the runtime's tasks
+    /// use [`call_sync`](Self::call_sync), which never waits.
+    ///
+    /// # Errors
+    /// As [`call_sync`](Self::call_sync).
+    pub fn call_blocking<F, T, E>(&self, call: F) -> Result<T, CallError<E>>
+    where
+        F: FnOnce() -> Result<T, E>,
+    {
+        let permit = self.acquire_blocking()?;
+        let result = call();
+        permit.record(Outcome::of(&result));
+        result.map_err(CallError::Failed)
+    }
+
+    /// [`acquire`](Self::acquire), blocking the thread for at most `store_timeout`.
+    ///
+    /// For threads outside of a runtime, and `spawn_blocking`.
+    ///
+    /// # Errors
+    /// [`Rejection`] when the call must not be made.
+    pub fn acquire_blocking(&self) -> Result<Permit, Rejection> {
+        let ticket = self.cell.enter_blocking()?;
+        Ok(self.permit(ticket))
+    }
+
     /// Asks for leave to make one call; waits only where the cache does not know, and then for at
     /// most `store_timeout`.
     ///
@@ -209,6 +238,9 @@ impl CircuitBreaker {
     }
 
     /// The state that this replica decides by; no I/O.
+    ///
+    /// When this process' own failures open the circuit it rejects calls at once, and is `Open` here when
+    /// the store has confirmed it.
     #[must_use]
     pub fn state(&self) -> State {
         self.cell.view.lock().seen.state

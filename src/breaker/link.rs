@@ -25,7 +25,7 @@ use super::{
     registry::Shared,
 };
 use crate::{
-    model::{Latencies, Name, Snapshot},
+    model::{Latencies, Name, Report, Snapshot},
     store::{StoreError, in_words},
 };
 
@@ -175,9 +175,11 @@ impl Shared {
         let Some(cell) = fastrand::choice(cells) else {
             return true;
         };
-        let error = match self.ask(cell).await {
+        let report = cell.pending_or_empty();
+        let number = report.seq;
+        let error = match self.ask(cell, report).await {
             Ok(snapshot) => {
-                cell.delivered(snapshot.pace_ms);
+                cell.delivered(number, snapshot.pace_ms);
                 self.returned(cells);
                 cell.take_shared(&snapshot);
                 return true;
@@ -185,7 +187,7 @@ impl Shared {
             Err(error) => error,
         };
         if let StoreError::Invalid(why) = &error {
-            cell.lose_report(why);
+            cell.lose_report(number, why);
         }
         let words = in_words(&error);
         tracing::debug!(error = %words, circuit = %cell.name, "the store is still away");
@@ -202,8 +204,8 @@ impl Shared {
 
     /// Sends the report whose answer is awaited, or an empty one: a write, so it shows that the
     /// store takes reports again, and it brings back what this process remembers.
-    async fn ask(&self, cell: &Arc<Cell>) -> Result<Snapshot, StoreError> {
-        let batch = [(Arc::clone(cell), cell.pending_or_empty())];
+    async fn ask(&self, cell: &Arc<Cell>, report: Report) -> Result<Snapshot, StoreError> {
+        let batch = [(Arc::clone(cell), report)];
         let answer = self.file(&batch).await.into_iter().next();
         answer.unwrap_or_else(|| Err(StoreError::Unreadable("no answer".to_owned())))
     }

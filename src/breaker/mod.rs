@@ -18,6 +18,7 @@ mod outbox;
 mod permit;
 mod registry;
 mod reporter;
+mod silence;
 #[cfg(feature = "balance")]
 mod standing;
 mod stats;

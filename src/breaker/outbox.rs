@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+use super::silence::Silence;
 use crate::model::{Counts, Latencies, Report, Runs, Settled, millis};
 
 /// How often latencies are sent, at the most; and how often within a shorter window.
@@ -44,6 +45,7 @@ pub(super) struct Outbox {
     /// When outcomes last left at once.
     urged: Option<Instant>,
     pub(super) pace_ms: u64,
+    pub(super) silence: Silence,
 }
 
 impl Outbox {
@@ -129,6 +131,7 @@ impl Outbox {
             pending.runs = Runs::default();
             pending.latencies = Latencies::default();
             pending.trips = 0;
+            pending.retry_after_ms = 0;
         }
     }
 

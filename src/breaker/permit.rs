@@ -1,7 +1,7 @@
 //! Leave to make one call, and its end.
 //!
-//! Invariant: every ticket is settled exactly once; one that is dropped is filed as ignored, or as
-//! a failure when it was overdue or its thread panics.
+//! Invariant: every ticket is settled exactly once; one that is dropped is filed as abandoned, or as a
+//! failure when its thread panics.
 
 use std::{
     borrow::Borrow,
@@ -49,15 +49,10 @@ impl<C: Borrow<Arc<Cell>>> Held<C> {
         }
     }
 
-    /// The ticket alone, for another holder.
-    pub(super) fn into_ticket(mut self) -> Option<Ticket> {
-        self.take()
-    }
-
-    /// How long the call has taken by now; zero where that does not matter.
+    /// How long the call has taken by now; to within the coarse clock's tick where it is not timed.
     #[cfg(feature = "stream")]
     fn age(&self) -> Duration {
-        Duration::from_nanos(self.cell.borrow().elapsed_ns(self.pass))
+        Duration::from_nanos(self.cell.borrow().age_ns(self.pass))
     }
 
     #[inline(never)]
@@ -99,9 +94,10 @@ impl<C: Borrow<Arc<Cell>>> Drop for Held<C> {
 /// Leave to make one call.
 ///
 /// Say what became of the call with [`success`](Self::success), [`failure`](Self::failure) or
-/// [`record`](Self::record). A permit that is dropped counts as ignored; as a failure when its
-/// thread panics, or when it was held past `call_timeout` or the slow-call threshold.
-#[must_use = "a permit that is dropped at once counts as an ignored call"]
+/// [`record`](Self::record). A permit that is dropped counts as abandoned, and as a failure
+/// too when it was held too long ([`AbandonedCalls`](crate::AbandonedCalls)); as a failure when its
+/// thread panics.
+#[must_use = "a permit that is dropped at once counts as an abandoned call"]
 pub struct Permit {
     held: Held<Arc<Cell>>,
     _life: Arc<Life>,
@@ -168,7 +164,7 @@ impl Permit {
 /// For calls whose result is followed by more.
 #[cfg(any(feature = "reqwest", feature = "stream", feature = "tower"))]
 impl Permit {
-    /// How long the call has taken by now; zero where that does not matter.
+    /// How long the call has taken by now; to within the coarse clock's tick where it is not timed.
     #[cfg(feature = "stream")]
     pub(crate) fn age(&self) -> Duration {
         self.held.age()

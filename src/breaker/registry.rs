@@ -77,6 +77,11 @@ impl Shared {
         self.off.load(Ordering::SeqCst)
     }
 
+    /// Whether the registry is being shut down, or was.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// A name for a permit that no other has.
     pub(super) fn next_token(&self) -> String {
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
@@ -215,6 +220,7 @@ impl Commontrip {
             return Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)));
         }
         let cell = Arc::new(Cell::new(name.clone(), policy, Arc::clone(shared)));
+        cell.warn_of(&cell.policy.load());
         circuits.insert(name.clone(), Arc::clone(&cell));
         drop(circuits);
         shared.followed.send_modify(|names| {
@@ -230,6 +236,9 @@ impl Commontrip {
             cell.leave_store(Away::Store);
         } else {
             cell.renew();
+            if shared.store.is_immediate() {
+                cell.file_here();
+            }
         }
         Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)))
     }
@@ -267,7 +276,7 @@ impl Commontrip {
     /// Whether it was shut down.
     #[cfg(feature = "config")]
     pub(crate) fn has_ended(&self) -> bool {
-        *self.life.0.stop.borrow()
+        self.life.0.is_ending()
     }
 
     /// The store that circuits live in.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -188,15 +189,59 @@ impl Shared {
 async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
     let answers = shared.file(batch).await;
     let now = Instant::now();
-    for ((cell, _), answer) in batch.iter().zip(answers) {
+    for ((cell, report), answer) in batch.iter().zip(answers) {
         cell.outbox.lock().last = Some(now);
+        cell.answered(report.seq, answer);
+    }
+}
+
+impl Cell {
+    fn answered(self: &Arc<Self>, number: u64, answer: Result<Snapshot, StoreError>) {
         match answer {
             Ok(snapshot) => {
-                cell.delivered(snapshot.pace_ms);
-                cell.take_shared(&snapshot);
+                self.delivered(number, snapshot.pace_ms);
+                self.take_shared(&snapshot);
             }
-            Err(StoreError::Invalid(why)) => cell.lose_report(&why),
-            Err(error) => shared.store_failed(cell, &error),
+            Err(StoreError::Invalid(why)) => self.lose_report(number, &why),
+            Err(error) => self.shared.store_failed(self, &error),
+        }
+    }
+
+    /// Files what was recorded in a store of this process: what awaits its answer elsewhere, and
+    /// what came after it.
+    pub(super) fn file_here(self: &Arc<Self>) {
+        for _ in 0..2 {
+            let Some(report) = self.report(false) else {
+                break;
+            };
+            let number = report.seq;
+            let batch = [(self.name.clone(), report)];
+            let Some(Ok(answers)) = self.shared.store.report(&batch).now_or_never() else {
+                break;
+            };
+            for answer in answers {
+                self.noted
+                    .lock()
+                    .note_report(answer.is_ok(), Duration::ZERO);
+                self.answered(number, answer);
+            }
+        }
+        if !self.outbox.lock().releases.is_empty() {
+            self.shared.activate(self);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Files what was recorded before a question is asked.
+    pub(super) async fn file_first(self: &Arc<Self>) {
+        for _ in 0..2 {
+            let Some(report) = self.report(false) else {
+                return;
+            };
+            send(&self.shared, &[(Arc::clone(self), report)]).await;
+            if self.is_away() {
+                return;
+            }
         }
     }
 }

@@ -43,6 +43,11 @@ pub struct CircuitStats {
     pub slow: u64,
     /// Permitted calls that said nothing about the service.
     pub ignored: u64,
+    /// Permitted calls that were dropped before they ended; those that had run for too long are among
+    /// the failures too.
+    pub abandoned: u64,
+    /// Those of them that had run for too long.
+    pub abandoned_failures: u64,
     /// Calls that were rejected.
     pub rejected: u64,
     /// Calls that were dropped because they took longer than `call_timeout`; they are among the
@@ -75,6 +80,9 @@ pub struct ProbeStats {
     pub failures: u64,
     /// Those that said nothing, and whose permit was given back.
     pub ignored: u64,
+    /// Those that were dropped: they opened the circuit again, unless another of the same half-open
+    /// had succeeded. Those that had run for too long are among the failures.
+    pub abandoned: u64,
 }
 
 /// One way in which a circuit changed.
@@ -121,6 +129,12 @@ impl CircuitStats {
         self.failures.saturating_sub(self.timeouts)
     }
 
+    /// Calls that were dropped before they ended and are not among the failures.
+    #[must_use]
+    pub const fn undecided(&self) -> u64 {
+        self.abandoned.saturating_sub(self.abandoned_failures)
+    }
+
     /// Recorded calls in the fleet's window, as last heard; 0 where that is longer ago than the window
     /// is long.
     #[must_use]
@@ -157,6 +171,7 @@ impl Noted {
             Kind::Success => &mut self.probes.successes,
             Kind::Failure | Kind::Trip => &mut self.probes.failures,
             Kind::Ignored => &mut self.probes.ignored,
+            Kind::Abandoned => &mut self.probes.abandoned,
         };
         *count += 1;
     }
@@ -189,6 +204,8 @@ impl Cell {
             failures: counts.failures,
             slow: counts.slow(),
             ignored: counts.ignored,
+            abandoned: counts.abandoned,
+            abandoned_failures: counts.abandoned_failures,
             rejected: counts.not_permitted,
             // After the failures: a timeout is noted before its failure, so none is missing here.
             timeouts: self.timeouts.load(Ordering::SeqCst),

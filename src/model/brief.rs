@@ -115,6 +115,8 @@ impl Request for Report {
             counts.slow(),
             counts.ignored,
             counts.not_permitted,
+            counts.abandoned,
+            counts.undecided(),
             self.runs.first,
             self.runs.longest,
             self.runs.last,
@@ -154,6 +156,7 @@ impl Report {
             seen.calls + counts.calls(),
             seen.failures + counts.failures,
             seen.slow + counts.slow(),
+            seen.undecided + counts.undecided(),
         ];
         let joined = seen.consecutive_failures + self.runs.first;
         let run = joined.max(self.runs.longest);

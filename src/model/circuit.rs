@@ -67,6 +67,7 @@ pub(super) struct Totals {
     pub(super) slow: u64,
     pub(super) ignored: u64,
     pub(super) not_permitted: u64,
+    pub(super) abandoned: u64,
     pub(super) last_success_ms: u64,
     pub(super) last_failure_ms: u64,
 }
@@ -126,9 +127,7 @@ impl Circuit {
             ..Self::default()
         };
         if matches!(seen.state, State::Closed | State::MetricsOnly) {
-            circuit
-                .window
-                .seed(rules, now, [seen.calls, seen.failures, seen.slow]);
+            circuit.window.seed(rules, now, seen.sums());
         }
         circuit
     }
@@ -272,7 +271,7 @@ impl Circuit {
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
-        let [calls, failures, slow] = self.window.sums;
+        let [calls, failures, slow, _] = self.window.sums;
         self.events.push_back(Event {
             generation: self.generation,
             from,
@@ -340,13 +339,14 @@ impl Circuit {
         }
         match kind {
             Kind::Ignored => {}
+            Kind::Abandoned if self.probe_successes > 0 => {}
             Kind::Success => {
                 self.probe_successes += 1;
                 if self.probe_successes >= t.rules.success_threshold {
                     self.transition(t, State::Closed, Reason::Recovered, 0, Words::of(t.replica));
                 }
             }
-            Kind::Failure | Kind::Trip => {
+            Kind::Failure | Kind::Trip | Kind::Abandoned => {
                 self.probe_failures += 1;
                 self.heed(t, retry_after_ms);
                 if kind == Kind::Trip || self.probe_failures >= t.rules.half_open_failure_threshold
@@ -357,8 +357,8 @@ impl Circuit {
         }
     }
 
-    /// What was counted in all: successes, failures, slow, ignored, not permitted.
-    pub(super) fn counted(&self) -> [u64; 5] {
+    /// What was counted in all: successes, failures, slow, ignored, not permitted, abandoned.
+    pub(super) fn counted(&self) -> [u64; 6] {
         let of = &self.totals;
         [
             of.successes,
@@ -366,6 +366,7 @@ impl Circuit {
             of.slow,
             of.ignored,
             of.not_permitted,
+            of.abandoned,
         ]
     }
 
@@ -373,7 +374,8 @@ impl Circuit {
         self.picture(t, self.window.sums)
     }
 
-    pub(super) fn picture(&self, t: &Turn<'_>, [calls, failures, slow]: Sums) -> Snapshot {
+    pub(super) fn picture(&self, t: &Turn<'_>, sums: Sums) -> Snapshot {
+        let [calls, failures, slow, undecided] = sums;
         let probes = match self.state {
             State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > t.now).count(),
             _ => 0,
@@ -409,6 +411,8 @@ impl Circuit {
             replicas: self.live_replicas,
             failing: self.failing_now(t),
             alone: self.alone_now(t),
+            undecided,
+            abandoned_total: self.totals.abandoned,
             latency: None,
             code_policy: String::new(),
         }

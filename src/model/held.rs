@@ -85,18 +85,19 @@ impl Circuit {
     /// What an ordinary report changes, as Redis holds it in two fields, each empty when there is
     /// nothing.
     fn held_counts(&self) -> [String; 2] {
-        let [calls, failures, slow] = self.window.sums;
+        let [calls, failures, slow, undecided] = self.window.sums;
         let Totals {
             successes,
             failures: failed,
             slow: slow_ones,
             ignored,
             not_permitted,
+            abandoned,
             last_success_ms,
             last_failure_ms,
         } = &self.totals;
         let counts = format!(
-            "window={calls}/{failures}/{slow} total={successes}/{failed}/{slow_ones}/{ignored}/{not_permitted}"
+            "window={calls}/{failures}/{slow}/{undecided} total={successes}/{failed}/{slow_ones}/{ignored}/{not_permitted}/{abandoned}"
         );
         let run = self.consecutive_failures;
         let recent = format!("run={run} success={last_success_ms} failure={last_failure_ms}");

@@ -28,16 +28,18 @@ pub struct Interval {
     pub ignored: u64,
     /// Rejected calls.
     pub not_permitted: u64,
+    /// Calls that were dropped before they ended.
+    pub abandoned: u64,
 }
 
-/// What had been counted when a slice began: successes, failures, slow, ignored, not permitted.
-pub(crate) type Begin = (u64, [u64; 5]);
+/// What had been counted when a slice began: successes, failures, slow, ignored, not permitted, abandoned.
+pub(crate) type Begin = (u64, [u64; 6]);
 
 /// The intervals between beginnings, of which the last has lasted until `totals` were counted.
-pub(crate) fn intervals(begins: &[Begin], totals: [u64; 5]) -> Vec<Interval> {
+pub(crate) fn intervals(begins: &[Begin], totals: [u64; 6]) -> Vec<Interval> {
     let ends = begins.iter().skip(1).map(|(_, counted)| *counted);
     let ends = ends.chain(std::iter::once(totals));
-    let interval = |((at_ms, before), after): (&Begin, [u64; 5])| {
+    let interval = |((at_ms, before), after): (&Begin, [u64; 6])| {
         let counted = |i: usize| after[i].saturating_sub(before[i]);
         Interval {
             at_ms: *at_ms,
@@ -46,6 +48,7 @@ pub(crate) fn intervals(begins: &[Begin], totals: [u64; 5]) -> Vec<Interval> {
             slow: counted(2),
             ignored: counted(3),
             not_permitted: counted(4),
+            abandoned: counted(5),
         }
     };
     begins.iter().zip(ends).map(interval).collect()
@@ -62,7 +65,7 @@ pub(super) struct History {
 impl History {
     /// Begins a slice where `now` is in another than the last; one that lies far ahead is of a
     /// clock that was set back.
-    pub(super) fn begin(&mut self, now: u64, totals: [u64; 5]) {
+    pub(super) fn begin(&mut self, now: u64, totals: [u64; 6]) {
         let slice = now - now % SLICE_MS;
         let ahead = slice < self.at;
         // A stream has no entry 0.
@@ -80,7 +83,7 @@ impl History {
     }
 
     /// The newest slices, oldest first.
-    pub(super) fn newest(&self, most: usize, totals: [u64; 5]) -> Vec<Interval> {
+    pub(super) fn newest(&self, most: usize, totals: [u64; 6]) -> Vec<Interval> {
         let skipped = self.begins.len().saturating_sub(most);
         let begins: Vec<_> = self.begins.iter().skip(skipped).copied().collect();
         intervals(&begins, totals)
@@ -89,8 +92,8 @@ impl History {
     /// As Redis holds them.
     pub(super) fn held(&self) -> BTreeMap<String, String> {
         let text = |(at, counted): &Begin| {
-            let [a, b, c, d, e] = counted;
-            (format!("{at}-0"), format!("{a}/{b}/{c}/{d}/{e}"))
+            let [a, b, c, d, e, f] = counted;
+            (format!("{at}-0"), format!("{a}/{b}/{c}/{d}/{e}/{f}"))
         };
         self.begins.iter().map(text).collect()
     }

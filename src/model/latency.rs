@@ -71,6 +71,16 @@ impl Latencies {
         }
     }
 
+    /// Halves every count until at most so many calls are left, so that newer ones weigh more.
+    pub(crate) fn fade(&mut self, most: u64) {
+        while self.count() > most {
+            self.0.retain_mut(|(_, n)| {
+                *n /= 2;
+                *n > 0
+            });
+        }
+    }
+
     /// Whether nothing was seen.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -158,7 +168,8 @@ impl Serialize for Latencies {
 ///
 /// Successes and failures; what was ignored, rejected or dropped without an outcome is not in it.
 /// Each is at most 1/33 away from the truth, between 32 µs and 67 s; below, whole microseconds; what
-/// took longer counts as 67 s.
+/// took longer counts as 67 s. Where calls are sampled, chance comes on top:
+/// [`LatencyRecording::Sampled`](crate::LatencyRecording::Sampled).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Percentiles {

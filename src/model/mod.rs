@@ -27,7 +27,7 @@ pub(crate) use self::{
     latency::{BUCKETS, bucket_of},
     members::Times,
     operations::pace_ms,
-    request::millis,
+    request::{FOREVER, millis},
     snapshot::{LARGEST, text},
     window::{Sums, before},
 };
@@ -40,7 +40,9 @@ pub use latency::{Latencies, Percentiles};
 pub use members::{Lease, Member, Members};
 pub use name::{Name, NameError};
 pub use outcome::{Counts, Outcome, Runs};
-pub use policy::{LatencyRecording, OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};
+pub use policy::{
+    AbandonedCalls, LatencyRecording, OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules,
+};
 pub use request::{
     Acquire, Command, Control, Grant, Head, Kind, Memory, Permission, Release, Report, Settled,
 };

@@ -56,6 +56,10 @@ impl Circuit {
             state if state.admits() => Permission::Permitted,
             _ => Permission::Rejected,
         };
+        if permission != Permission::Probe {
+            // Asked twice, because the first answer was lost, and the circuit has moved on since.
+            self.probes.remove(&request.token);
+        }
         Grant {
             permission,
             snapshot: self.current(&t),
@@ -84,7 +88,7 @@ impl Circuit {
             self.latencies.add(&t.rules, now, &report.latencies);
             self.note_alone(&t, report.alone_ms);
             for s in &report.settled {
-                self.settle(&t, s.generation, &s.token, s.kind, report.retry_after_ms);
+                self.settle(&t, s.generation, &s.token, s.kind, s.retry_after_ms);
             }
             let records = matches!(self.state, State::Closed | State::MetricsOnly);
             if report.generation == self.generation && records {
@@ -144,6 +148,7 @@ impl Circuit {
         self.totals.slow += all.slow();
         self.totals.ignored += all.ignored;
         self.totals.not_permitted += all.not_permitted;
+        self.totals.abandoned += all.abandoned;
         if all.successes > 0 {
             self.totals.last_success_ms = now;
         }
@@ -154,15 +159,15 @@ impl Circuit {
 
     fn file(&mut self, t: &Turn<'_>, report: &Report) {
         let longest = self.join_runs(report);
-        self.note_failing(t, &report.counts);
         self.window.record(&t.rules, t.now, &report.counts);
+        self.note_failing(t, &report.counts);
         self.heed(t, report.retry_after_ms);
         if self.state != State::Closed {
             return;
         }
         let reason = if report.trips > 0 {
             Some(Reason::Tripped)
-        } else if report.counts.calls() > 0 {
+        } else if report.counts.calls() + report.counts.undecided() > 0 {
             t.rules.breach(self.window.sums, longest)
         } else {
             None
@@ -170,6 +175,7 @@ impl Circuit {
         if let Some(reason) = reason
             && self.agreed(t)
         {
+            self.window.decide(&t.rules);
             self.open(t, reason);
         }
     }

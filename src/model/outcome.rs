@@ -16,7 +16,7 @@ pub enum Outcome {
         /// opens, the whole fleet waits at least that long, up to the longest wait of the policy.
         retry_after: Option<Duration>,
     },
-    /// The call says nothing about the service (a cancelled call, the caller's own mistake).
+    /// The call says nothing about the service (the caller's own mistake).
     Ignored,
     /// A failure that opens the circuit at once, whatever the thresholds.
     Trip {
@@ -64,6 +64,10 @@ pub struct Counts {
     pub ignored: u64,
     /// Calls that were rejected.
     pub not_permitted: u64,
+    /// Permitted calls that were dropped before they ended.
+    pub abandoned: u64,
+    /// Those of them that had run so long that they are failures too, counted in `failures`.
+    pub abandoned_failures: u64,
 }
 
 impl Counts {
@@ -77,6 +81,12 @@ impl Counts {
     #[must_use]
     pub const fn slow(&self) -> u64 {
         self.slow_successes + self.slow_failures
+    }
+
+    /// Calls that were dropped and are no failures of their own: evidence only where nothing else is.
+    #[must_use]
+    pub const fn undecided(&self) -> u64 {
+        self.abandoned.saturating_sub(self.abandoned_failures)
     }
 
     /// Whether every number is zero.
@@ -94,6 +104,8 @@ impl AddAssign for Counts {
         self.slow_failures += other.slow_failures;
         self.ignored += other.ignored;
         self.not_permitted += other.not_permitted;
+        self.abandoned += other.abandoned;
+        self.abandoned_failures += other.abandoned_failures;
     }
 }
 

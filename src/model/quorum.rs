@@ -19,7 +19,8 @@ fn window(rules: &Rules) -> u64 {
 impl Circuit {
     pub(super) fn note_failing(&mut self, t: &Turn<'_>, counts: &Counts) {
         let slow = t.rules.slow_call_duration_threshold_ms > 0 && counts.slow() > 0;
-        if t.rules.quorum <= 1 || counts.failures == 0 && !slow {
+        let hung = counts.undecided() > 0 && t.rules.is_silent(self.window.sums);
+        if t.rules.quorum <= 1 || counts.failures == 0 && !slow && !hung {
             return;
         }
         self.failing.retain(|_, at| *at + window(&t.rules) > t.now);

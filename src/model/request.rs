@@ -12,6 +12,9 @@ use super::{Counts, Latencies, Rules, Runs, Snapshot, State};
 /// The longest time that goes over the wire, ms: a hundred years.
 pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
+/// As good as without end, and small enough to be added to any time: a year.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
 /// A duration in whole milliseconds, rounded up; what is longer than a hundred years is cut.
 pub(crate) fn millis(time: Duration) -> u64 {
     let ms = time.as_nanos().div_ceil(1_000_000);
@@ -81,7 +84,7 @@ pub struct Report {
     pub late: Counts,
     /// Runs of failures in `counts`.
     pub runs: Runs,
-    /// The longest time that the service asked to be left alone, ms; 0 = none.
+    /// The longest time that the service asked to be left alone in `counts`, ms; 0 = none.
     pub retry_after_ms: u64,
     /// How many outcomes in `counts` ask for an open circuit.
     pub trips: u64,
@@ -102,6 +105,8 @@ pub struct Settled {
     pub generation: u64,
     /// What became of it.
     pub kind: Kind,
+    /// How long the service asked to be left alone, ms; 0 = it did not.
+    pub retry_after_ms: u64,
 }
 
 /// What became of a probe.
@@ -115,6 +120,8 @@ pub enum Kind {
     Failure,
     /// It failed and asks for an open circuit.
     Trip,
+    /// It was dropped before it ended: a failure, unless another of this half-open has succeeded.
+    Abandoned,
 }
 
 impl Serialize for Kind {

@@ -87,6 +87,13 @@ pub struct Snapshot {
     pub alone: u64,
     /// How often a policy was stored with the circuit, or taken away.
     pub policy_version: u64,
+    /// Calls of the window that were dropped before they ended and are not among `calls`: neither
+    /// success nor failure, unless there is no success in the window. Of a count window, those since
+    /// the last success.
+    pub undecided: u64,
+    /// Calls that were dropped before they ended in the circuit's life; those that had run too long
+    /// are among the failures too.
+    pub abandoned_total: u64,
     /// How long the calls of the window took (of the last minute, where the window counts calls); only
     /// where a snapshot was asked for, and `None` when no latency was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,6 +119,11 @@ impl Snapshot {
     #[must_use]
     pub fn slow_rate(&self) -> Option<f64> {
         (self.calls > 0).then(|| self.slow as f64 * 100.0 / self.calls as f64)
+    }
+
+    /// What is in the window.
+    pub(crate) const fn sums(&self) -> [u64; 4] {
+        [self.calls, self.failures, self.slow, self.undecided]
     }
 
     /// Grows as the circuit goes on: what has less was seen before, whenever it arrives.
@@ -157,6 +169,8 @@ impl Snapshot {
             &mut self.failing,
             &mut self.alone,
             &mut self.policy_version,
+            &mut self.undecided,
+            &mut self.abandoned_total,
         ];
         for number in numbers {
             *number = (*number).min(LARGEST);

@@ -127,11 +127,16 @@ pub enum Reason {
     Ramp,
     /// Rejections only: the store is away and the policy says [`Reject`](crate::OnStoreFailure::Reject).
     StoreAway,
+    /// Rejections only: the store has not answered yet, and the policy says
+    /// [`Reject`](crate::OnStoreFailure::Reject).
+    AwaitingStore,
+    /// Rejections only: a probe is due, and another call of this process is asking for its permit.
+    ProbeRequested,
 }
 
 impl Reason {
     /// Every reason; a reason's number is its place here.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Created,
         Self::FailureRate,
         Self::FailureCount,
@@ -150,6 +155,8 @@ impl Reason {
         Self::ProbesOut,
         Self::Ramp,
         Self::StoreAway,
+        Self::AwaitingStore,
+        Self::ProbeRequested,
     ];
 
     /// The word for the reason, as Redis stores it: `failure_rate`, `probe_failed`, ...
@@ -174,6 +181,8 @@ impl Reason {
             Self::ProbesOut => "probes_out",
             Self::Ramp => "ramp",
             Self::StoreAway => "store_away",
+            Self::AwaitingStore => "awaiting_store",
+            Self::ProbeRequested => "probe_requested",
         }
     }
 
@@ -206,6 +215,8 @@ mod tests {
             Reason::ProbesOut,
             Reason::Ramp,
             Reason::StoreAway,
+            Reason::AwaitingStore,
+            Reason::ProbeRequested,
         ];
         let known = Reason::ALL[1..].iter();
         let known = known.filter(|reason| !of_no_state.contains(reason));

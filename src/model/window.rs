@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 
 use super::{Counts, Reason, Rules};
 
-/// Calls, failures and slow calls.
-pub(crate) type Sums = [u64; 3];
+/// Calls, failures and slow calls; and undecided ones, which were dropped and are not among the calls.
+///
+/// A time window has those of its time. A count window, whose places they do not take, has those
+/// since the last success.
+pub(crate) type Sums = [u64; 4];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -39,19 +42,21 @@ pub(super) fn geometry(rules: &Rules) -> String {
 }
 
 fn plus(a: Sums, b: Sums) -> Sums {
-    [a[0] + b[0], a[1] + b[1], a[2] + b[2]]
+    std::array::from_fn(|i| a[i] + b[i])
 }
 
+/// Never below 0: where undecided calls were counted as failures, their buckets still have them undecided.
 fn minus(a: Sums, b: Sums) -> Sums {
-    [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
+    std::array::from_fn(|i| a[i].saturating_sub(b[i]))
 }
 
 /// Counts as Redis holds them; empty when there are none.
-fn text([calls, failures, slow]: &Sums) -> String {
-    match (calls, slow) {
-        (0, _) => String::new(),
-        (_, 0) => format!("{calls} {failures}"),
-        _ => format!("{calls} {failures} {slow}"),
+fn text([calls, failures, slow, undecided]: &Sums) -> String {
+    match (calls, slow, undecided) {
+        (0, _, 0) => String::new(),
+        (_, 0, 0) => format!("{calls} {failures}"),
+        (_, _, 0) => format!("{calls} {failures} {slow}"),
+        _ => format!("{calls} {failures} {slow} {undecided}"),
     }
 }
 
@@ -62,7 +67,7 @@ pub(crate) fn before(i: u64, part: u64, total: u64) -> u64 {
 
 fn sums_of(outcomes: &[u8]) -> Sums {
     let count = |set: &[u8]| outcomes.iter().filter(|c| set.contains(c)).count() as u64;
-    [outcomes.len() as u64, count(b"fF"), count(b"SF")]
+    [outcomes.len() as u64, count(b"fF"), count(b"SF"), 0]
 }
 
 impl Window {
@@ -89,7 +94,7 @@ impl Window {
 
     /// Sums of the buckets that have ended, as Redis holds them.
     pub(crate) fn held_ended(&self) -> String {
-        text(&self.ended().fold([0; 3], |sum, (_, b)| plus(sum, *b)))
+        text(&self.ended().fold([0; 4], |sum, (_, b)| plus(sum, *b)))
     }
 
     /// Buckets that a grid seen from bucket `b` no longer shows.
@@ -104,7 +109,7 @@ impl Window {
     fn bucket_sums(&self, starts: &[u64]) -> Sums {
         starts
             .iter()
-            .fold([0; 3], |sum, start| plus(sum, self.buckets[start]))
+            .fold([0; 4], |sum, start| plus(sum, self.buckets[start]))
     }
 
     /// Totals as they are at `now`: what has left the window does not count.
@@ -115,7 +120,7 @@ impl Window {
         let (width, n) = grid(rules);
         let b = now / width;
         if b.abs_diff(self.at / width) >= n {
-            return [0; 3];
+            return [0; 4];
         }
         minus(self.sums, self.bucket_sums(&self.expired(width, n, b)))
     }
@@ -135,7 +140,7 @@ impl Window {
             }
             self.at = b * width;
         }
-        if sums[0] > 0 {
+        if sums != [0; 4] {
             let bucket = self.buckets.entry(self.at).or_default();
             *bucket = plus(*bucket, sums);
             self.sums = plus(self.sums, sums);
@@ -198,9 +203,11 @@ impl Window {
     }
 
     /// Begins with totals seen elsewhere, as one batch.
-    pub(crate) fn seed(&mut self, rules: &Rules, now: u64, [calls, failures, slow]: Sums) {
+    pub(crate) fn seed(&mut self, rules: &Rules, now: u64, sums: Sums) {
+        let [calls, failures, slow, undecided] = sums;
         let slow_failures = slow.min(failures);
         let counts = Counts {
+            abandoned: undecided,
             successes: calls - failures,
             failures,
             slow_successes: slow - slow_failures,
@@ -214,17 +221,50 @@ impl Window {
     pub(crate) fn record(&mut self, rules: &Rules, now: u64, counts: &Counts) {
         self.convert(rules, now);
         if rules.window_calls == 0 {
-            let sums = [counts.calls(), counts.failures, counts.slow()];
-            self.add_time(rules, now, sums);
-        } else if counts.calls() > 0 {
+            self.add_time(rules, now, sums_of_batch(counts));
+        } else {
             self.add_count(rules, counts);
+            let before = self.sums[3];
+            // A batch has no order: its own are taken to have come before its successes.
+            self.sums[3] = match counts.successes {
+                0 => before + counts.undecided(),
+                _ => 0,
+            };
+        }
+    }
+
+    /// Counts the undecided calls as failures: they are what opened the circuit.
+    pub(crate) fn decide(&mut self, rules: &Rules) {
+        if rules.is_silent(self.sums) {
+            let [_, failures, slow, undecided] = self.sums;
+            let failed = failures + undecided;
+            self.sums = [failed, failed, slow.min(failed), 0];
         }
     }
 }
 
+/// What a batch adds to a time window.
+fn sums_of_batch(counts: &Counts) -> Sums {
+    let undecided = counts.undecided();
+    [counts.calls(), counts.failures, counts.slow(), undecided]
+}
+
 impl Rules {
+    /// Whether nothing in the window says that the service works, so that undecided calls are
+    /// evidence too: they are all that there is.
+    pub(crate) fn is_silent(&self, [calls, failures, _, undecided]: Sums) -> bool {
+        let replaced = self.window_calls > 0 && undecided >= self.window_calls;
+        self.abandoned_calls > 0 && undecided > 0 && (calls == failures || replaced)
+    }
+
     /// The first trip condition that the sums and the longest run of failures meet.
-    pub(crate) fn breach(&self, [calls, failures, slow]: Sums, run: u64) -> Option<Reason> {
+    pub(crate) fn breach(&self, sums: Sums, run: u64) -> Option<Reason> {
+        let [mut calls, mut failures, slow, undecided] = sums;
+        let mut run = run;
+        if self.is_silent(sums) {
+            failures += undecided;
+            (calls, run) = (failures, run + undecided);
+        }
         let minimum = match self.window_calls {
             0 => self.minimum_number_of_calls,
             n => self.minimum_number_of_calls.min(n),

@@ -201,6 +201,10 @@ impl Store for MemoryStore {
         ready(names)
     }
 
+    fn is_immediate(&self) -> bool {
+        true
+    }
+
     fn ping(&self) -> Answer<'_, ()> {
         ready(())
     }

@@ -219,6 +219,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// Whether every answer is ready at once, without I/O: `acquire`, `report` and `release` never wait.
+    ///
+    /// Such a store decides within the call that asks or reports, in or outside of a runtime. Default
+    /// `false`.
+    fn is_immediate(&self) -> bool {
+        false
+    }
+
     /// Asks whether the store is there.
     fn ping(&self) -> Answer<'_, ()>;
 

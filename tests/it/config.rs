@@ -11,7 +11,7 @@ use std::{
 };
 
 use commontrip::{
-    Commontrip, OnStoreFailure, Policy, State,
+    AbandonedCalls, Commontrip, OnStoreFailure, Policy, State,
     config::{Config, ConfigError},
 };
 
@@ -64,6 +64,39 @@ fn wrong(ending: &str, text: &str, pairs: &[(&str, &str)]) -> String {
         Ok(config) => panic!("it is taken: {text}: {config:?}"),
     };
     error.to_string().replace(file.0.to_str().unwrap(), "F")
+}
+
+#[test]
+fn dropped_calls_are_judged_as_files_and_variables_say() {
+    let choice = |text: &str, pairs: &[(&str, &str)]| {
+        let config = load("toml", text, pairs).unwrap();
+        config.policy("a").unwrap().abandoned_calls()
+    };
+    let after = |ms| AbandonedCalls::After(Duration::from_millis(ms));
+    let toml = "[circuits.a]\nabandoned_after = \"2s\"\n";
+    assert_eq!(choice("", &[]), AbandonedCalls::Automatic);
+    assert_eq!(choice(toml, &[]), after(2000));
+    assert_eq!(
+        choice("[default]\nabandoned_after_ms = 70\n", &[]),
+        after(70)
+    );
+    for (variable, value, expected) in [
+        ("COMMONTRIP_A_ABANDONED_AFTER", "1m 30s", after(90_000)),
+        ("COMMONTRIP_A_ABANDONED_AFTER_MS", "5", after(5)),
+        ("COMMONTRIP_A_ABANDONED_CALLS", "0", AbandonedCalls::Ignored),
+        (
+            "COMMONTRIP_A_ABANDONED_AFTER_MS",
+            "0",
+            AbandonedCalls::Automatic,
+        ),
+    ] {
+        assert_eq!(choice(toml, &[(variable, value)]), expected, "{variable}");
+    }
+    let said = wrong("toml", "[default]\nabandoned_calls = 2\n", &[]);
+    assert!(
+        said.contains("from 0 to 1 (0 ignored, 1 counted)"),
+        "{said}"
+    );
 }
 
 const TOML: &str = r#"
@@ -133,6 +166,23 @@ fn toml_and_yaml_say_the_same() {
         let config = load("yaml", text, &[]).unwrap();
         assert_eq!(config.policy("a").unwrap(), Policy::default());
     }
+}
+
+#[test]
+fn settings_contradict_those_that_hold_beside_them() {
+    // Right or wrong only together with the code.
+    let config = load("toml", "[circuits.llm]\ncall_timeout = '45s'", &[]).unwrap();
+    let refused = config.policy("llm").unwrap_err().to_string();
+    let said = ":2: probe_lease_ms is 30000, but call_timeout_ms is 45000";
+    assert!(refused.contains(said), "{refused}");
+    let code = Policy::builder().probe_lease(Duration::from_secs(45));
+    let policy = config.policy_over("llm", &code.build().unwrap()).unwrap();
+    assert_eq!(policy.call_timeout(), Some(Duration::from_secs(45)));
+    // One in the file, one in the environment.
+    let variable = [("COMMONTRIP_LLM_PROBE_LEASE", "40s")];
+    let wrong = wrong("toml", "[circuits.llm]\ncall_timeout = '45s'", &variable);
+    let said = "COMMONTRIP_LLM_PROBE_LEASE: probe_lease_ms is 40000";
+    assert!(wrong.starts_with(said), "{wrong}");
 }
 
 #[test]
@@ -247,8 +297,20 @@ fn a_file_that_is_wrong_is_told_by_its_line() {
             "F:2: jitter is 130, but must be from 0 to 100 percent",
         ),
         (
-            "[default]\nfailure_rate_threshold = 0",
+            "[default]\nfailure_rate_threshold = 0\nconsecutive_failures_threshold = 0",
             "F:2: no trip condition: set failure_rate_threshold, failure_count_threshold, consecutive_failures_threshold or slow_call_duration_threshold",
+        ),
+        (
+            "[default]\ncall_timeout = '8s'\n[circuits.payments]\nprobe_lease = '5s'",
+            "F:4: probe_lease_ms is 5000, but call_timeout_ms is 8000: a probe that takes longer than its lease decides nothing, and others go out beside it; set probe_lease_ms to at least call_timeout_ms",
+        ),
+        (
+            "[circuits.payments]\npreset = 'fast'\ncall_timeout = '8s'",
+            "F:3: probe_lease_ms is 5000, but call_timeout_ms is 8000: a probe that takes longer than its lease decides nothing, and others go out beside it; set probe_lease_ms to at least call_timeout_ms",
+        ),
+        (
+            "[presets.few]\nwindow_calls = 10\nfailure_count_threshold = 20",
+            "F:3: failure_count_threshold is 20, but window_calls is 10: a window of so few calls never has so many failures; set failure_count_threshold to at most window_calls",
         ),
         (
             "[circuits.payments]\n\npreset = 'databse'",

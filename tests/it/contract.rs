@@ -78,7 +78,7 @@ macro_rules! tables {
     };
 }
 
-tables! { closed_to_open window open half_open overrides generations adoption policy quorum latency }
+tables! { default closed_to_open window open half_open overrides generations adoption policy quorum latency abandoned }
 
 /// One test for each fact on each store.
 macro_rules! facts {
@@ -479,6 +479,7 @@ async fn a_crowd_settling_probes_closes_once(store: Arc<dyn Store>) {
                 token,
                 generation,
                 kind: Kind::Success,
+                retry_after_ms: 0,
             });
             file(&store, &name, report).await;
         }

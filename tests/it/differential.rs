@@ -88,14 +88,14 @@ struct Filed {
     seq: i64,
     /// The generation of the counts, relative to the circuit's.
     newer_by: i64,
-    counts: [u64; 6],
-    late: [u64; 6],
+    counts: [u64; 8],
+    late: [u64; 8],
     runs: [u64; 3],
     retry_after_ms: u64,
     trips: u64,
     /// Which of the probes that are out (beyond them: a token), its generation relative to the
-    /// circuit's, kind.
-    settled: Vec<(u8, i64, u8)>,
+    /// circuit's, kind, `retry_after_ms`.
+    settled: Vec<(u8, i64, u8, u64)>,
     alone_ms: u64,
     /// Latencies, µs, and how many calls took so long.
     latencies: Vec<(u64, u64)>,
@@ -236,22 +236,42 @@ fn remembered() -> impl Strategy<Value = Option<Remembered>> {
     prop::option::weighted(0.08, one)
 }
 
-fn counts() -> impl Strategy<Value = [u64; 6]> {
+fn counts() -> impl Strategy<Value = [u64; 8]> {
     let few = || prop_oneof![3 => Just(0_u64), 6 => 1_u64..6, 1 => 6_u64..60];
-    (few(), few(), 0_u64..60, 0_u64..60, 0_u64..3, 0_u64..3).prop_map(
-        |(successes, failures, slow_successes, slow_failures, ignored, not_permitted)| {
-            let (slow_successes, slow_failures) =
-                (slow_successes.min(successes), slow_failures.min(failures));
-            [
+    let abandoned = (prop_oneof![3 => Just(0_u64), 2 => 1_u64..30], 0_u64..60);
+    (
+        few(),
+        few(),
+        0_u64..60,
+        0_u64..60,
+        0_u64..3,
+        0_u64..3,
+        abandoned,
+    )
+        .prop_map(
+            |(
                 successes,
                 failures,
                 slow_successes,
                 slow_failures,
                 ignored,
                 not_permitted,
-            ]
-        },
-    )
+                abandoned,
+            )| {
+                let (slow_successes, slow_failures) =
+                    (slow_successes.min(successes), slow_failures.min(failures));
+                [
+                    successes,
+                    failures,
+                    slow_successes,
+                    slow_failures,
+                    ignored,
+                    not_permitted,
+                    abandoned.0,
+                    abandoned.1.min(abandoned.0).min(failures),
+                ]
+            },
+        )
 }
 
 fn latencies() -> impl Strategy<Value = Vec<(u64, u64)>> {
@@ -263,13 +283,14 @@ fn latencies() -> impl Strategy<Value = Vec<(u64, u64)>> {
 
 fn filed() -> impl Strategy<Value = Filed> {
     let near = || prop_oneof![8 => Just(0_i64), 1 => Just(-1), 1 => Just(1)];
-    let kind = prop_oneof![1 => Just(0_u8), 5 => Just(1), 2 => Just(2), 1 => Just(3)];
-    let settled = vec((0_u8..3, near(), kind), 0..4);
+    let kind = prop_oneof![1 => Just(0_u8), 5 => Just(1), 2 => Just(2), 1 => Just(3), 2 => Just(4)];
+    let wait = prop_oneof![5 => Just(0_u64), 1 => 1_u64..5000];
+    let settled = vec((0_u8..3, near(), kind, wait), 0..4);
     (
         prop_oneof![12 => Just(1_i64), 1 => Just(0), 1 => Just(-1), 1 => Just(4)],
         near(),
         counts(),
-        prop_oneof![4 => Just([0; 6]), 1 => counts()],
+        prop_oneof![4 => Just([0; 8]), 1 => counts()],
         [0_u64..7, 0_u64..7, 0_u64..7],
         prop_oneof![5 => Just(0_u64), 1 => 1_u64..20_000],
         prop_oneof![9 => Just(0_u64), 1 => Just(1)],
@@ -525,35 +546,39 @@ impl Pair<'_> {
     }
 
     fn report(&mut self, replica: usize, head: Head, filed: &Filed) -> Report {
-        let [
-            successes,
-            failures,
-            slow_successes,
-            slow_failures,
-            ignored,
-            not_permitted,
-        ] = filed.counts;
-        let counts = |[s, f, ss, sf, i, n]: [u64; 6]| Counts {
+        let counts = |[s, f, ss, sf, i, n, a, af]: [u64; 8]| Counts {
             successes: s,
             failures: f,
             slow_successes: ss,
             slow_failures: sf,
             ignored: i,
             not_permitted: n,
+            abandoned: a,
+            abandoned_failures: af,
         };
         let seq = (self.seqs[replica] + filed.seq).max(1);
         self.seqs[replica] = self.seqs[replica].max(seq);
-        let kinds = [Kind::Ignored, Kind::Success, Kind::Failure, Kind::Trip];
+        let kinds = [
+            Kind::Ignored,
+            Kind::Success,
+            Kind::Failure,
+            Kind::Trip,
+            Kind::Abandoned,
+        ];
         let held = self.model.held();
         let out: Vec<_> = held.get(":probes").into_iter().flatten().collect();
-        let settled = filed.settled.iter().map(|(probe, newer_by, kind)| Settled {
-            token: match out.get(usize::from(*probe)) {
-                Some((token, _)) => (*token).clone(),
-                None => format!("t{probe}"),
-            },
-            generation: self.generation(*newer_by),
-            kind: kinds[usize::from(*kind)],
-        });
+        let settled = filed
+            .settled
+            .iter()
+            .map(|(probe, newer_by, kind, wait)| Settled {
+                token: match out.get(usize::from(*probe)) {
+                    Some((token, _)) => (*token).clone(),
+                    None => format!("t{probe}"),
+                },
+                generation: self.generation(*newer_by),
+                kind: kinds[usize::from(*kind)],
+                retry_after_ms: *wait,
+            });
         let mut latencies = Latencies::default();
         for (micros, n) in &filed.latencies {
             latencies.record(Duration::from_micros(*micros), *n);
@@ -561,14 +586,7 @@ impl Pair<'_> {
         Report {
             seq: seq.unsigned_abs(),
             generation: self.generation(filed.newer_by),
-            counts: counts([
-                successes,
-                failures,
-                slow_successes,
-                slow_failures,
-                ignored,
-                not_permitted,
-            ]),
+            counts: counts(filed.counts),
             late: counts(filed.late),
             runs: Runs {
                 first: filed.runs[0],
@@ -613,7 +631,7 @@ impl Pair<'_> {
             let message = self.channel.get_message().expect("a publication");
             let (version, heard): (u8, Snapshot) =
                 rmp_serde::from_slice(message.get_payload_bytes()).unwrap();
-            differ("publication", &(version, heard), &(1, published))?;
+            differ("publication", &(version, heard), &(2, published))?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! How long calls took, over a fleet: percentiles against the exact ones, and what keeping them takes.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use commontrip::model::{Circuit, Head, Latencies, Report};
 use commontrip::store::{MemoryStore, RedisStore, Store};
@@ -68,10 +69,10 @@ proptest! {
                 all.push(micros);
             }
             // Each replica reports in a slice of its own.
-            circuit.report(&report(&format!("r{n}"), 1, latencies), BASE + 6000 * n as u64);
+            circuit.report(&report(&format!("r{n}"), 1, latencies), BASE + 1000 * n as u64);
         }
         let head = Head::default();
-        let seen = circuit.snapshot(&head, BASE + 6000 * replicas.len() as u64).latency;
+        let seen = circuit.snapshot(&head, BASE + 1000 * replicas.len() as u64).latency;
         let seen = seen.expect("calls were measured");
         prop_assert_eq!(seen.count, all.len() as u64);
         all.sort_unstable();
@@ -112,9 +113,9 @@ async fn latencies_leave_the_window_as_the_clock_goes_on() {
     let head = Head::default();
     let seen = async || store.snapshot(&name, &head).await.unwrap().latency;
     assert_eq!(seen().await.unwrap().count, 7);
-    clock.advance(Duration::from_secs(50));
+    clock.advance(Duration::from_secs(8));
     assert_eq!(seen().await.unwrap().count, 7);
-    clock.advance(Duration::from_secs(10));
+    clock.advance(Duration::from_secs(2));
     assert_eq!(seen().await, None);
 }
 
@@ -231,28 +232,188 @@ async fn a_snapshot_has_the_percentiles_of_every_replicas_calls() {
 }
 
 #[tokio::test]
-async fn a_sampled_call_stands_for_those_before_it() {
+async fn each_tenth_call_is_slow_in_a_sample_too() {
     let replica = Replica::new(&unique("latencies"), LatencyRecording::Sampled).await;
-    let tick = Duration::from_millis(1);
-    replica.clock.advance(tick);
-    replica.call(500, Duration::ZERO);
-    replica.clock.advance(tick);
-    replica.call(1, 20 * tick);
+    for _ in 0..200 {
+        replica.call(9, Duration::ZERO);
+        replica.call(1, Duration::from_millis(5));
+    }
     let seen = replica.seen().await.unwrap();
-    assert_eq!(seen.count, 501);
-    assert!(about(seen.p50, 20), "{seen:?}");
+    assert!(seen.count.abs_diff(2000) <= 4, "{seen:?}");
+    assert!(
+        seen.p50.is_zero() && about(seen.p95, 5) && about(seen.p99, 5),
+        "{seen:?}"
+    );
     replica.circuits.shutdown().await;
 }
 
 #[tokio::test]
-async fn failures_have_latencies_and_what_is_ignored_has_none() {
-    let replica = Replica::new(&unique("latencies"), LatencyRecording::EveryCall).await;
-    for outcome in [Outcome::Success, Outcome::failure(), Outcome::Ignored] {
-        let permit = replica.breaker.try_acquire().unwrap();
-        replica.clock.advance(Duration::from_millis(5));
-        permit.record(outcome);
+async fn a_quiet_circuit_is_sampled_whole_after_a_busy_time() {
+    let replica = Replica::new(&unique("latencies"), LatencyRecording::Sampled).await;
+    replica.call(100_000, Duration::ZERO);
+    let busy = replica.seen().await.unwrap();
+    assert!(busy.count.abs_diff(100_000) <= 200, "{busy:?}");
+    replica.clock.advance(Duration::from_millis(10));
+    replica.call(30, Duration::from_millis(20));
+    let quiet = replica.seen().await.unwrap();
+    assert_eq!(quiet.count - busy.count, 30);
+    assert!(quiet.p99.is_zero(), "{quiet:?}");
+    replica.circuits.shutdown().await;
+}
+
+/// Calls of one circuit that a real clock times, and how long each took.
+struct Timed {
+    circuits: Commontrip,
+    breaker: CircuitBreaker,
+    took: Mutex<Vec<Duration>>,
+}
+
+impl Timed {
+    async fn new() -> Arc<Self> {
+        let circuits = Commontrip::embedded().unwrap();
+        let breaker = circuits.circuit("sampled", Policy::default()).unwrap();
+        // A call that cannot wait is rejected as long as the circuit's state is not known.
+        circuits.flush().await;
+        let took = Mutex::default();
+        Arc::new(Self {
+            circuits,
+            breaker,
+            took,
+        })
     }
-    assert_eq!(replica.seen().await.unwrap().count, 2);
+
+    fn note(&self, began: Instant) -> Result<(), ()> {
+        self.took.lock().unwrap().push(began.elapsed());
+        Ok(())
+    }
+
+    async fn calls(self: Arc<Self>, calls: u64, take: Duration) {
+        for _ in 0..calls {
+            let call = async || {
+                let began = Instant::now();
+                tokio::time::sleep(take).await;
+                self.note(began)
+            };
+            self.breaker.call(call).await.unwrap();
+        }
+    }
+
+    fn blocking_calls(&self, calls: u64, take: Duration) {
+        for _ in 0..calls {
+            let call = || {
+                let began = Instant::now();
+                std::thread::sleep(take);
+                self.note(began)
+            };
+            self.breaker.call_sync(call).unwrap();
+        }
+    }
+
+    /// Each percentile is that of the calls, give or take what a sample and a bucket may be off.
+    async fn check(&self) {
+        self.circuits.flush().await;
+        let seen = self.breaker.snapshot().await.unwrap().latency.unwrap();
+        let mut took = self.took.lock().unwrap().clone();
+        took.sort_unstable();
+        let calls = took.len();
+        let at = |percent: usize| took[(calls * percent / 100).min(calls - 1)];
+        assert!(
+            seen.count.abs_diff(calls as u64) <= calls as u64 / 50,
+            "{seen:?} of {calls}"
+        );
+        for (percent, ranks, seen) in [(50, 6, seen.p50), (95, 3, seen.p95), (99, 1, seen.p99)] {
+            let from = at(percent - ranks).mul_f64(0.96);
+            let from = from.saturating_sub(Duration::from_micros(50));
+            let to = at(percent + ranks).mul_f64(1.04) + Duration::from_micros(50);
+            assert!(
+                from <= seen && seen <= to,
+                "p{percent} is {seen:?}, not from {from:?} to {to:?}"
+            );
+        }
+    }
+}
+
+/// Twelve tasks with short pauses between long ones, while others wait three times as long.
+async fn tasks_of_two_kinds() {
+    let timed = Timed::new().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let (calls, take) = [(400, 2), (400, 2), (100, 12)][n % 3];
+        tasks.spawn(timed.clone().calls(calls, Duration::from_millis(take)));
+    }
+    tasks.join_all().await;
+    timed.check().await;
+}
+
+#[tokio::test]
+async fn tasks_that_share_a_thread_are_sampled_alike() {
+    tasks_of_two_kinds().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn calls_that_end_on_another_thread_are_sampled_alike() {
+    tasks_of_two_kinds().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn threads_that_block_are_sampled_alike() {
+    let timed = Timed::new().await;
+    let each = [(20_000, 0), (600, 2), (100, 12)].map(|(calls, take)| {
+        let timed = timed.clone();
+        let take = Duration::from_millis(take);
+        tokio::task::spawn_blocking(move || timed.blocking_calls(calls, take))
+    });
+    for thread in each {
+        thread.await.unwrap();
+    }
+    timed.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn slow_calls_among_quick_ones_are_sampled_alike() {
+    let timed = Timed::new().await;
+    let calls = timed.clone();
+    let blocking = move || {
+        for _ in 0..150 {
+            calls.blocking_calls(9, Duration::from_micros(60));
+            calls.blocking_calls(1, Duration::from_millis(5));
+        }
+    };
+    tokio::task::spawn_blocking(blocking).await.unwrap();
+    timed.check().await;
+}
+
+#[tokio::test]
+async fn failures_have_latencies_and_what_is_ignored_or_dropped_has_none() {
+    for recording in [LatencyRecording::EveryCall, LatencyRecording::Sampled] {
+        let replica = Replica::new(&unique("latencies"), recording).await;
+        let outcomes = [Outcome::Success, Outcome::failure(), Outcome::Ignored];
+        for outcome in outcomes.map(Some).into_iter().chain([None]) {
+            let permit = replica.breaker.try_acquire().unwrap();
+            replica.clock.advance(Duration::from_millis(5));
+            match outcome {
+                Some(outcome) => permit.record(outcome),
+                None => drop(permit),
+            }
+        }
+        assert_eq!(replica.seen().await.unwrap().count, 2, "{recording:?}");
+        replica.circuits.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn no_sampled_call_stands_for_ignored_or_dropped_ones() {
+    let replica = Replica::new(&unique("latencies"), LatencyRecording::Sampled).await;
+    for n in 0..10_000 {
+        let permit = replica.breaker.try_acquire().unwrap();
+        match n % 4 {
+            0 => drop(permit),
+            1 => permit.record(Outcome::Ignored),
+            _ => permit.success(),
+        }
+    }
+    let seen = replica.seen().await.unwrap();
+    assert!(seen.count.abs_diff(5000) < 750, "{seen:?}");
     replica.circuits.shutdown().await;
 }
 

@@ -7,6 +7,7 @@
     clippy::disallowed_methods
 )]
 
+mod abandoned;
 #[cfg(feature = "admin")]
 mod admin;
 #[cfg(feature = "webhook")]
@@ -24,12 +25,16 @@ mod cli;
 #[cfg(feature = "config")]
 mod config;
 mod contract;
+mod default_policy;
 mod delegate;
 #[cfg(feature = "cli")]
 mod demo;
 mod differential;
+mod distant;
 #[cfg(feature = "cli")]
 mod doctor;
+mod durations;
+mod evidence;
 mod explore;
 #[cfg(feature = "failover")]
 mod failover;
@@ -78,6 +83,7 @@ mod stores;
 mod streams;
 mod support;
 mod switch;
+mod sync_callers;
 #[cfg(feature = "test-util")]
 mod test_util;
 mod topology;

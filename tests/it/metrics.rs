@@ -136,6 +136,56 @@ async fn all_are(replicas: &[&Replica], state: State) {
 }
 
 #[tokio::test]
+async fn a_dropped_call_is_counted_under_one_result() {
+    let name = support::unique("dropped");
+    let policy = told().slow_calls(ms(200), 100);
+    let one = Replica::start(support::redis_url(), &name, &policy);
+    record(&one.breaker, Outcome::Success, 5).await;
+    for _ in 0..3 {
+        drop(one.breaker.acquire().await.unwrap());
+    }
+    let hung = one.breaker.acquire().await.unwrap();
+    tokio::time::sleep(ms(250)).await;
+    drop(hung);
+    let results = [
+        ("success", 5.0),
+        ("abandoned", 3.0),
+        ("failure", 1.0),
+        ("ignored", 0.0),
+        ("rejected", 0.0),
+        ("timeout", 0.0),
+    ];
+    for (result, expected) in results {
+        let label = format!("result=\"{result}\"");
+        one.shows("circuit_breaker_requests_total", &[&label], expected)
+            .await;
+    }
+    let stats = &one.circuits.stats()[0];
+    assert_eq!((stats.abandoned, stats.abandoned_failures), (4, 1));
+
+    record(&one.breaker, Outcome::trip(), 1).await;
+    let mut probe = None;
+    until("a probe", async || {
+        probe = one.breaker.acquire().await.ok();
+        probe.is_some()
+    })
+    .await;
+    // Longer than most calls, and not for too long.
+    tokio::time::sleep(ms(50)).await;
+    drop(probe);
+    for (result, expected) in [
+        ("success", 0.0),
+        ("failure", 0.0),
+        ("ignored", 0.0),
+        ("abandoned", 1.0),
+    ] {
+        let label = format!("result=\"{result}\"");
+        one.shows("circuit_breaker_probes_total", &[&label], expected)
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
     let name = support::unique("scraped");
     let policy = told().call_timeout(ms(1000)).slow_calls(ms(500), 100);
@@ -184,10 +234,17 @@ async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
     // Those rejected on the way were asked for by `until`.
     let rejected = two.circuits.stats()[0].rejected as f64;
     for (replica, counts) in [
-        (&one, [31.0, 1.0, 4.0, 6.0, 0.0]),
-        (&two, [11.0, 10.0, 0.0, rejected, 1.0]),
+        (&one, [31.0, 1.0, 4.0, 6.0, 0.0, 0.0]),
+        (&two, [11.0, 10.0, 0.0, rejected, 1.0, 0.0]),
     ] {
-        let results = ["success", "failure", "ignored", "rejected", "timeout"];
+        let results = [
+            "success",
+            "failure",
+            "ignored",
+            "rejected",
+            "timeout",
+            "abandoned",
+        ];
         for (result, expected) in results.into_iter().zip(counts) {
             let label = format!("result=\"{result}\"");
             let requests = "circuit_breaker_requests_total";

@@ -36,16 +36,20 @@ enum Act {
 fn counts() -> impl Strategy<Value = Counts> {
     let few = || prop_oneof![3 => Just(0u64), 2 => 1..4u64, 1 => 4..40u64];
     let share = || 0..=4u64;
-    (few(), few(), share(), share(), few(), few()).prop_map(|(s, f, ss, sf, ignored, rejected)| {
-        Counts {
+    let calls = (few(), few(), share(), share());
+    let others = (few(), few(), few(), share());
+    (calls, others).prop_map(
+        |((s, f, ss, sf), (ignored, rejected, abandoned, af))| Counts {
             successes: s,
             failures: f,
             slow_successes: s * ss / 4,
             slow_failures: f * sf / 4,
             ignored,
             not_permitted: rejected,
-        }
-    })
+            abandoned,
+            abandoned_failures: (abandoned * af / 4).min(f),
+        },
+    )
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -54,6 +58,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         3 => Just(Kind::Success),
         2 => Just(Kind::Failure),
         1 => Just(Kind::Trip),
+        1 => Just(Kind::Abandoned),
     ]
 }
 
@@ -225,6 +230,7 @@ impl World {
             token,
             generation,
             kind,
+            retry_after_ms: 0,
         });
         self.file(report)
     }
@@ -300,19 +306,21 @@ fn without_totals(snapshot: &Snapshot) -> Snapshot {
     let mut rest = still(snapshot);
     (rest.successes_total, rest.failures_total, rest.slow_total) = (0, 0, 0);
     (rest.ignored_total, rest.not_permitted_total) = (0, 0);
+    rest.abandoned_total = 0;
     (rest.last_success_ms, rest.last_failure_ms) = (0, 0);
     // Nor are those who are there, and who says that it is open for itself.
     (rest.replicas, rest.alone) = (0, 0);
     rest
 }
 
-fn totals(snapshot: &Snapshot) -> [u64; 5] {
+fn totals(snapshot: &Snapshot) -> [u64; 6] {
     [
         snapshot.successes_total,
         snapshot.failures_total,
         snapshot.slow_total,
         snapshot.ignored_total,
         snapshot.not_permitted_total,
+        snapshot.abandoned_total,
     ]
 }
 
@@ -394,11 +402,11 @@ proptest! {
     #[test]
     fn totals_are_the_sum_of_what_was_reported(rules in rules(), history in history()) {
         let mut world = World::new(rules);
-        let mut sum = [0; 5];
+        let mut sum = [0; 6];
         for act in &history {
             let step = world.act(act);
             if let Some(Report { counts: c, .. }) = step.report {
-                let new = [c.successes, c.failures, c.slow_successes + c.slow_failures, c.ignored, c.not_permitted];
+                let new = [c.successes, c.failures, c.slow_successes + c.slow_failures, c.ignored, c.not_permitted, c.abandoned];
                 for (sum, new) in sum.iter_mut().zip(new) {
                     *sum += new;
                 }
@@ -442,6 +450,7 @@ proptest! {
     ) {
         let mut rules = Rules::default();
         rules.failure_rate_threshold = 0;
+        rules.consecutive_failures_threshold = 0;
         (rules.window_ms, rules.window_buckets) = (length, buckets);
         let mut world = World::new(rules);
         let mut noted: Vec<(u64, Counts)> = Vec::new();
@@ -452,17 +461,17 @@ proptest! {
                 // The bucket of `now` and the ones before it, `buckets` in all.
                 let oldest = (now / width + 1 - buckets) * width;
                 let within = noted.iter().filter(|(at, _)| *at >= oldest);
-                within.fold([0; 3], |[c, f, s], (_, b)| {
-                    [c + b.successes + b.failures, f + b.failures, s + b.slow_successes + b.slow_failures]
+                within.fold([0; 4], |[c, f, s, u], (_, b)| {
+                    [c + b.calls(), f + b.failures, s + b.slow(), u + b.abandoned - b.abandoned_failures]
                 })
             };
             let seen = world.look();
-            prop_assert_eq!([seen.calls, seen.failures, seen.slow], recount(&noted, world.now));
+            prop_assert_eq!([seen.calls, seen.failures, seen.slow, seen.undecided], recount(&noted, world.now));
             noted.push((world.now, counts));
             let mut report = world.empty_report(0);
             report.counts = counts;
             let seen = world.file(report);
-            prop_assert_eq!([seen.calls, seen.failures, seen.slow], recount(&noted, world.now));
+            prop_assert_eq!([seen.calls, seen.failures, seen.slow, seen.undecided], recount(&noted, world.now));
         }
     }
 
@@ -473,6 +482,7 @@ proptest! {
     ) {
         let mut rules = Rules::default();
         (rules.failure_rate_threshold, rules.window_calls) = (0, length);
+        rules.consecutive_failures_threshold = 0;
         let mut world = World::new(rules);
         let mut ring = VecDeque::new();
         for (failed, slow) in outcomes {
@@ -498,6 +508,7 @@ proptest! {
     fn a_batch_in_a_count_window_keeps_its_share(length in 1..200u64, before in counts(), batch in counts()) {
         let mut rules = Rules::default();
         (rules.failure_rate_threshold, rules.window_calls) = (0, length);
+        rules.consecutive_failures_threshold = 0;
         let mut world = World::new(rules);
         for counts in [before, batch] {
             let mut report = world.empty_report(0);

@@ -175,6 +175,7 @@ impl Fleet {
                 let (generation, kind) = (grant.snapshot.generation, *kind);
                 self.file(0, |report| {
                     report.settled.push(Settled {
+                        retry_after_ms: 0,
                         token,
                         generation,
                         kind,

@@ -216,7 +216,7 @@ fn with_bodies() -> (Commontrip, ClientWithMiddleware) {
 
 fn so_far(circuits: &Commontrip) -> (u64, u64, u64) {
     let stats = &circuits.stats()[0];
-    (stats.successes, stats.failures, stats.ignored)
+    (stats.successes, stats.failures, stats.abandoned)
 }
 
 #[tokio::test]

@@ -39,7 +39,9 @@ pub fn kept<const N: usize>(field: &str) -> [u64; N] {
         return [0; N];
     };
     let form = match numbers.as_slice() {
-        [x, y, z, a, b, c, d, e] => format!("window={x}/{y}/{z} total={a}/{b}/{c}/{d}/{e}"),
+        [x, y, z, w, a, b, c, d, e, f] => {
+            format!("window={x}/{y}/{z}/{w} total={a}/{b}/{c}/{d}/{e}/{f}")
+        }
         [run, success, failure] => format!("run={run} success={success} failure={failure}"),
         _ => String::new(),
     };
@@ -66,7 +68,7 @@ pub fn script(name: &str) -> Script {
 pub fn steady(name: &str, keys: &[String]) -> (Script, Vec<String>) {
     let taken = match name {
         "report" => vec![keys[0].clone(), keys[4].clone()],
-        _ => vec![keys[0].clone()],
+        _ => vec![keys[0].clone(), keys[2].clone()],
     };
     (Script::new(&read(&format!("lua/steady/{name}.lua"))), taken)
 }
@@ -165,8 +167,8 @@ pub fn request(operation: &str, now: u64) -> Part {
         "report" => parts.extend([
             Part::of(2),
             Part::of(0),
-            numbers(&[5, 2, 1, 1, 0, 0]),
-            numbers(&[1, 1, 0, 0, 0, 0]),
+            numbers(&[5, 2, 1, 1, 0, 0, 3, 1]),
+            numbers(&[1, 1, 0, 0, 0, 0, 1, 0]),
             numbers(&[1, 1, 0]),
             Part::of(0),
             Part::of(0),
@@ -174,6 +176,7 @@ pub fn request(operation: &str, now: u64) -> Part {
                 Part::of("token"),
                 Part::of(0),
                 Part::of(1),
+                Part::of(0),
             ])]),
             Part::of(500),
             numbers(&[16, 5, 17, 12]),

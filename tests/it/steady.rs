@@ -24,7 +24,7 @@ const BASE: u64 = 1_735_689_600_000;
 struct Step {
     after: u64,
     replica: &'static str,
-    counts: [u64; 6],
+    counts: [u64; 8],
     runs: [u64; 3],
     news: bool,
     generation: u64,
@@ -51,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
     (
         after,
         select(vec!["r", "q"]),
-        counts,
+        (counts, 0_u64..4, 0_u64..4),
         runs,
         one_in_ten(),
         0_u64..20,
@@ -59,11 +59,20 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
     )
         .prop_map(
-            |(after, replica, (s, f, ss, sf, i, n), runs, seen, generation, acquires, unaware)| {
+            |(
+                after,
+                replica,
+                ((s, f, ss, sf, i, n), a, af),
+                runs,
+                seen,
+                generation,
+                acquires,
+                unaware,
+            )| {
                 Step {
                     after,
                     replica,
-                    counts: [s, f, ss.min(s), sf.min(f), i, n],
+                    counts: [s, f, ss.min(s), sf.min(f), i, n, a, af],
                     runs: runs.map(|run| run.min(f)),
                     news: !seen,
                     generation: generation / 19,
@@ -146,11 +155,11 @@ fn steadily_shown(answer: &[u8], seen: &Snapshot) -> Snapshot {
     let mut next = || fields.next().unwrap();
     let mut seen = seen.clone();
     seen.now_ms = next().parse().unwrap();
-    let n: [_; 8] = kept(next());
-    (seen.calls, seen.failures, seen.slow) = (n[0], n[1], n[2]);
-    (seen.successes_total, seen.failures_total) = (n[3], n[4]);
-    (seen.slow_total, seen.ignored_total) = (n[5], n[6]);
-    seen.not_permitted_total = n[7];
+    let n: [_; 10] = kept(next());
+    (seen.calls, seen.failures, seen.slow, seen.undecided) = (n[0], n[1], n[2], n[3]);
+    (seen.successes_total, seen.failures_total) = (n[4], n[5]);
+    (seen.slow_total, seen.ignored_total) = (n[6], n[7]);
+    (seen.not_permitted_total, seen.abandoned_total) = (n[8], n[9]);
     let n: [_; 3] = kept(next());
     (seen.consecutive_failures, seen.last_success_ms) = (n[0], n[1]);
     seen.last_failure_ms = n[2];
@@ -276,6 +285,8 @@ impl Twins {
             slow_failures,
             ignored,
             not_permitted,
+            abandoned,
+            abandoned_failures,
         ] = step.counts;
         let [first, longest, last] = step.runs;
         let report = Report {
@@ -289,6 +300,8 @@ impl Twins {
                 slow_failures,
                 ignored,
                 not_permitted,
+                abandoned,
+                abandoned_failures: abandoned_failures.min(abandoned).min(failures),
             },
             runs: Runs {
                 first,

@@ -183,12 +183,12 @@ function drawMeters(c, policy) {
 
 function drawFacts(c) {
   const facts = [
-    [c.state === "open" ? "Calls in the window that opened it" : "Calls in the window", `${number(c.calls)} (${number(c.failures)} failed, ${number(c.slow)} slow)`],
+    [c.state === "open" ? "Calls in the window that opened it" : "Calls in the window", `${number(c.calls)} (${number(c.failures)} failed, ${number(c.slow)} slow)${c.undecided ? ` and ${number(c.undecided)} abandoned` : ""}`],
     ["Rejected", `${rate(rejectedPerSecond(c))} a second`],
     ["Latency", c.latency?.count ? `p50 ${latency(c.latency.p50_us)} · p95 ${latency(c.latency.p95_us)} · p99 ${latency(c.latency.p99_us)}` : "nothing recorded"],
     ["Last success", moment(c.last_success_ms)],
     ["Last failure", moment(c.last_failure_ms)],
-    ["In its life", `${number(c.successes_total)} succeeded, ${number(c.failures_total)} failed, ${number(c.slow_total)} slow, ${number(c.ignored_total)} ignored, ${number(c.not_permitted_total)} rejected`],
+    ["In its life", `${number(c.successes_total)} succeeded, ${number(c.failures_total)} failed, ${number(c.slow_total)} slow, ${number(c.abandoned_total)} abandoned, ${number(c.ignored_total)} ignored, ${number(c.not_permitted_total)} rejected`],
     ["Generation", number(c.generation)],
   ];
   const { facts: list } = page.parts;

@@ -3,12 +3,14 @@
 // each direction has its own scale, as rejections can be a thousand times as many.
 
 const SLICE_MS = 10_000;
+/// What is counted in a slice. An abandoned call can be a failure too.
+const COUNTED = ["successes", "failures", "slow", "ignored", "not_permitted", "abandoned"];
 
 /// Sums of slices in `n` bars of `width` ms, the newest ending with the slice of `now`.
 function bars(history, now, n, width) {
   const end = Math.floor(now / width) * width + width;
   const start = end - n * width;
-  const made = Array.from({ length: n }, (_, i) => ({ at_ms: start + i * width, successes: 0, failures: 0, slow: 0, ignored: 0, not_permitted: 0 }));
+  const made = Array.from({ length: n }, (_, i) => ({ at_ms: start + i * width, successes: 0, failures: 0, slow: 0, ignored: 0, not_permitted: 0, abandoned: 0 }));
   for (const slice of history) {
     const bar = made[Math.floor((slice.at_ms - start) / width)];
     if (bar) add(bar, slice);
@@ -16,10 +18,10 @@ function bars(history, now, n, width) {
   return made;
 }
 function add(to, slice) {
-  for (const key of ["successes", "failures", "slow", "ignored", "not_permitted"]) to[key] += slice[key];
+  for (const key of COUNTED) to[key] += slice[key];
 }
 function sum(slices) {
-  const all = { successes: 0, failures: 0, slow: 0, ignored: 0, not_permitted: 0 };
+  const all = { successes: 0, failures: 0, slow: 0, ignored: 0, not_permitted: 0, abandoned: 0 };
   for (const slice of slices) add(all, slice);
   return all;
 }
@@ -96,7 +98,7 @@ function largeGraph() {
   const readout = h("p", { class: "readout" });
   const tbody = h("tbody");
   const numbers = h("details", { class: "numbers" }, h("summary", {}, "The hour in numbers"), h("table", {},
-    h("thead", {}, h("tr", {}, ["From", "Succeeded", "Failed", "Slow", "Ignored", "Rejected"].map((word, i) => h("th", { scope: "col", class: i > 0 && "num" }, word)))), tbody));
+    h("thead", {}, h("tr", {}, ["From", "Succeeded", "Failed", "Slow", "Abandoned", "Ignored", "Rejected"].map((word, i) => h("th", { scope: "col", class: i > 0 && "num" }, word)))), tbody));
   const legend = h("p", { class: "legend", "aria-hidden": "true" }, h("span", { class: "key-failed" }), "failed ", h("span", { class: "key-ok" }), "succeeded (upwards) ", h("span", { class: "key-rejected" }), "rejected (downwards) ", h("span", { class: "key-moved" }), "the state changed");
   const element = h("div", { class: "graph" }, svg, readout, legend, numbers);
   let shown = null; // what was drawn last, for the pointer
@@ -107,7 +109,7 @@ function largeGraph() {
     const bar = pointed != null && shown.made[Math.floor((pointed - LARGE.left) / shown.step)];
     if (bar) {
       const span = shown.spans.findLast(({ from }) => from < bar.at_ms + shown.width);
-      setText(readout, `${clockTime(bar.at_ms)} to ${clockTime(bar.at_ms + shown.width)}: ${inWords(bar)}${bar.slow ? `, ${number(bar.slow)} slow` : ""}${bar.ignored ? `, ${number(bar.ignored)} ignored` : ""}${span ? ` — ${stateOf(span.state).word.toLowerCase()}` : ""}`);
+      setText(readout, `${clockTime(bar.at_ms)} to ${clockTime(bar.at_ms + shown.width)}: ${inWords(bar)}${bar.slow ? `, ${number(bar.slow)} slow` : ""}${bar.abandoned ? `, ${number(bar.abandoned)} abandoned` : ""}${bar.ignored ? `, ${number(bar.ignored)} ignored` : ""}${span ? ` — ${stateOf(span.state).word.toLowerCase()}` : ""}`);
       cursor.setAttribute("visibility", "visible");
       const x = LARGE.left + (Math.floor((pointed - LARGE.left) / shown.step) + 0.5) * shown.step;
       cursor.setAttribute("d", `M${x} 0v${LARGE.band + LARGE.up + LARGE.down}`);
@@ -131,7 +133,7 @@ function largeGraph() {
     if (!numbers.open || !shown) return;
     const rows = bars(shown.history, shown.now, 12, 300_000).reverse();
     tbody.replaceChildren(...rows.map((row) => h("tr", {}, h("th", { scope: "row" }, clockTime(row.at_ms)),
-      [row.successes, row.failures, row.slow, row.ignored, row.not_permitted].map((n) => h("td", { class: "num" }, number(n))))));
+      [row.successes, row.failures, row.slow, row.abandoned, row.ignored, row.not_permitted].map((n) => h("td", { class: "num" }, number(n))))));
   }
 
   function draw(circuit, events, now) {

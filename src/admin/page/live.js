@@ -87,7 +87,7 @@ function counted(before, c) {
   const at_ms = Math.floor(c.now_ms / SLICE_MS) * SLICE_MS;
   const slice = { at_ms };
   let grown = 0;
-  for (const key of ["successes", "failures", "slow", "ignored", "not_permitted"]) {
+  for (const key of COUNTED) {
     slice[key] = before ? Math.max(0, c[`${key}_total`] - before[`${key}_total`]) : 0;
     grown += slice[key];
   }

@@ -3,6 +3,12 @@
 
 /// Settings that 0 switches off.
 const OFF_AT_0 = ["window_calls", "failure_rate_threshold", "failure_count_threshold", "consecutive_failures_threshold", "slow_call_duration_threshold_ms", "ramp_duration_ms", "call_timeout_ms"];
+/// What the numbers of some settings mean.
+const CHOICES = {
+  latency_recording: "; 0 none, 1 a sample, 2 every call",
+  abandoned_calls: "; 0 ignored, 1 failures",
+  abandoned_after_ms: "; 0 is automatic",
+};
 const SETTINGS = [
   ["Window", [
     ["window_ms", "Length of the time window", "ms"],
@@ -38,6 +44,8 @@ const SETTINGS = [
   ]],
   ["Calls and reports", [
     ["call_timeout_ms", "A call may take", "ms"],
+    ["abandoned_calls", "Dropped calls that ran too long", ""],
+    ["abandoned_after_ms", "A dropped call ran too long from", "ms"],
     ["decision_ttl_ms", "A decision is good for", "ms"],
     ["report_interval_ms", "Report every", "ms"],
     ["latency_recording", "Latencies are recorded of", ""],
@@ -49,7 +57,9 @@ function settingWords(key, value, unit) {
   if (value === 0 && OFF_AT_0.includes(key)) return "off";
   if (value === 0 && key === "decision_ttl_ms") return "no time: always ask";
   if (value === 0 && key === "report_interval_ms") return "at once";
+  if (value === 0 && key === "abandoned_after_ms") return "automatic";
   if (unit === "ms") return value >= 1000 ? length(value) : `${number(value)} ms`;
+  if (key === "abandoned_calls") return ["are ignored", "are failures"][value] ?? String(value);
   if (key === "latency_recording") return ["no calls", "a sample", "every call"][value] ?? String(value);
   return unit === "%" ? `${number(value)} %` : number(value);
 }
@@ -87,7 +97,7 @@ function makePolicy(name, details, reread) {
       input.value = policy.stored[key] ?? "";
       const tell = () => {
         const value = whole(input.value);
-        setText(hint, input.value.trim() === "" ? `as in code${unit ? `, in ${unit}` : ""}${OFF_AT_0.includes(key) ? "; 0 is off" : key === "latency_recording" ? "; 0 none, 1 a sample, 2 every call" : ""}` : value == null ? "not a whole number" : settingWords(key, value, unit));
+        setText(hint, input.value.trim() === "" ? `as in code${unit ? `, in ${unit}` : ""}${OFF_AT_0.includes(key) ? "; 0 is off" : CHOICES[key] ?? ""}` : value == null ? "not a whole number" : settingWords(key, value, unit));
       };
       input.addEventListener("input", tell);
       tell();

@@ -174,11 +174,13 @@ function renewTimes() {
 
 // Sentences
 
+/// Where no call succeeded, some may have been abandoned: those count as failures then.
+const failed = (of) => (of.failures < of.calls ? "failed" : "did not succeed");
 const REASONS = {
   created: () => "has never opened",
-  failure_rate: (c) => `${percent((c.failures * 100) / c.calls)} of ${count(c.calls, "call")} failed`,
-  failure_count: (c) => `${count(c.failures, "call")} failed within the window`,
-  consecutive_failures: (c) => (c.consecutive_failures ? `${count(c.consecutive_failures, "call")} in a row failed` : "too many calls in a row failed"),
+  failure_rate: (c) => `${percent((c.failures * 100) / c.calls)} of ${count(c.calls, "call")} ${failed(c)}`,
+  failure_count: (c) => `${count(c.failures, "call")} ${failed(c)} within the window`,
+  consecutive_failures: (c) => (c.consecutive_failures && c.failures < c.calls ? `${count(c.consecutive_failures, "call")} in a row failed` : "too many calls in a row did not succeed"),
   slow_call_rate: (c) => `${percent((c.slow * 100) / c.calls)} of ${count(c.calls, "call")} were slow`,
   tripped: () => "a call's outcome said to open at once",
   wait_elapsed: () => "the wait was over",

@@ -145,6 +145,15 @@ impl Page<'_> {
             "window",
             &format!("{} {window}{judged}", words::count(seen.calls, "call")),
         );
+        if seen.undecided > 0 {
+            let abandoned = words::count(seen.undecided, "abandoned call");
+            let judged = match (limit("abandoned_calls"), seen.failures < seen.calls) {
+                (0, _) => "not judged: `abandoned_calls` is 0",
+                (_, true) => "not judged: other calls succeeded",
+                (_, false) => "counted as failures: no call succeeded",
+            };
+            self.row("", &format!("{abandoned}, {judged}"));
+        }
         let opens = |what: &str, key: &str| match limit(key) {
             0 => None,
             n => Some(format!("{what} {}", words::value(key, n))),
@@ -191,10 +200,11 @@ impl Page<'_> {
         self.row(
             "ever",
             &format!(
-                "{} ok, {} failed, {} slow, {} ignored, {} rejected",
+                "{} ok, {} failed, {} slow, {} abandoned, {} ignored, {} rejected",
                 seen.successes_total,
                 seen.failures_total,
                 seen.slow_total,
+                seen.abandoned_total,
                 seen.ignored_total,
                 seen.not_permitted_total
             ),

@@ -44,14 +44,18 @@ pub async fn run(options: &Options) -> Done {
 
 fn text(out: &Output, simulation: &Simulation) -> String {
     let name = shown(&simulation.name);
-    if simulation.calls == 0 {
+    if simulation.calls + simulation.abandoned == 0 {
         return format!("{name}: no call with an outcome is on record; make some calls first\n");
     }
     let lasted = words::span(simulation.to_ms.saturating_sub(simulation.from_ms));
     let failed = words::share(simulation.failures, simulation.calls);
     let (calls, failures) = (simulation.calls, simulation.failures);
+    let abandoned = match simulation.abandoned {
+        0 => String::new(),
+        n => format!("; {n} abandoned"),
+    };
     let mut text = format!(
-        "{}  the last {lasted}, since {} UTC: {}, {failures} failed ({failed})\n",
+        "{}  the last {lasted}, since {} UTC: {}, {failures} failed ({failed}){abandoned}\n",
         out.paint(BOLD, &name),
         words::date(simulation.from_ms),
         words::count(calls, "call"),

@@ -118,6 +118,11 @@ pub const fn colour(state: State) -> &'static str {
 
 /// Why a state was entered, with these counts of the window at that moment.
 pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
+    // Where no call succeeded, some may have been abandoned: those count as failures then.
+    let failed = match failures < calls {
+        true => "failed",
+        false => "did not succeed",
+    };
     let of = |part: u64, what: &str| {
         let calls = count(calls, "call");
         format!("{part} of {calls} {what}")
@@ -127,9 +132,9 @@ pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
         Reason::FailureCount if calls == 0 => "too many calls failed".to_owned(),
         Reason::SlowCallRate if calls == 0 => "too large a share of calls was slow".to_owned(),
         Reason::Created => "nothing has happened to it yet".to_owned(),
-        Reason::FailureRate => format!("{} ({})", of(failures, "failed"), share(failures, calls)),
-        Reason::FailureCount => of(failures, "failed"),
-        Reason::ConsecutiveFailures => "too many calls failed in a row".to_owned(),
+        Reason::FailureRate => format!("{} ({})", of(failures, failed), share(failures, calls)),
+        Reason::FailureCount => of(failures, failed),
+        Reason::ConsecutiveFailures => "too many calls in a row did not succeed".to_owned(),
         Reason::SlowCallRate => format!("{} ({})", of(slow, "were slow"), share(slow, calls)),
         Reason::Tripped => "a failure asked for it at once".to_owned(),
         Reason::WaitElapsed => "the wait is over, probes may go out".to_owned(),
@@ -259,10 +264,22 @@ mod tests {
     }
 
     #[test]
+    fn where_no_call_succeeded_not_all_need_have_failed() {
+        let said = |reason, counts| cause(reason, counts);
+        let some = said(Reason::FailureRate, [20, 10, 0]);
+        assert_eq!(some, "10 of 20 calls failed (50.0%)");
+        let all = said(Reason::FailureRate, [20, 20, 0]);
+        assert_eq!(all, "20 of 20 calls did not succeed (100.0%)");
+        let all = said(Reason::FailureCount, [5, 5, 0]);
+        assert_eq!(all, "5 of 5 calls did not succeed");
+    }
+
+    #[test]
     fn values_have_their_unit() {
         assert_eq!(value("window_ms", 90_000), "1m 30s");
         assert_eq!(value("ramp_duration_ms", 0), "0");
         assert_eq!(value("jitter", 20), "20%");
         assert_eq!(value("quorum", 2), "2");
+        assert_eq!(value("abandoned_after_ms", 2000), "2s");
     }
 }

@@ -6,6 +6,8 @@
 //! there; outcomes are filed under the generation that permitted them.
 //! Locks are taken in the order view, outbox, tally, own, noted.
 
+mod abandoned;
+mod evidence;
 mod news;
 mod outcomes;
 mod own;
@@ -25,15 +27,19 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use self::{abandoned::Usual, evidence::Foreseen};
 use super::{
     Rejection,
+    ask::Fetched,
     gate::{Gate, Glance, Hold, Source},
     outbox::Outbox,
     registry::Shared,
     stats::Noted,
     tally::Tally,
 };
-use crate::model::{Acquire, Circuit, Name, Permission, Policy, Snapshot, Sums};
+use crate::model::{
+    Acquire, Circuit, Kind, Name, Permission, Policy, Settled, Snapshot, State, Sums,
+};
 
 /// Whether, and why, a circuit goes on without the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +82,9 @@ pub(super) struct Cell {
     /// The newest generation of the shared circuit, for those who wait for events.
     pub(super) generation: watch::Sender<u64>,
     /// A probe permit fetched for a caller that could not wait.
-    pub(super) spare: Mutex<Option<super::permit::Held<Arc<Cell>>>>,
+    pub(super) spare: Mutex<Option<Fetched>>,
+    /// How long calls usually take.
+    usual: Mutex<Usual>,
     /// For the statistics, which nothing here reads.
     pub(super) noted: Mutex<Noted>,
     /// Calls dropped after `call_timeout`; each is counted here before its failure is.
@@ -94,6 +102,8 @@ pub(super) struct View {
     /// When that was, coarse ms; `None` before the first answer.
     confirmed: Option<u64>,
     pub(super) source: Source,
+    /// What this process has seen opens the circuit, and the store has not confirmed it yet.
+    pub(super) foreseen: Option<Foreseen>,
     tag: u32,
     /// What is in the window of this replica's own circuit, and its run of failures; kept where a
     /// quorum is asked for.
@@ -114,19 +124,25 @@ pub(super) struct Ticket {
 /// several times, which costs more than all else on the way of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
-    /// From the highest bit: the tag 32, for how many calls the latency is recorded 31 (0 = it is
-    /// not), and a one, so that it is not zero.
+    /// From the highest bit: the tag 32, for how many calls it stands among those in flight, and in
+    /// sampled latencies, 30 (0 = for none), whether `started` is in ticks, and a one, so that it is not zero.
     word: NonZeroU64,
-    /// By the clock's ticks; 0 when it does not matter.
+    /// By the clock's ticks where the call is timed, else coarse ms.
     started: u64,
 }
 
 impl Pass {
+    const IN_TICKS: u64 = 1 << 1;
+
+    /// Of a call that is timed, for as many as `weight`.
     #[inline]
-    fn new(tag: u32, weight: u32, started: u64) -> Self {
-        let weight = weight.min(u32::MAX >> 1);
-        let word = NonZeroU64::MIN | u64::from(weight) << 1 | u64::from(tag) << 32;
-        Self { word, started }
+    fn timed(tag: u32, weight: u32, ticks: u64) -> Self {
+        let weight = weight.min(u32::MAX >> 2);
+        let word = Self::IN_TICKS | u64::from(weight) << 2 | u64::from(tag) << 32;
+        Self {
+            word: NonZeroU64::MIN | word,
+            started: ticks,
+        }
     }
 
     /// The same call under another tag.
@@ -136,10 +152,18 @@ impl Pass {
         Self { word, ..self }
     }
 
-    /// Of a call whose beginning is noted whatever becomes of its latency.
+    /// Of a call that is not.
     #[inline]
-    fn timed(glance: Glance, tag: u32, started: u64) -> Self {
-        Self::new(tag, u32::from(glance.is_recorded()), started)
+    fn plain(tag: u32, now: u64) -> Self {
+        Self {
+            word: NonZeroU64::MIN | u64::from(tag) << 32,
+            started: now,
+        }
+    }
+
+    #[inline]
+    const fn is_timed(self) -> bool {
+        self.word.get() & Self::IN_TICKS != 0
     }
 
     #[inline]
@@ -149,7 +173,7 @@ impl Pass {
 
     #[inline]
     const fn weight(self) -> u32 {
-        self.word.get() as u32 >> 1
+        self.word.get() as u32 >> 2
     }
 }
 
@@ -189,13 +213,15 @@ impl Cell {
                 shared: Snapshot::default(),
                 confirmed: None,
                 source: Source::Shared,
+                foreseen: None,
                 tag: 0,
-                own: [0; 3],
+                own: [0; 4],
                 own_run: 0,
             }),
             outbox: Mutex::default(),
             generation: watch::channel(0).0,
             spare: Mutex::default(),
+            usual: Mutex::default(),
             noted: Mutex::default(),
             timeouts: AtomicU64::new(0),
         }
@@ -214,7 +240,7 @@ impl Cell {
         if glance.is_timed() {
             let started = self.shared.clock.ticks();
             let fresh = self.gate.is_fresh_at(started);
-            return fresh.then(|| Pass::timed(glance, tag, started));
+            return fresh.then(|| Pass::timed(tag, self.tally.sample(), started));
         }
         let now = self.now();
         let fresh = self.gate.is_fresh(now);
@@ -225,14 +251,13 @@ impl Cell {
     #[inline]
     fn begin(&self, glance: Glance, tag: u32, now: u64) -> Pass {
         let weight = match glance.is_recorded() {
-            true => self.tally.sample(now),
+            true => self.tally.sample(),
             false => 0,
         };
-        let started = match weight {
-            0 => 0,
-            _ => self.shared.clock.ticks(),
-        };
-        Pass::new(tag, weight, started)
+        match weight {
+            0 => Pass::plain(tag, now),
+            _ => Pass::timed(tag, weight, self.shared.clock.ticks()),
+        }
     }
 
     /// Rejects a call, where a look at the cache and at a clock says so.
@@ -278,10 +303,21 @@ impl Cell {
     pub(super) fn ticket(&self, tag: u32) -> Ticket {
         let glance = self.gate.glance();
         let pass = match glance.is_timed() {
-            true => Pass::timed(glance, tag, self.shared.clock.ticks()),
+            true => Pass::timed(tag, self.tally.sample(), self.shared.clock.ticks()),
             false => self.begin(glance, tag, self.now()),
         };
         pass.into()
+    }
+
+    /// [`ticket`](Self::ticket) under the present tag.
+    pub(super) fn present_ticket(&self) -> Ticket {
+        let tag = self.view.lock().tag;
+        self.ticket(tag)
+    }
+
+    /// Whether the store has ever answered.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.view.lock().confirmed.is_some()
     }
 
     /// How long a call may take.
@@ -315,6 +351,31 @@ impl Cell {
         }
     }
 
+    /// Takes back a permit under which no call was made.
+    pub(super) fn put_back(self: &Arc<Self>, ticket: Ticket) {
+        self.tally.end(ticket.pass.weight());
+        let Some(probe) = ticket.probe else { return };
+        if !probe.local {
+            return self.give_back(probe.token);
+        }
+        let unused = Settled {
+            token: probe.token,
+            generation: probe.generation,
+            kind: Kind::Ignored,
+            retry_after_ms: 0,
+        };
+        self.outbox.lock().settled_locally.push(unused);
+        self.hurry();
+    }
+
+    /// Whether a probe's permit may still be used: nothing has changed since it was given.
+    pub(super) fn is_current(&self, ticket: &Ticket) -> bool {
+        let view = self.view.lock();
+        ticket.probe.as_ref().is_none_or(|probe| {
+            probe.generation == view.seen.generation && view.seen.state == State::HalfOpen
+        })
+    }
+
     /// Turns the store's grant into a ticket.
     pub(super) fn granted(
         self: &Arc<Self>,
@@ -340,7 +401,8 @@ impl Cell {
         };
         // What was asked of the own circuit while the news of the store came in: those win.
         let overtaken = local && probe.is_some() && view.source == Source::Shared;
-        if overtaken || seen.generation < newer {
+        let foreseen = !local && probe.is_none() && view.foreseen.is_some();
+        if overtaken || foreseen || seen.generation < newer {
             // The circuit has moved on since this was granted.
             if let (Some(probe), false) = (probe, local) {
                 self.give_back(probe.token);

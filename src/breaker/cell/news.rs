@@ -31,8 +31,9 @@ impl Cell {
             && view.shared.generation == snapshot.generation
             && view.seen.state == snapshot.state;
         if view.shared.policy != snapshot.policy {
-            self.policy
-                .store(Arc::new(view.code.with_stored(&snapshot.policy)));
+            let policy = view.code.with_stored(&snapshot.policy);
+            self.warn_of(&policy);
+            self.policy.store(Arc::new(policy));
         }
         if snapshot.generation > view.shared.generation && view.confirmed.is_some() {
             self.tell_of_fleet(view.shared.state, snapshot);
@@ -44,11 +45,15 @@ impl Cell {
         if !stays_alone {
             if view.source != Source::Shared || !same {
                 self.forget_own();
-                (view.own, view.own_run) = ([0; 3], 0);
+                (view.own, view.own_run) = ([0; 4], 0);
             }
             self.show(&mut view, snapshot, Source::Shared, same);
         }
         drop(view);
+        if !same {
+            // A probe's permit that was fetched ahead is of the past.
+            drop(self.spare.lock().take());
+        }
         self.generation.send_if_modified(|seen| {
             let newer = snapshot.generation > *seen;
             *seen = snapshot.generation.max(*seen);
@@ -113,16 +118,22 @@ impl Cell {
             let mut outbox = self.outbox.lock();
             outbox.late += counts;
             outbox.late += late;
+            let withheld = outbox.silence.end();
+            outbox.late += withheld;
+            // What was asked for in that generation is asked of no other.
             outbox.trips = 0;
+            outbox.retry_after_ms = 0;
+            view.foreseen = None;
         }
         view.seen = snapshot.clone();
         view.source = source;
+        self.foresee_on(view);
         self.alone.store(source == Source::Alone, Ordering::SeqCst);
         self.set_gate(view);
     }
 
     /// Puts the view behind the gate; while the process' breakers are off, that every call passes.
-    fn set_gate(&self, view: &View) {
+    pub(super) fn set_gate(&self, view: &View) {
         let (now, policy, seen) = (self.now(), self.policy.load(), &view.seen);
         self.gate.note_window(seen.calls, seen.failures);
         if self.shared.is_off() {
@@ -132,6 +143,8 @@ impl Cell {
             };
             let source = Source::Fixed { admits: true };
             self.gate.set(&admits, &policy, source, view.tag, now);
+        } else if let Some(open) = view.foreseen(now) {
+            self.gate.set(&open, &policy, Source::Alone, view.tag, now);
         } else if view.source == Source::Shared && view.confirmed.is_none() {
             self.gate.forget();
         } else {
@@ -190,6 +203,7 @@ impl Cell {
         let alone = view.source == Source::Alone;
         let mut seen = view.shared.clone();
         seen.now_ms += age;
+        view.foreseen = None;
         let policy = self.policy.load();
         let source = match policy.on_store_failure {
             OnStoreFailure::Allow => Source::Fixed { admits: true },
@@ -206,6 +220,9 @@ impl Cell {
             }
         };
         self.show(&mut view, &seen, source, true);
+        if source == Source::Local {
+            self.feed_unanswered(&mut view);
+        }
         was == Away::No as u8
     }
 
@@ -240,14 +257,22 @@ impl Cell {
         self.gate.renew(until, |at| self.shared.clock.tick_at(at));
     }
 
+    /// Logs what is unwise in a policy that is taken, or contradicts this replica's code.
+    pub(in crate::breaker) fn warn_of(&self, policy: &Policy) {
+        for warning in policy.warnings() {
+            tracing::warn!(circuit = %self.name, warning, "the circuit's policy is unwise");
+        }
+    }
+
     /// Takes another policy in code.
     pub(in crate::breaker) fn set_policy(&self, policy: Policy) {
         let mut view = self.view.lock();
         if view.code == policy {
             return;
         }
-        self.policy
-            .store(Arc::new(policy.with_stored(&view.shared.policy)));
+        let in_force = policy.with_stored(&view.shared.policy);
+        self.warn_of(&in_force);
+        self.policy.store(Arc::new(in_force));
         view.code = policy;
         let (seen, source) = (view.seen.clone(), view.source);
         if view.confirmed.is_some() {

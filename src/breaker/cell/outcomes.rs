@@ -2,16 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
-use super::{Cell, Pass, Ticket, View};
+use super::{Cell, Pass, Probe, Ticket};
 use crate::{
-    breaker::{gate::spread_ms, outbox::Outbox, tally::Count},
-    model::{Counts, Kind, LARGEST, Outcome, Settled, State, Sums},
+    breaker::{outbox::Outbox, tally::Count},
+    model::{Counts, Kind, Outcome, Settled, millis},
 };
-
-/// How far apart reports leave at once that did not open the circuit.
-const AT_LEAST_APART: Duration = Duration::from_millis(10);
 
 impl Cell {
     /// Files the quick success of a call that is no probe; `false` when it is not one, or the
@@ -35,15 +30,29 @@ impl Cell {
         filed
     }
 
+    /// Records how long a call took that succeeded.
     #[inline]
     fn time(&self, pass: Pass, took_ns: u64) {
-        if pass.weight() == 0 {
-            return;
+        let glance = self.gate.glance();
+        if glance.is_timed() {
+            self.tally.end(pass.weight());
+            if glance.is_recorded() && pass.is_timed() {
+                self.tally.time(took_ns);
+            }
+        } else if pass.weight() > 0 {
+            self.tally.time_sampled(took_ns, pass.weight());
         }
-        match self.gate.glance().is_timed() {
-            true => self.tally.time(took_ns),
-            false => self.tally.time_sampled(took_ns, pass.weight()),
-        }
+    }
+
+    /// Records how long a call took that failed.
+    fn time_failed(&self, pass: Pass, took_ns: u64) {
+        let glance = self.gate.glance();
+        let calls = match glance.is_timed() {
+            true => u32::from(glance.is_recorded() && pass.is_timed()),
+            false => pass.weight(),
+        };
+        self.tally.end(pass.weight());
+        self.tally.time_failed(took_ns, calls);
     }
 
     /// Files what became of a permitted call.
@@ -55,11 +64,20 @@ impl Cell {
         took_ns: u64,
     ) {
         let slow = self.gate.is_slow(took_ns);
-        if outcome != Outcome::Ignored {
-            self.time(ticket.pass, took_ns);
+        match outcome {
+            Outcome::Success => self.time(ticket.pass, took_ns),
+            Outcome::Ignored => self.tally.end(ticket.pass.weight()),
+            _ => self.time_failed(ticket.pass, took_ns),
         }
-        if ticket.probe.is_some() {
-            return self.settle_probe(ticket, outcome, slow);
+        if let Some(probe) = ticket.probe {
+            let (kind, retry_after, count) = match outcome {
+                Outcome::Success if slow => (Kind::Failure, None, Count::SlowSuccess),
+                Outcome::Success => (Kind::Success, None, Count::Success),
+                Outcome::Failure { retry_after } => (Kind::Failure, retry_after, Count::Failure),
+                Outcome::Trip { retry_after } => (Kind::Trip, retry_after, Count::Failure),
+                Outcome::Ignored => (Kind::Ignored, None, Count::Ignored),
+            };
+            return self.settle_probe(*probe, kind, retry_after, count);
         }
         let count = match (outcome, slow) {
             (Outcome::Success, false) => Count::Success,
@@ -78,12 +96,7 @@ impl Cell {
         } else if !self.tally.record(ticket.pass.tag(), count) {
             self.count_aside(&mut self.outbox.lock(), count);
         }
-        if self.gate.glance().reports_at_once() {
-            self.hurry();
-        } else if count != Count::Success {
-            self.heed_urgency();
-        }
-        self.wake_if_parked();
+        self.counted(count);
     }
 
     /// Records an outcome that says more than that it happened, in one piece with what it says.
@@ -100,16 +113,13 @@ impl Cell {
         if counted {
             outbox.heed(retry_after);
             outbox.trips += u64::from(trip);
-            if trip {
-                self.hurry();
-            }
         } else {
             self.count_aside(&mut outbox, count);
         }
     }
 
     /// Counts an outcome that is not the present generation's, for the lifetime totals.
-    fn count_aside(&self, outbox: &mut Outbox, count: Count) {
+    pub(super) fn count_aside(&self, outbox: &mut Outbox, count: Count) {
         outbox.late += one(count);
         self.noted.lock().aside += one(count);
     }
@@ -118,31 +128,29 @@ impl Cell {
     #[inline]
     pub(in crate::breaker) fn elapsed_ns(&self, pass: Pass) -> u64 {
         let clock = &self.shared.clock;
-        match pass.started {
-            0 => 0,
-            started => clock.ns_between(started, clock.ticks()),
+        match pass.is_timed() {
+            true => clock.ns_between(pass.started, clock.ticks()),
+            false => 0,
         }
     }
 
     /// A probe settles by its token, in the circuit that gave it.
-    fn settle_probe(self: &Arc<Self>, ticket: Ticket, outcome: Outcome, slow: bool) {
-        let Some(probe) = ticket.probe else { return };
-        let (kind, retry_after, count) = match outcome {
-            Outcome::Success if slow => (Kind::Failure, None, Count::SlowSuccess),
-            Outcome::Success => (Kind::Success, None, Count::Success),
-            Outcome::Failure { retry_after } => (Kind::Failure, retry_after, Count::Failure),
-            Outcome::Trip { retry_after } => (Kind::Trip, retry_after, Count::Failure),
-            Outcome::Ignored => (Kind::Ignored, None, Count::Ignored),
-        };
+    pub(super) fn settle_probe(
+        self: &Arc<Self>,
+        probe: Probe,
+        kind: Kind,
+        retry_after: Option<Duration>,
+        count: Count,
+    ) {
         let settled = Settled {
             token: probe.token,
             generation: probe.generation,
             kind,
+            retry_after_ms: retry_after.map_or(0, millis),
         };
         let mut outbox = self.outbox.lock();
         self.count_aside(&mut outbox, count);
         self.note_settled(&mut outbox, settled, probe.local);
-        outbox.heed(retry_after);
         drop(outbox);
         self.hurry();
     }
@@ -156,76 +164,6 @@ impl Cell {
             (_, true) => outbox.settled_locally.push(settled),
         }
     }
-
-    /// Files a call that ended without an outcome: it was dropped, or panicked.
-    #[cold]
-    pub(in crate::breaker) fn abandon(self: &Arc<Self>, ticket: Ticket) {
-        let rules = self.policy.load().rules;
-        let limits = [rules.call_timeout_ms, rules.slow_call_duration_threshold_ms];
-        let limit = limits.into_iter().filter(|ms| *ms > 0).min();
-        let took_ns = self.elapsed_ns(ticket.pass);
-        let overdue = limit.is_some_and(|ms| took_ns / 1_000_000 >= ms);
-        let failed = std::thread::panicking() || overdue;
-        let outcome = match failed {
-            true => Outcome::failure(),
-            false => Outcome::Ignored,
-        };
-        self.settle(ticket, outcome, took_ns);
-    }
-
-    /// Has a report leave earlier when what is known of the window, with what was not reported yet,
-    /// meets a trip condition: at once, as far as this replica sees; a little later, if it were so
-    /// should the others have seen the same.
-    fn heed_urgency(self: &Arc<Self>) {
-        let view = self.view.lock();
-        if view.seen.state != State::Closed {
-            return;
-        }
-        let replicas = view.seen.replicas.max(1);
-        let spread = Duration::from_millis(spread_ms(replicas));
-        let mut outbox = self.outbox.lock();
-        let now = Instant::now();
-        if self.would_trip(&view, 1) {
-            if outbox.urge(now, spread.max(AT_LEAST_APART)) {
-                return self.hurry();
-            }
-        } else if outbox.alarm.is_none() && self.would_trip(&view, replicas) {
-            outbox.set_alarm(now + spread.mul_f64(fastrand::f64()));
-        } else {
-            return;
-        }
-        drop(outbox);
-        self.shared.activate(self);
-        self.shared.wake.notify_one();
-    }
-
-    /// Whether the window would meet a trip condition, if so many replicas had to report the same.
-    fn would_trip(&self, view: &View, replicas: u64) -> bool {
-        let fresh = self.tally.fresh();
-        // Whatever number of replicas somebody wrote into the circuit.
-        let plus = |before: u64, fresh: u64| {
-            before
-                .saturating_add(fresh.saturating_mul(replicas))
-                .min(LARGEST)
-        };
-        let run_after = |before: u64| match fresh.run_began_here {
-            true => fresh.run,
-            false => plus(before, fresh.run),
-        };
-        let with = |[calls, failures, slow]: Sums| {
-            let counts = &fresh.counts;
-            [
-                plus(calls, counts.calls()),
-                plus(failures, counts.failures),
-                plus(slow, counts.slow()),
-            ]
-        };
-        let (seen, rules) = (&view.seen, self.policy.load().rules);
-        let fleet = with([seen.calls, seen.failures, seen.slow]);
-        let breach = |sums, run| rules.breach(sums, run).is_some();
-        breach(fleet, run_after(seen.consecutive_failures))
-            || rules.quorum > 1 && breach(with(view.own), run_after(view.own_run))
-    }
 }
 
 fn one(count: Count) -> Counts {
@@ -236,6 +174,11 @@ fn one(count: Count) -> Counts {
         Count::SlowSuccess => (counts.successes, counts.slow_successes) = (1, 1),
         Count::SlowFailure => (counts.failures, counts.slow_failures) = (1, 1),
         Count::Ignored => counts.ignored = 1,
+        Count::Abandoned => counts.abandoned = 1,
+        Count::AbandonedFailure | Count::AbandonedSlowFailure => {
+            (counts.failures, counts.abandoned, counts.abandoned_failures) = (1, 1, 1);
+            counts.slow_failures = u64::from(count == Count::AbandonedSlowFailure);
+        }
     }
     counts
 }

@@ -89,6 +89,19 @@ impl Cell {
         true
     }
 
+    /// The store is away: lets this replica's own circuit see what it has not confirmed.
+    pub(super) fn feed_unanswered(&self, view: &mut View) {
+        let mut outbox = self.outbox.lock();
+        let pending = outbox.pending.as_ref();
+        let pending = pending.filter(|report| report.generation == view.shared.generation);
+        let Some((counts, runs)) = pending.map(|report| (report.counts, report.runs)) else {
+            return;
+        };
+        let seen = self.feed(&mut outbox, counts, runs);
+        drop(outbox);
+        self.take_own(view, &seen);
+    }
+
     /// Where a quorum is asked for: lets this replica's own circuit see what the store will be told,
     /// and says what it makes of it.
     pub(super) fn judge(
@@ -108,7 +121,7 @@ impl Cell {
     /// Shows what the own circuit has made of the last report, and says how long this replica is
     /// open for itself yet, ms.
     pub(super) fn take_judgement(&self, view: &mut View, own: &Snapshot) {
-        view.own = [own.calls, own.failures, own.slow];
+        view.own = own.sums();
         view.own_run = own.consecutive_failures;
         match view.source {
             Source::Shared if own.state != State::Closed => {

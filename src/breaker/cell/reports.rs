@@ -25,8 +25,18 @@ impl Cell {
         }
     }
 
-    /// Has the outbox sent at once.
+    /// Whether what is reported is decided within the call: the store is in this process.
+    pub(in crate::breaker) fn decides_at_once(&self) -> bool {
+        self.shared.store.is_immediate() || self.is_away()
+    }
+
+    /// Has the outbox sent at once; where there is nothing to wait for, it is filed when this returns.
     pub(in crate::breaker) fn hurry(self: &Arc<Self>) {
+        if self.is_away() {
+            self.report_locally();
+        } else if self.shared.store.is_immediate() {
+            return self.file_here();
+        }
         if !self.urgent.load(Ordering::Relaxed) && !self.urgent.swap(true, Ordering::SeqCst) {
             self.shared.activate(self);
             self.shared.wake.notify_one();
@@ -125,8 +135,21 @@ impl Cell {
         outbox: &mut Outbox,
         everything: bool,
     ) -> (Counts, Runs) {
-        let Drained { counts, late, runs } = self.tally.drain(view.tag);
+        let Drained {
+            mut counts,
+            late,
+            runs,
+        } = self.tally.drain(view.tag);
         outbox.late += late;
+        outbox.silence.sift(&mut counts, self.tally.in_flight());
+        if everything && self.shared.is_ending() {
+            // A process that ends drops its calls itself.
+            let withheld = outbox.silence.end();
+            outbox.late += withheld;
+            let dropped = counts.undecided();
+            counts.abandoned -= dropped;
+            outbox.late.abandoned += dropped;
+        }
         outbox.alarm = None;
         let now = self.now();
         if everything || counts.is_empty() || outbox.wants_latencies(now) {
@@ -158,17 +181,25 @@ impl Cell {
 
     /// The store does not take the report: it would never, and would keep all later ones from
     /// being sent.
-    pub(in crate::breaker) fn lose_report(&self, why: &str) {
-        let report = self.outbox.lock().pending.take();
+    pub(in crate::breaker) fn lose_report(&self, number: u64, why: &str) {
+        let mut view = self.view.lock();
+        let report = self
+            .outbox
+            .lock()
+            .pending
+            .take_if(|report| report.seq == number);
+        self.foresee_on(&mut view);
+        self.set_gate(&view);
+        drop(view);
         if let Some(report) = report {
             tracing::error!(circuit = %self.name, why, ?report, "a report is lost: the store does not take it");
         }
     }
 
-    /// The store has filed the report, and asks for this pace.
-    pub(in crate::breaker) fn delivered(&self, pace_ms: u64) {
+    /// The store has filed the report of this number, and asks for this pace.
+    pub(in crate::breaker) fn delivered(&self, number: u64, pace_ms: u64) {
         let mut outbox = self.outbox.lock();
-        outbox.pending = None;
+        outbox.pending.take_if(|report| report.seq == number);
         outbox.pace_ms = pace_ms.min(LONGEST_PACE_MS);
     }
 }

@@ -19,6 +19,7 @@ impl Cell {
             token: std::mem::take(&mut probe.token),
             generation: probe.generation,
             kind,
+            retry_after_ms: 0,
         };
         self.note_settled(&mut self.outbox.lock(), settled, probe.local);
         self.hurry();
@@ -41,13 +42,11 @@ impl Cell {
     /// What a call carries that is so old by now.
     #[cfg(feature = "stream")]
     pub(in crate::breaker) fn aged(&self, pass: Pass, age: std::time::Duration) -> Pass {
-        match pass.started {
-            0 => pass,
-            _ => Pass {
-                started: self.shared.clock.ticks_ago(age),
-                ..pass
-            },
-        }
+        let started = match pass.is_timed() {
+            true => self.shared.clock.ticks_ago(age),
+            false => self.now().saturating_sub(age.as_millis() as u64),
+        };
+        Pass { started, ..pass }
     }
 }
 

@@ -5,6 +5,7 @@
 //! whatever runs at the same time.
 
 mod histogram;
+mod sampling;
 mod slots;
 mod thread;
 
@@ -26,9 +27,29 @@ pub(super) enum Count {
     SlowSuccess,
     SlowFailure,
     Ignored,
+    /// Dropped before it ended.
+    Abandoned,
+    /// Dropped, after so long that it has failed.
+    AbandonedFailure,
+    /// The same, and it was slow.
+    AbandonedSlowFailure,
 }
 
-const KINDS: usize = 5;
+const KINDS: usize = 8;
+/// How many successes tell how long calls usually take.
+const USUAL: u64 = 10_000;
+
+impl Count {
+    /// What it does to a run of failures: lengthens it, ends it, or nothing.
+    #[inline]
+    const fn in_run(self) -> Option<bool> {
+        match self {
+            Self::Success | Self::SlowSuccess => Some(false),
+            Self::Ignored | Self::Abandoned => None,
+            _ => Some(true),
+        }
+    }
+}
 
 /// The unreported outcomes of one circuit in this process.
 #[derive(Debug)]
@@ -37,8 +58,10 @@ pub(super) struct Tally {
     /// Whether `ledger.run` is under way.
     in_run: AtomicBool,
     ledger: Mutex<Ledger>,
-    /// Latencies of sampled calls, of all threads: they are few.
+    /// Latencies of sampled calls that succeeded, of all threads: they are few.
     sampled: OnceLock<Box<Histogram>>,
+    /// Latencies of calls that failed, which say nothing of how long calls usually take.
+    failed: OnceLock<Box<Histogram>>,
     /// Whether there may be latencies to take.
     has_latencies: AtomicBool,
 }
@@ -52,6 +75,8 @@ struct Ledger {
     late: Counts,
     /// Latencies that were taken, since the beginning.
     taken: Latencies,
+    /// Those of the last successes among them.
+    usual: Latencies,
 }
 
 #[derive(Debug, Default)]
@@ -73,15 +98,6 @@ pub(super) struct Drained {
     pub(super) runs: Runs,
 }
 
-/// What is counted now under the present tag.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fresh {
-    pub(super) counts: Counts,
-    /// Failures since the last success, and whether there was one.
-    pub(super) run: u64,
-    pub(super) run_began_here: bool,
-}
-
 impl Tally {
     pub(super) fn new() -> Self {
         Self {
@@ -89,6 +105,7 @@ impl Tally {
             in_run: AtomicBool::new(false),
             ledger: Mutex::default(),
             sampled: OnceLock::new(),
+            failed: OnceLock::new(),
             has_latencies: AtomicBool::new(false),
         }
     }
@@ -96,10 +113,10 @@ impl Tally {
     /// Counts one outcome; `false` when the tag is no longer the present one.
     #[inline]
     pub(super) fn record(&self, tag: u32, count: Count) -> bool {
-        let in_order = match count {
-            Count::Failure | Count::SlowFailure => true,
-            Count::Success | Count::SlowSuccess => self.in_run.load(Ordering::Relaxed),
-            Count::Ignored => false,
+        let in_order = match count.in_run() {
+            Some(true) => true,
+            Some(false) => self.in_run.load(Ordering::Relaxed),
+            None => false,
         };
         let slot = self.slots.mine();
         if !in_order && slot.tag() == tag {
@@ -122,13 +139,13 @@ impl Tally {
             ledger.late += slot.take();
             slot.turn_to(tag);
         }
-        match count {
-            Count::Failure | Count::SlowFailure => {
+        match count.in_run() {
+            Some(true) => {
                 let unbroken = ledger.run.current == 0 && !ledger.run.seen_success;
                 let after_success = unbroken && self.fresh_under(tag).successes > 0;
                 ledger.run.lengthen(after_success);
             }
-            Count::Success | Count::SlowSuccess if ledger.run.current > 0 => ledger.run.end(),
+            Some(false) if ledger.run.current > 0 => ledger.run.end(),
             _ => {}
         }
         self.in_run.store(ledger.run.current > 0, Ordering::Relaxed);
@@ -141,23 +158,48 @@ impl Tally {
         self.slots.mine().reject();
     }
 
-    /// For how many calls a call that begins now is to be timed: the first of its thread in each
-    /// tick of the coarse clock stands for those since the one before; 0 = it is not to be timed.
+    /// For how many calls a call that begins now stands, in sampled latencies and among those that are
+    /// in flight; 0 = for none.
     #[inline]
-    pub(super) fn sample(&self, now: u64) -> u32 {
-        self.slots.mine().sample(now)
+    pub(super) fn sample(&self) -> u32 {
+        self.slots.mine().sample()
     }
 
-    /// Records how long a call took, where each is timed.
+    /// A call has ended that stands for so many.
+    #[inline]
+    pub(super) fn end(&self, weight: u32) {
+        if weight > 0 {
+            self.slots.mine().end(weight);
+        }
+    }
+
+    /// How many calls are in flight, as far as samples tell: exactly, of a quiet circuit.
+    pub(super) fn in_flight(&self) -> u64 {
+        let each = self.slots.iter().map(slots::Slot::begun_and_ended);
+        let [begun, ended] = each.fold([0; 2], |[a, b], [x, y]| [a + x, b + y]);
+        begun.saturating_sub(ended)
+    }
+
+    /// Records how long a call took that succeeded, where each is timed.
     #[inline]
     pub(super) fn time(&self, took_ns: u64) {
         self.slots.mine().time(took_ns);
         self.note_latencies();
     }
 
-    /// Records how long a sampled call took, for as many as it stands for.
+    /// Records how long a call took that failed, for as many as it stands for.
+    pub(super) fn time_failed(&self, took_ns: u64, calls: u32) {
+        if calls == 0 {
+            return;
+        }
+        self.failed.get_or_init(Histogram::new).add(took_ns, calls);
+        self.note_latencies();
+    }
+
+    /// Records how long a sampled call took that succeeded, for as many as it stands for.
     #[inline(never)]
     pub(super) fn time_sampled(&self, took_ns: u64, calls: u32) {
+        self.slots.mine().end(calls);
         self.sampled.get_or_init(Histogram::new).add(took_ns, calls);
         self.note_latencies();
     }
@@ -169,16 +211,24 @@ impl Tally {
         }
     }
 
-    /// Takes the latencies.
+    /// Takes the latencies; the next sample begins, with every call.
     pub(super) fn take_latencies(&self) -> Latencies {
         let mut taken = Latencies::default();
         let ledger = &mut *self.ledger.lock();
+        for slot in self.slots.iter() {
+            slot.sampling.begin_anew();
+        }
         if self.has_latencies.swap(false, Ordering::Relaxed) {
             for slot in self.slots.iter() {
                 slot.take_latencies(&mut taken);
             }
             if let Some(sampled) = self.sampled.get() {
                 sampled.take(&mut taken);
+            }
+            ledger.usual.merge(&taken);
+            ledger.usual.fade(USUAL);
+            if let Some(failed) = self.failed.get() {
+                failed.take(&mut taken);
             }
             ledger.taken.merge(&taken);
         }
@@ -200,13 +250,28 @@ impl Tally {
     pub(super) fn latencies(&self) -> Latencies {
         let ledger = self.ledger.lock();
         let mut all = ledger.taken.clone();
-        for slot in self.slots.iter() {
-            slot.add_fresh_latencies(&mut all);
-        }
-        if let Some(sampled) = self.sampled.get() {
-            sampled.add_fresh(&mut all);
+        self.add_fresh_successes(&mut all);
+        if let Some(failed) = self.failed.get() {
+            failed.add_fresh(&mut all);
         }
         all
+    }
+
+    /// Latencies of the last calls that succeeded; older ones weigh less.
+    pub(super) fn usual(&self) -> Latencies {
+        let ledger = self.ledger.lock();
+        let mut usual = ledger.usual.clone();
+        self.add_fresh_successes(&mut usual);
+        usual
+    }
+
+    fn add_fresh_successes(&self, all: &mut Latencies) {
+        for slot in self.slots.iter() {
+            slot.add_fresh_latencies(all);
+        }
+        if let Some(sampled) = self.sampled.get() {
+            sampled.add_fresh(all);
+        }
     }
 
     /// Whether nothing was counted since the last drain.
@@ -215,14 +280,10 @@ impl Tally {
         ledger.late.is_empty() && self.slots.iter().all(|slot| slot.fresh().is_empty())
     }
 
-    /// What is counted now, without taking it.
-    pub(super) fn fresh(&self) -> Fresh {
+    /// What is counted now under the present tag, without taking it.
+    pub(super) fn fresh(&self) -> (Counts, Runs) {
         let ledger = self.ledger.lock();
-        Fresh {
-            counts: self.fresh_under(ledger.tag),
-            run: ledger.run.current,
-            run_began_here: ledger.run.seen_success,
-        }
+        (self.fresh_under(ledger.tag), ledger.run.runs())
     }
 
     fn fresh_under(&self, tag: u32) -> Counts {
@@ -249,20 +310,23 @@ impl Tally {
         ledger.tag = tag;
         let run = std::mem::take(&mut ledger.run);
         self.in_run.store(false, Ordering::Relaxed);
-        drained.runs = Runs {
-            first: if run.seen_success {
-                run.first
-            } else {
-                run.current
-            },
-            longest: run.longest,
-            last: run.current,
-        };
+        drained.runs = run.runs();
         drained
     }
 }
 
 impl Run {
+    const fn runs(&self) -> Runs {
+        Runs {
+            first: match self.seen_success {
+                true => self.first,
+                false => self.current,
+            },
+            longest: self.longest,
+            last: self.current,
+        }
+    }
+
     fn lengthen(&mut self, after_success: bool) {
         self.seen_success |= after_success;
         self.current += 1;
@@ -328,7 +392,7 @@ mod tests {
         // What a thread was about to count when the tag changed.
         assert!(tally.record(0, Count::Success));
         assert!(!tally.record(0, Count::Failure));
-        assert_eq!(tally.fresh().counts.calls(), 0);
+        assert_eq!(tally.fresh().0.calls(), 0);
         assert!(!tally.is_empty());
         assert!(tally.record(1, Count::Failure));
         assert!(tally.record(1, Count::Success));

@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Count, KINDS, histogram::Histogram, thread};
+use super::{Count, KINDS, histogram::Histogram, sampling::Sampling, thread};
 use crate::model::{Counts, Latencies};
 
 /// One thread's counters, alone on its cache lines (pairs of lines are fetched together).
@@ -19,9 +19,11 @@ use crate::model::{Counts, Latencies};
 pub(super) struct Slot {
     /// The tag that the outcomes belong to.
     tag: AtomicU32,
-    /// When a latency was last sampled, coarse ms (its lower half), and after how many calls.
-    sampled_at: AtomicU32,
-    sampled_after: AtomicU64,
+    /// Which calls are timed, where a sample is.
+    pub(super) sampling: Sampling,
+    /// Calls that have begun, and that have ended, as far as samples tell.
+    begun: AtomicU64,
+    ended: AtomicU64,
     outcomes: [AtomicU64; KINDS],
     not_permitted: AtomicU64,
     /// What of `outcomes`, and of `not_permitted`, was taken.
@@ -52,27 +54,32 @@ impl Slot {
         grow(&self.outcomes[count as usize], 1);
     }
 
+    /// For how many calls, itself included, a call that begins now stands; 0 = for none.
+    #[inline]
+    pub(super) fn sample(&self) -> u32 {
+        let weight = self.sampling.choose();
+        if weight > 0 {
+            grow(&self.begun, u64::from(weight));
+        }
+        weight
+    }
+
+    /// A call has ended, begun on whatever thread, that stands for so many.
+    #[inline]
+    pub(super) fn end(&self, weight: u32) {
+        grow(&self.ended, u64::from(weight));
+    }
+
+    /// Calls that have begun here, and that have ended here.
+    pub(super) fn begun_and_ended(&self) -> [u64; 2] {
+        // In this order: what has ended had begun.
+        let ended = self.ended.load(Relaxed);
+        [self.begun.load(Relaxed), ended]
+    }
+
     #[inline]
     pub(super) fn reject(&self) {
         grow(&self.not_permitted, 1);
-    }
-
-    /// For how many calls, itself included, a call that begins now is to be timed; 0 = it is not.
-    #[inline]
-    pub(super) fn sample(&self, now: u64) -> u32 {
-        match self.sampled_at.load(Relaxed) == now as u32 {
-            true => 0,
-            false => self.begin_sample(now),
-        }
-    }
-
-    #[inline(never)]
-    fn begin_sample(&self, now: u64) -> u32 {
-        self.sampled_at.store(now as u32, Relaxed);
-        let ended = self.outcomes.iter().map(|count| count.load(Relaxed)).sum();
-        let before = self.sampled_after.load(Relaxed);
-        self.sampled_after.store(ended, Relaxed);
-        u32::try_from(ended - before).unwrap_or(u32::MAX).max(1)
     }
 
     #[inline]
@@ -115,14 +122,19 @@ impl Slot {
 
     fn counts(&self, fresh: impl Fn(&AtomicU64, &AtomicU64) -> u64) -> Counts {
         let of = |count: Count| fresh(&self.outcomes[count as usize], &self.taken[count as usize]);
-        let [slow_successes, slow_failures] = [of(Count::SlowSuccess), of(Count::SlowFailure)];
+        let hung = [Count::AbandonedFailure, Count::AbandonedSlowFailure].map(of);
+        let slow_successes = of(Count::SlowSuccess);
+        let slow_failures = of(Count::SlowFailure) + hung[1];
+        let abandoned_failures = hung[0] + hung[1];
         Counts {
             successes: of(Count::Success) + slow_successes,
-            failures: of(Count::Failure) + slow_failures,
+            failures: of(Count::Failure) + hung[0] + slow_failures,
             slow_successes,
             slow_failures,
             ignored: of(Count::Ignored),
             not_permitted: fresh(&self.not_permitted, &self.taken[KINDS]),
+            abandoned: of(Count::Abandoned) + abandoned_failures,
+            abandoned_failures,
         }
     }
 }

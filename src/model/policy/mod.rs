@@ -4,6 +4,7 @@
 //! valid. Twin: `policy_keys` in `lua/lib/prelude.lua`.
 
 mod builder;
+mod checks;
 mod rules;
 
 use std::time::Duration;
@@ -35,13 +36,36 @@ pub enum OnStoreFailure {
 pub enum LatencyRecording {
     /// 0: none.
     Off,
-    /// 1: one call per thread, circuit and tick of the system's coarse clock (1 to 4 ms), which counts
-    /// for those since the last one. So every call of a quiet circuit, and a few hundred a second of
-    /// a busy one.
+    /// 1: a random sample. Of each thread and circuit the first 512 calls in every 5 seconds; after them
+    /// one call at random out of 2, then of 4, of 8 and so on, which counts for all of them. So every
+    /// call of a quiet circuit, and several hundred to 2,000 a second of a busy thread. The duration and
+    /// the order of the calls have no influence on the choice. A p99 of a minute of one busy thread lies,
+    /// in 95 of 100 cases, between the exact p98.8 and p99.2.
     #[default]
     Sampled,
     /// 2: every call's; each then reads a precise clock twice.
     EveryCall,
+}
+
+/// When a call that was dropped before it ended is a failure.
+///
+/// A future is dropped by its caller's timeout, by `select!`, by a hedged call that lost, by a client
+/// that hung up, and at shutdown. Such a call is abandoned: it has a count of its own, and it is a failure
+/// too where it ran for so long that the service must have hung. While the window has no success at
+/// all, every abandoned call counts as a failure, since nothing else is known of the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AbandonedCalls {
+    /// Never a failure, unless it ran past `call_timeout` or the slow-call threshold.
+    Ignored,
+    /// A failure from `call_timeout` or the slow-call threshold on, where one is set, the shorter of
+    /// them; otherwise from twice the 99th percentile of this process' successful calls on, and 10 ms
+    /// at least. The percentile needs [`LatencyRecording`] to be on.
+    #[default]
+    Automatic,
+    /// A failure when it ran for at least this long (`1 ms..=1 year`), or past `call_timeout` or the
+    /// slow-call threshold.
+    After(Duration),
 }
 
 /// The settings of a circuit.
@@ -56,7 +80,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Starts from the defaults: 50 % failures of at least 20 calls in 60 s open for 30 s.
+    /// Starts from the defaults: 50 % failures of at least 20 calls in 10 s, or 20 failures in a row,
+    /// open for 30 s.
+    ///
+    /// The rate's numbers are Hystrix's. The run opens on a total outage within 20 calls, at any traffic.
     pub fn builder() -> PolicyBuilder {
         PolicyBuilder::default()
     }
@@ -103,6 +130,16 @@ impl Policy {
         }
     }
 
+    /// When a call that was dropped is a failure.
+    #[must_use]
+    pub const fn abandoned_calls(&self) -> AbandonedCalls {
+        match (self.rules.abandoned_calls, self.rules.abandoned_after_ms) {
+            (0, _) => AbandonedCalls::Ignored,
+            (_, 0) => AbandonedCalls::Automatic,
+            (_, ms) => AbandonedCalls::After(Duration::from_millis(ms)),
+        }
+    }
+
     /// How long one call may take, `None` for ever.
     #[must_use]
     pub const fn call_timeout(&self) -> Option<Duration> {
@@ -144,6 +181,10 @@ impl Policy {
                 return Err(wrong());
             }
             stored.push(format!("{key}={number}"));
+        }
+        // Without pairs the code's policy holds, whatever it is.
+        if stored.is_empty() {
+            return Ok(String::new());
         }
         builder.build()?;
         Ok(stored.join(" "))

@@ -43,8 +43,8 @@ macro_rules! rules {
 }
 
 rules! {
-    /// Length of a time window, ms. Default 60 s.
-    window_ms = 60_000,
+    /// Length of a time window, ms. Default 10 s.
+    window_ms = 10_000,
     /// Buckets of a time window. Default 10.
     window_buckets = 10,
     /// Length of a count window, calls; 0 = a time window. Default 0.
@@ -55,8 +55,8 @@ rules! {
     failure_rate_threshold = 50,
     /// Failures in the window that open; 0 = off. Default off.
     failure_count_threshold = 0,
-    /// Failures in a row that open; 0 = off. Default off.
-    consecutive_failures_threshold = 0,
+    /// Failures in a row that open; 0 = off. Default 20.
+    consecutive_failures_threshold = 20,
     /// Slow calls in percent of calls that open. Default 100.
     slow_call_rate_threshold = 100,
     /// Time spent open before probes go out, ms. Default 30 s.
@@ -95,6 +95,12 @@ rules! {
     quorum = 1,
     /// Which calls' latencies are recorded: 0 none, 1 a sample, 2 every call's. Default 1.
     latency_recording = 1,
+    /// Whether a dropped call can be a failure: 0 no, unless it has run past `call_timeout` or the
+    /// slow-call threshold, 1 yes. Default 1.
+    abandoned_calls = 1,
+    /// How long a dropped call must have run to be a failure, ms; 0 = judged by how long calls
+    /// usually take. Default 0.
+    abandoned_after_ms = 0,
 }
 
 impl Rules {
@@ -127,6 +133,7 @@ impl Rules {
                 "window_calls" => 10_000,
                 "jitter" => 100,
                 "latency_recording" => 2,
+                "abandoned_calls" => 1,
                 _ => 365 * 86_400_000,
             };
             if value.bytes().all(|b| b.is_ascii_digit())

@@ -25,6 +25,8 @@ pub struct Simulation {
     pub calls: u64,
     /// Failures among them.
     pub failures: u64,
+    /// Calls in it that were dropped before they ended; those that had run too long are among the failures too.
+    pub abandoned: u64,
     /// The settings that were tried and are not in force.
     pub changed: Settings,
     /// What the circuit would have done.
@@ -90,6 +92,7 @@ impl Simulation {
             to_ms,
             calls: sum(|slice| slice.successes).saturating_add(failures),
             failures,
+            abandoned: sum(|slice| slice.abandoned),
             changed: settings(differ),
             simulated: Course::under(rules, past, to_ms),
             real,
@@ -153,6 +156,11 @@ impl Course {
     }
 }
 
+/// When a dropped call is a failure.
+const fn dropped(rules: &Rules) -> [u64; 2] {
+    [rules.abandoned_calls, rules.abandoned_after_ms]
+}
+
 /// What the figures cannot say.
 fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
     let always = [
@@ -163,7 +171,7 @@ fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
     let also = [
         (
             rules.consecutive_failures_threshold > 0,
-            "consecutive_failures_threshold cannot be judged without the order of calls: taken as off",
+            "only runs without any success between are seen: consecutive_failures_threshold may have opened it earlier",
         ),
         (
             rules.quorum > 1,
@@ -184,6 +192,10 @@ fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
         (
             rules.call_timeout_ms != in_force.call_timeout_ms,
             "calls ended by the call_timeout_ms of their time, not by another",
+        ),
+        (
+            dropped(rules) != dropped(in_force),
+            "calls that were dropped were failures by the settings of their time, not by others",
         ),
     ];
     let also = also
@@ -231,7 +243,7 @@ mod tests {
         slices.extend([(0, 100); 6]);
         slices.extend([(100, 0); 6]);
         let rules = Rules {
-            window_ms: 10_000,
+            consecutive_failures_threshold: 0,
             ..Rules::default()
         };
         let course = course(&rules, &past(&slices));
@@ -252,6 +264,44 @@ mod tests {
             failed < course.rejected && failed > course.rejected / 2,
             "{course:?}"
         );
+    }
+
+    /// Slices of so many successes, failures and abandoned calls.
+    fn dropped(each: (u64, u64, u64)) -> Vec<Interval> {
+        let (successes, failures, abandoned) = each;
+        let mut slices = past(&[(successes, failures); 12]);
+        for slice in &mut slices {
+            slice.abandoned = abandoned;
+        }
+        slices
+    }
+
+    #[test]
+    fn abandoned_calls_trip_while_none_succeeds_and_fail_probes() {
+        let rules = Rules::default();
+        let silent = course(&rules, &dropped((0, 0, 100)));
+        assert_eq!(silent.trips[0].reason, Reason::FailureRate);
+        assert_eq!(silent.trips[0].calls, silent.trips[0].failures);
+        assert!(silent.trips[0].reopened > 0 && silent.rejected > 0);
+        assert_eq!(silent.rejected_failures, Some(0));
+        assert_eq!(course(&rules, &dropped((1, 0, 100))).trips, []);
+        let ignored = Rules {
+            abandoned_calls: 0,
+            ..rules
+        };
+        assert_eq!(course(&ignored, &dropped((0, 0, 100))).trips, []);
+    }
+
+    #[test]
+    fn abandoned_calls_that_failed_are_not_counted_twice() {
+        let rules = Rules {
+            minimum_number_of_calls: 1000,
+            ..Rules::default()
+        };
+        let hung = course(&rules, &dropped((0, 100, 100)));
+        assert_eq!(hung, course(&rules, &dropped((0, 100, 0))));
+        let also_others = course(&rules, &dropped((0, 100, 200)));
+        assert!(also_others.trips.len() > hung.trips.len());
     }
 
     #[test]
@@ -298,18 +348,33 @@ mod tests {
     }
 
     #[test]
-    fn runs_and_quorums_are_said_to_be_unknown() {
+    fn a_total_outage_is_a_run() {
         let rules = Rules {
             failure_rate_threshold: 0,
-            consecutive_failures_threshold: 5,
+            consecutive_failures_threshold: 250,
+            ..Rules::default()
+        };
+        let calm_then_dead: Vec<_> = [(100, 0); 6].into_iter().chain([(0, 100); 6]).collect();
+        let tripped = course(&rules, &past(&calm_then_dead));
+        assert_eq!(tripped.trips[0].reason, Reason::ConsecutiveFailures);
+        assert_eq!(tripped.trips[0].at_ms, BEGAN + 84_000);
+        // A success in each second of it.
+        assert_eq!(course(&rules, &past(&[(10, 1000); 12])).trips, []);
+    }
+
+    #[test]
+    fn runs_and_quorums_are_said_to_be_unknown() {
+        let rules = Rules {
             quorum: 3,
             ..Rules::default()
         };
-        assert_eq!(course(&rules, &past(&[(0, 100); 6])).trips, []);
         let said = limits(&Rules::default(), &rules).join("\n");
         assert!(said.contains("consecutive_failures_threshold") && said.contains("quorum"));
-        let by_default = limits(&Rules::default(), &Rules::default());
-        assert_eq!(by_default.len(), 3);
+        let rules = Rules {
+            consecutive_failures_threshold: 0,
+            ..Rules::default()
+        };
+        assert_eq!(limits(&Rules::default(), &rules).len(), 3);
     }
 
     #[test]
@@ -335,6 +400,7 @@ mod tests {
     fn hostile_counts_end_too() {
         let most = u64::MAX >> 12;
         let hostile = Interval {
+            abandoned: most,
             at_ms: BEGAN,
             successes: most,
             failures: most,

@@ -1,7 +1,8 @@
 //! A past that goes through the model again.
 //!
-//! A slice has counts but no order, so its calls are spread evenly over its time, failures and slow calls evenly
-//! among them. Invariant: the same past under the same rules takes the same course.
+//! A slice has counts but no order, so its calls are spread evenly over its time, failures, abandoned and slow calls
+//! evenly among them. A slice does not say which abandoned calls were failures too: as many of them as it has
+//! failures are taken to be, so none is counted twice. Invariant: the same past under the same rules takes the same course.
 
 use crate::{
     Event, Rules,
@@ -28,26 +29,50 @@ pub(super) struct Replay {
     pub(super) rejected_failures: u64,
 }
 
-/// Calls of a slice, numbered from 0: which of them failed, which were slow.
+/// Calls of a slice, numbered from 0: which of them failed, which were abandoned, which were slow.
 struct Calls(Interval);
 
+/// What became of some of them.
+struct Part {
+    successes: u64,
+    failures: u64,
+    /// Dropped before they ended, and no failures.
+    undecided: u64,
+    slow: u64,
+}
+
 impl Calls {
-    fn all(&self) -> u64 {
-        self.0.successes + self.0.failures
+    fn undecided(&self) -> u64 {
+        self.0.abandoned.saturating_sub(self.0.failures)
     }
 
-    /// Failures and slow calls among those from one number up to another.
-    fn among(&self, from: u64, to: u64) -> (u64, u64) {
+    fn all(&self) -> u64 {
+        self.0.successes + self.0.failures + self.undecided()
+    }
+
+    /// What became of those from one number up to another.
+    fn among(&self, from: u64, to: u64) -> Part {
         let all = self.all().max(1);
-        let part = |of: u64| before(to, of, all) - before(from, of, all);
-        (part(self.0.failures), part(self.0.slow.min(all)))
+        let unsuccessful = self.0.failures + self.undecided();
+        let [before_from, before_to] = [from, to].map(|i| before(i, unsuccessful, all));
+        let failures_before = |i| match unsuccessful {
+            0 => 0,
+            of => before(i, self.0.failures, of),
+        };
+        let failures = failures_before(before_to) - failures_before(before_from);
+        let slow = self.0.slow.min(self.0.successes + self.0.failures);
+        Part {
+            successes: to - from - (before_to - before_from),
+            failures,
+            undecided: before_to - before_from - failures,
+            slow: before(to, slow, all) - before(from, slow, all),
+        }
     }
 }
 
 impl Replay {
     pub(super) fn new(rules: &Rules) -> Self {
         let policy = Rules {
-            consecutive_failures_threshold: 0,
             quorum: 1,
             ..*rules
         };
@@ -72,6 +97,7 @@ impl Replay {
         let calls = Calls(Interval {
             successes: slice.successes.min(MOST),
             failures: slice.failures.min(MOST),
+            abandoned: slice.abandoned.min(MOST),
             ..*slice
         });
         // The newest slice is not over.
@@ -98,18 +124,20 @@ impl Replay {
                     from = to;
                 }
                 Permission::Probe => {
-                    let (failed, slow) = calls.among(from, from + 1);
-                    let slow = slow * self.head.policy.slow_call_duration_threshold_ms.min(1);
-                    let kind = match failed + slow {
-                        0 => Kind::Success,
-                        _ => Kind::Failure,
+                    let one = calls.among(from, from + 1);
+                    let slow = one.slow * self.head.policy.slow_call_duration_threshold_ms.min(1);
+                    let kind = match (one.undecided, one.failures + slow) {
+                        (0, 0) => Kind::Success,
+                        (0, _) => Kind::Failure,
+                        _ if self.head.policy.abandoned_calls == 0 => Kind::Ignored,
+                        _ => Kind::Abandoned,
                     };
                     self.report(Counts::default(), Some(kind), generation, now);
                     from += 1;
                 }
                 Permission::Rejected => {
                     self.rejected += to - from;
-                    self.rejected_failures += calls.among(from, to).0;
+                    self.rejected_failures += calls.among(from, to).failures;
                     from = to;
                 }
             }
@@ -123,6 +151,7 @@ impl Replay {
             token: self.probes.to_string(),
             generation,
             kind,
+            retry_after_ms: 0,
         });
         let report = Report {
             head: self.head.clone(),
@@ -144,13 +173,14 @@ impl Replay {
 }
 
 fn counts(calls: &Calls, from: u64, to: u64) -> Counts {
-    let (failures, slow) = calls.among(from, to);
-    let slow_failures = slow.min(failures);
+    let part = calls.among(from, to);
+    let slow_failures = part.slow.min(part.failures);
     Counts {
-        successes: to - from - failures,
-        failures,
-        slow_successes: slow - slow_failures,
+        successes: part.successes,
+        failures: part.failures,
+        slow_successes: (part.slow - slow_failures).min(part.successes),
         slow_failures,
+        abandoned: part.undecided,
         ..Counts::default()
     }
 }

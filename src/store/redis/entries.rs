@@ -51,6 +51,7 @@ pub(super) fn begin(id: &str, fields: &Value) -> Option<Begin> {
         number("slow")?,
         number("ignored")?,
         number("not_permitted")?,
+        number("abandoned")?,
     ];
     Some((kept(id.split_once('-')?.0)?, counted))
 }
@@ -84,6 +85,7 @@ mod tests {
             "calls",
             "successes",
             "not_permitted",
+            "abandoned",
         ];
         let values = [
             "closed",
@@ -154,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_slice_begins_with_what_was_counted_before() {
-        let fields = "successes 5 failures 4 slow 3 ignored 2 not_permitted 1".split(' ');
+        let fields =
+            "successes 6 failures 5 slow 4 ignored 3 not_permitted 2 abandoned 1".split(' ');
         let entry = |fields: &[&str]| {
             let text = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
             Value::Array(fields.iter().map(text).collect())
@@ -162,7 +165,7 @@ mod tests {
         let fields: Vec<_> = fields.collect();
         assert_eq!(
             begin("70000-0", &entry(&fields)),
-            Some((70_000, [5, 4, 3, 2, 1]))
+            Some((70_000, [6, 5, 4, 3, 2, 1]))
         );
         assert_eq!(begin("70000", &entry(&fields)), None);
         assert_eq!(begin("70000-0", &entry(&fields[2..])), None);

@@ -10,6 +10,7 @@ impl Prefix {
     pub(super) const DEFAULT: &'static str = "commontrip";
     /// Places in [`all`](Self::all).
     pub(super) const CIRCUIT: usize = 0;
+    pub(super) const PROBES: usize = 2;
     pub(super) const SEQ: usize = 4;
 
     /// `None` when the prefix would break the hash tags or cannot be typed.

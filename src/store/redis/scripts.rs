@@ -147,7 +147,7 @@ impl Scripts {
             acquire: with_steady(
                 script!("acquire"),
                 include_str!("../../../lua/steady/acquire.lua"),
-                &[Prefix::CIRCUIT],
+                &[Prefix::CIRCUIT, Prefix::PROBES],
             ),
             report: with_steady(
                 script!("report"),

@@ -22,13 +22,14 @@ pub(super) fn decode(answer: &[u8], head: &Head) -> Option<Snapshot> {
     let (window, total) = counts(next()?).unwrap_or_default();
     let [consecutive_failures, last_success_ms, last_failure_ms] =
         recent(next()?).unwrap_or_default();
-    let [calls, failures, slow] = window;
+    let [calls, failures, slow, undecided] = window;
     let [
         successes_total,
         failures_total,
         slow_total,
         ignored_total,
         not_permitted_total,
+        abandoned_total,
     ] = total;
     Some(Snapshot {
         now_ms,
@@ -41,6 +42,8 @@ pub(super) fn decode(answer: &[u8], head: &Head) -> Option<Snapshot> {
         slow_total,
         ignored_total,
         not_permitted_total,
+        undecided,
+        abandoned_total,
         last_success_ms,
         last_failure_ms,
         pace_ms: pace_ms(&head.policy, head.seen.replicas),
@@ -48,12 +51,12 @@ pub(super) fn decode(answer: &[u8], head: &Head) -> Option<Snapshot> {
     })
 }
 
-/// The five totals of a field `counts`; zeros where it is not of its form.
-pub(super) fn totals(field: &str) -> [u64; 5] {
-    counts(field).map_or([0; 5], |(_, totals)| totals)
+/// The six totals of a field `counts`; zeros where it is not of its form.
+pub(super) fn totals(field: &str) -> [u64; 6] {
+    counts(field).map_or([0; 6], |(_, totals)| totals)
 }
 
-fn counts(field: &str) -> Option<([u64; 3], [u64; 5])> {
+fn counts(field: &str) -> Option<([u64; 4], [u64; 6])> {
     let (window, total) = field.split_once(' ')?;
     Some((numbers(window, "window=")?, numbers(total, "total=")?))
 }
@@ -89,7 +92,7 @@ mod tests {
     use super::*;
     use crate::model::{Reason, Rules};
 
-    const ANSWER: &str = "steady|1735689601000|window=90/10/2 total=80/10/2/4/5|run=1 success=1735689601000 failure=9";
+    const ANSWER: &str = "steady|1735689601000|window=90/10/2/3 total=80/10/2/4/5/6|run=1 success=1735689601000 failure=9";
 
     fn head() -> Head {
         Head {
@@ -118,6 +121,8 @@ mod tests {
             slow_total: 2,
             ignored_total: 4,
             not_permitted_total: 5,
+            undecided: 3,
+            abandoned_total: 6,
             last_success_ms: 1_735_689_601_000,
             last_failure_ms: 9,
             pace_ms: 1500,
@@ -127,7 +132,7 @@ mod tests {
         for counts in [
             "|",
             "window=1/2 total=|run=x",
-            "window=4503599627370496/0/0 total=0/0/0/0/0|run=0",
+            "window=4503599627370496/0/0/0 total=0/0/0/0/0/0|run=0",
         ] {
             let seen = decode(format!("steady|5|{counts}").as_bytes(), &head()).unwrap();
             assert_eq!(

@@ -22,7 +22,7 @@ const LARGEST: usize = 64 * 1024;
 /// The most that the latencies beside it take: as many slices, as long, as the script lets through.
 const LARGEST_SLICES: usize = 1000 * 8 * 1024;
 /// What a publication begins with.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 pub(super) fn encode<T: Serialize>(request: &T) -> Result<Vec<u8>, StoreError> {
     rmp_serde::to_vec(request).map_err(|e| StoreError::Refused(format!("cannot be encoded: {e}")))

@@ -60,7 +60,7 @@ async fn shows_everything_of_one(site: &Site) {
     assert_eq!(details["circuit"]["name"], "payments");
     assert!(!details["circuit"]["history"].as_array().unwrap().is_empty());
     let policy = &details["policy"];
-    assert_eq!(policy["code"].as_object().unwrap().len(), 26);
+    assert_eq!(policy["code"].as_object().unwrap().len(), 28);
     assert_eq!(policy["in_force"]["minimum_number_of_calls"], 2);
     assert_eq!(policy["stored"], json!({}));
     assert_eq!(details["probes"], json!([]));
@@ -184,7 +184,10 @@ async fn a_hostile_name_is_a_name() {
 #[tokio::test]
 async fn prometheus_gets_one_series_a_circuit_and_a_number() {
     let site = Site::start().await;
-    site.circuit("calm", Policy::default()).await;
+    let calm = site.circuit("calm", Policy::default()).await;
+    for _ in 0..2 {
+        drop(calm.acquire().await.unwrap());
+    }
     let payments = site.tripped("payments").await;
     for _ in 0..3 {
         let rejected = payments.call(|| async { Ok::<_, ()>(()) }).await;
@@ -203,6 +206,14 @@ async fn prometheus_gets_one_series_a_circuit_and_a_number() {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     assert_eq!(value("circuit_breaker_store_up"), 1.0);
+    let abandoned = r#"circuit_breaker_fleet_abandoned_calls_total{name="calm"}"#;
+    assert_eq!(value(abandoned), 2.0);
+    let calm = site.get("/circuits/calm").await.good()["circuit"].clone();
+    assert_eq!(
+        (&calm["undecided"], &calm["abandoned_total"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(calm["history"][0]["abandoned"], 2);
     assert_eq!(value(r#"circuit_breaker_state{name="payments"}"#), 1.0);
     assert_eq!(value(r#"circuit_breaker_state{name="calm"}"#), 0.0);
     let states = answer

@@ -7,7 +7,7 @@ use super::{Service, names, program};
 #[tokio::test]
 async fn a_list_has_the_worst_first_and_takes_patterns_states_and_orders() {
     let service = Service::new("cli-list");
-    service.circuit("apples", 30, 1).await;
+    service.circuit("apples", 10, 1).await;
     service.circuit("pears", 5, 0).await;
     let open = service.circuit("payments", 5, 30).await;
     assert_eq!(open.snapshot().await.unwrap().state.as_str(), "open");
@@ -76,11 +76,17 @@ async fn an_empty_list_says_what_to_do() {
 async fn one_circuit_is_shown_with_all_that_there_is() {
     let service = Service::new("cli-show");
     let breaker = service.circuit("payments", 15, 2).await;
+    for _ in 0..4 {
+        drop(breaker.acquire().await.unwrap());
+    }
+    service.circuits.flush().await;
     let well = service.run(&["show", "payments"]).await;
     assert_eq!(well.status, 0, "{well:?}");
     for words in [
         "payments  closed: calls pass",
         "17 calls",
+        "4 abandoned calls, not judged: other calls succeeded",
+        "15 ok, 2 failed, 0 slow, 4 abandoned, 0 ignored, 0 rejected",
         "2 (11.8%; opens at 50%)",
         "judged from 20 on",
     ] {
@@ -106,7 +112,7 @@ async fn one_circuit_is_shown_with_all_that_there_is() {
     let json = json.json();
     assert_eq!(json["circuit"]["state"], "open");
     assert_eq!(json["circuit"]["reason"], "failure_rate");
-    assert_eq!(json["policy"]["in_force"].as_object().unwrap().len(), 26);
+    assert_eq!(json["policy"]["in_force"].as_object().unwrap().len(), 28);
     assert_eq!(json["replicas"][0]["name"], replica);
     assert_eq!(json["events"].as_array().unwrap().len(), 1);
     assert!(!json["circuit"]["history"].as_array().unwrap().is_empty());

@@ -213,6 +213,7 @@ impl<'a> Writer<'a> {
             self.generation(*generation);
             self.put(match kind {
                 Kind::Success => 1,
+                Kind::Abandoned => 3,
                 _ => 2,
             });
         }

@@ -87,13 +87,20 @@ fn sum(outcomes: &[Outcome]) -> Counts {
             Kind::Ignored => counts.ignored += 1,
             Kind::Success => counts.successes += 1,
             Kind::Failure | Kind::Trip => counts.failures += 1,
+            Kind::Abandoned => counts.abandoned += 1,
         }
     }
     counts
 }
 
-fn totals(s: &Snapshot) -> [u64; 3] {
-    [s.successes_total, s.failures_total, s.ignored_total]
+fn totals(s: &Snapshot) -> [u64; 4] {
+    let dropped = s.abandoned_total;
+    [
+        s.successes_total,
+        s.failures_total,
+        s.ignored_total,
+        dropped,
+    ]
 }
 
 fn token(number: u32) -> String {
@@ -213,6 +220,7 @@ impl Store {
                 token: token(ended.token),
                 generation: ended.generation,
                 kind: ended.kind,
+                retry_after_ms: 0,
             })
             .collect();
         match scope.broken {
@@ -358,6 +366,7 @@ impl Store {
                     Kind::Success => 0,
                     Kind::Failure | Kind::Trip => 1,
                     Kind::Ignored => 2,
+                    Kind::Abandoned => 3,
                 }] += 1;
                 first &= self.counted.insert(*number);
             }

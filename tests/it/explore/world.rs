@@ -231,7 +231,7 @@ impl World {
                 steps.push(Step::Fail(r));
             }
             for i in 0..replica.calls.len() {
-                let kinds = [Kind::Success, Kind::Failure, Kind::Ignored];
+                let kinds = [Kind::Success, Kind::Failure, Kind::Ignored, Kind::Abandoned];
                 steps.extend(kinds.map(|kind| Step::End(r, i as u8, kind)));
             }
         }

@@ -127,6 +127,8 @@ impl Bench {
                     successes: 8,
                     failures: trips.max(2),
                     slow_successes: 1,
+                    abandoned: 3,
+                    abandoned_failures: 1,
                     ..Counts::default()
                 },
                 trips,
@@ -257,25 +259,28 @@ impl Bench {
             let text = fields
                 .get(name.as_bytes())
                 .map_or("".into(), |t| String::from_utf8_lossy(t));
-            let mut counts = [0; 3];
+            let mut counts = [0; 4];
             for (count, n) in counts.iter_mut().zip(text.split_whitespace()) {
                 *count = n.parse().unwrap_or_else(|_| panic!("{name} is {text}"));
             }
             counts
         };
         let counts = fields.get(b"counts".as_slice());
-        let counts: [_; 8] = counts.map_or([0; 8], |counts| kept(&String::from_utf8_lossy(counts)));
-        let mut whole = [0, 1, 2].map(|at| counts[at] as i64);
+        let counts: [_; 10] =
+            counts.map_or([0; 10], |counts| kept(&String::from_utf8_lossy(counts)));
+        let mut whole = [0, 1, 2, 3].map(|at| counts[at] as i64);
         let ended = field("window_ended");
         let kind: String = redis::cmd("TYPE")
             .arg(&self.keys[1])
             .query(&mut self.redis)
             .unwrap();
-        let mut parts = [0; 3];
+        let mut parts = [0; 4];
         match kind.as_str() {
             "hash" => {
-                // The newest bucket is what the whole has beyond those that have ended.
-                if ended.iter().zip(&whole).any(|(ended, whole)| ended > whole) {
+                // The newest bucket is what the whole has beyond those that have ended; but undecided
+                // calls that opened the circuit are failures there.
+                let recorded = ended.iter().zip(&whole).take(3);
+                if recorded.into_iter().any(|(ended, whole)| ended > whole) {
                     return fail(format!("ended {ended:?}, whole {whole:?}"));
                 }
                 whole = ended;
@@ -295,7 +300,8 @@ impl Bench {
                     .query(&mut self.redis)
                     .unwrap();
                 let count = |set: &str| ring.chars().filter(|c| set.contains(*c)).count() as i64;
-                parts = [ring.len() as i64, count("fF"), count("SF")];
+                // Undecided calls have no place in the ring.
+                parts = [ring.len() as i64, count("fF"), count("SF"), whole[3]];
             }
             _ => whole = ended,
         }

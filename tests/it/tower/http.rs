@@ -83,12 +83,16 @@ impl Trial {
             .unwrap()
     }
 
-    /// Successes, failures and ignored calls so far.
+    /// Successes, failures, and calls that are neither, so far.
     async fn counted(&self) -> (u64, u64, u64) {
         let (successes, failures) = counted(&self.circuits, &self.breaker).await;
         let stats = self.circuits.stats();
         let stats = stats.iter().find(|s| s.name == self.breaker.name());
-        (successes, failures, stats.unwrap().ignored)
+        (
+            successes,
+            failures,
+            stats.map_or(0, |stats| stats.ignored + stats.abandoned),
+        )
     }
 }
 

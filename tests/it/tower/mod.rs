@@ -35,7 +35,11 @@ impl Once {
 
     fn counted(&self) -> Counts {
         let stats = &self.circuits.stats()[0];
-        (stats.successes, stats.failures, stats.ignored)
+        (
+            stats.successes,
+            stats.failures,
+            stats.ignored + stats.abandoned,
+        )
     }
 
     /// Waits for the call to be counted, and sees that it is as it should be.

@@ -251,6 +251,8 @@ impl<'s> Case<'s> {
         };
         counts.ignored = args.count("ignored")?;
         counts.not_permitted = args.count("rejected")?;
+        counts.abandoned = args.count("abandoned")?;
+        counts.abandoned_failures = args.count("hung")?;
         let late = Counts {
             successes: args.count("late_s")?,
             failures: args.count("late_f")?,
@@ -275,10 +277,17 @@ impl<'s> Case<'s> {
         })
     }
 
-    /// `token:kind`, given under the generation that it was given under, or `token:kind:generation`.
+    /// `token:kind` or `token:kind@retry_after`, given under the generation that it was given under, or `token:kind:generation`.
     fn settled(&self, text: &str) -> Result<Settled, String> {
         let parts: Vec<_> = text.split(':').collect();
-        let (token, kind, generation) = match parts[..] {
+        let (kind, retry_after_ms) = match parts.get(1).and_then(|kind| kind.split_once('@')) {
+            Some((kind, wait)) => (
+                Some(kind),
+                wait.parse().map_err(|_| format!("{text}: number"))?,
+            ),
+            None => (None, 0),
+        };
+        let (token, word, generation) = match parts[..] {
             [token, kind] => (token, kind, self.tokens.get(token).copied().unwrap_or(0)),
             [token, kind, number] => {
                 let number = number.parse();
@@ -286,17 +295,19 @@ impl<'s> Case<'s> {
             }
             _ => return Err(format!("{text} is not token:kind")),
         };
-        let kind = match kind {
+        let kind = match kind.unwrap_or(word) {
             "ignored" => Kind::Ignored,
             "success" => Kind::Success,
             "failure" => Kind::Failure,
             "trip" => Kind::Trip,
+            "abandoned" => Kind::Abandoned,
             other => return Err(format!("{other} is no kind")),
         };
         Ok(Settled {
             token: token.to_owned(),
             generation,
             kind,
+            retry_after_ms,
         })
     }
 

@@ -304,9 +304,10 @@ impl Brush {
             words::percent(view.slow_rate),
         ));
         say(format!(
-            "{}; rejected ever: {}; generation {}",
+            "{}; rejected ever: {}; abandoned ever: {}; generation {}",
             words::count(seen.replicas, "replica"),
             seen.not_permitted_total,
+            seen.abandoned_total,
             seen.generation
         ));
         if matches!(seen.state, State::Open | State::HalfOpen) {

@@ -1,0 +1,244 @@
+//! What this process has seen, added to what it last heard of the fleet: whether that opens the
+//! circuit.
+//!
+//! Owns the judgement before the store's. When it says so the process admits no more calls while
+//! its report is on the way; the answer decides. Invariant: what is unreported, awaits its answer
+//! or was heard is each counted once.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Cell, View};
+use crate::{
+    breaker::{
+        gate::{Source, spread_ms},
+        outbox::Outbox,
+        tally::Count,
+    },
+    model::{Counts, LARGEST, Reason, Rules, Runs, Snapshot, State, Sums, millis},
+};
+
+/// How far apart reports leave at once that did not open the circuit.
+const AT_LEAST_APART: Duration = Duration::from_millis(10);
+
+/// The circuit is open by this process' own evidence.
+#[derive(Clone, Debug)]
+pub(in crate::breaker) struct Foreseen {
+    reason: Reason,
+    /// Until when the store's answer is waited for, coarse ms.
+    until: u64,
+}
+
+impl View {
+    /// The open circuit that is foreseen; `now` is the coarse time.
+    pub(super) fn foreseen(&self, now: u64) -> Option<Snapshot> {
+        let foreseen = self.foreseen.as_ref()?;
+        Some(Snapshot {
+            state: State::Open,
+            reason: foreseen.reason,
+            until_ms: self.seen.now_ms + foreseen.until.saturating_sub(now).max(1),
+            ..self.seen.clone()
+        })
+    }
+}
+
+/// A window to which what is not reported yet is being added.
+#[derive(Clone, Copy)]
+struct Sum {
+    sums: Sums,
+    run: u64,
+    longest: u64,
+    /// Whether the oldest calls that a full ring loses are taken to be failures, rather than
+    /// successes: nobody here knows.
+    loses_failures: bool,
+}
+
+impl Sum {
+    const fn of(sums: Sums, run: u64, loses_failures: bool) -> Self {
+        Self {
+            sums,
+            run,
+            longest: run,
+            loses_failures,
+        }
+    }
+
+    /// Adds a batch `times` over, whatever number of replicas somebody wrote into the circuit.
+    fn add(&mut self, rules: &Rules, counts: &Counts, runs: Runs, times: u64) {
+        let plus = |a: u64, b: u64| a.saturating_add(b.saturating_mul(times)).min(LARGEST);
+        let [calls, failures, slow, undecided] = self.sums;
+        let added = [
+            counts.calls(),
+            counts.failures,
+            counts.slow(),
+            counts.undecided(),
+        ];
+        let undecided = match (rules.window_calls, counts.successes) {
+            (1.., 1..) => 0,
+            _ => plus(undecided, added[3]),
+        };
+        let mut sums = [
+            plus(calls, added[0]),
+            plus(failures, added[1]),
+            plus(slow, added[2]),
+            undecided,
+        ];
+        if rules.window_calls > 0 {
+            let lost = sums[0].saturating_sub(rules.window_calls);
+            // The oldest go first, and the newest failures are those of the present run.
+            let old_failures = failures.saturating_sub(self.run);
+            for (part, before, old) in [(1, failures, old_failures), (2, slow, slow)] {
+                let of_them = match self.loses_failures {
+                    true => lost.min(old),
+                    false => (lost + before).saturating_sub(calls).min(before),
+                };
+                sums[part] = (sums[part] - of_them).min(rules.window_calls);
+            }
+            sums[0] = sums[0].min(rules.window_calls);
+        }
+        self.sums = sums;
+        match counts.successes {
+            0 => {
+                self.run = plus(self.run, counts.failures);
+                self.longest = self.longest.max(self.run);
+            }
+            _ => {
+                let joined = if runs.first > 0 {
+                    plus(self.run, runs.first)
+                } else {
+                    0
+                };
+                self.longest = self.longest.max(joined).max(runs.longest);
+                self.run = runs.last;
+            }
+        }
+    }
+
+    fn breach(&self, rules: &Rules) -> Option<Reason> {
+        rules.breach(self.sums, self.longest)
+    }
+}
+
+impl Cell {
+    /// Looks at what was counted: has a report leave earlier where it may open the circuit, and
+    /// admits no more calls where it does.
+    ///
+    /// The report leaves at once, as far as this replica sees; a little later, if it were so should
+    /// the others have seen the same.
+    pub(super) fn weigh(self: &Arc<Self>) {
+        let mut view = self.view.lock();
+        if view.foreseen.is_some() || view.seen.state != State::Closed {
+            return;
+        }
+        let replicas = view.seen.replicas.max(1);
+        let spread = Duration::from_millis(spread_ms(replicas));
+        let mut outbox = self.outbox.lock();
+        let now = Instant::now();
+        if self.would_trip(&view, &outbox, 1) {
+            let decides_here = self.decides_at_once();
+            let leaves = decides_here || outbox.urge(now, spread.max(AT_LEAST_APART));
+            let reason = self.trips(&view, &outbox).filter(|_| !decides_here);
+            drop(outbox);
+            if let Some(reason) = reason {
+                self.foresee(&mut view, reason);
+            }
+            drop(view);
+            if leaves {
+                return self.hurry();
+            }
+        } else if outbox.alarm.is_none() && self.would_trip(&view, &outbox, replicas) {
+            outbox.set_alarm(now + spread.mul_f64(fastrand::f64()));
+            drop(outbox);
+            drop(view);
+        } else {
+            return;
+        }
+        self.shared.activate(self);
+        self.shared.wake.notify_one();
+    }
+
+    /// Admits no more calls until the store has said what it makes of this.
+    fn foresee(&self, view: &mut View, reason: Reason) {
+        let until = self.now() + millis(self.shared.store_timeout).max(1);
+        view.foreseen = Some(Foreseen { reason, until });
+        self.set_gate(view);
+    }
+
+    /// Once the store has answered: still admits none where what it did not know of yet opens the
+    /// circuit.
+    pub(super) fn foresee_on(&self, view: &mut View) {
+        if let Some(foreseen) = view.foreseen.take() {
+            let outbox = self.outbox.lock();
+            let still = view.source == Source::Shared && view.seen.state == State::Closed;
+            let reason = self.trips(view, &outbox).filter(|_| still);
+            view.foreseen = reason.map(|reason| Foreseen { reason, ..foreseen });
+        }
+    }
+
+    /// Why this process' own evidence opens the circuit for it.
+    fn trips(&self, view: &View, outbox: &Outbox) -> Option<Reason> {
+        let rules = self.policy.load().rules;
+        match rules.quorum {
+            0 | 1 => {
+                let asked = outbox.pending.iter().any(|report| report.trips > 0);
+                let trip = (asked || outbox.trips > 0).then_some(Reason::Tripped);
+                trip.or_else(|| self.fleet(view, outbox, &rules, 1, true).breach(&rules))
+            }
+            _ => self.alone(view, outbox, &rules, true).breach(&rules),
+        }
+    }
+
+    /// Whether the window may meet a trip condition, if so many replicas had to report the same.
+    fn would_trip(&self, view: &View, outbox: &Outbox, replicas: u64) -> bool {
+        let rules = self.policy.load().rules;
+        let breach = |sum: Sum| sum.breach(&rules).is_some();
+        outbox.trips > 0
+            || breach(self.fleet(view, outbox, &rules, replicas, false))
+            || rules.quorum > 1 && breach(self.alone(view, outbox, &rules, false))
+    }
+
+    /// The fleet's window, with what the store has not confirmed.
+    fn fleet(&self, view: &View, outbox: &Outbox, rules: &Rules, times: u64, sure: bool) -> Sum {
+        let seen = &view.seen;
+        let mut sum = Sum::of(seen.sums(), seen.consecutive_failures, sure);
+        // This replica's own circuit has seen that one.
+        let pending = outbox
+            .pending
+            .as_ref()
+            .filter(|_| view.source == Source::Shared);
+        if let Some(report) = pending.filter(|report| report.generation == view.shared.generation) {
+            sum.add(rules, &report.counts, report.runs, times);
+        }
+        let (counts, runs) = self.fresh(outbox);
+        sum.add(rules, &counts, runs, times);
+        sum
+    }
+
+    /// What is not reported yet, as it would be.
+    fn fresh(&self, outbox: &Outbox) -> (Counts, Runs) {
+        let (mut counts, runs) = self.tally.fresh();
+        let mut silence = outbox.silence;
+        silence.sift(&mut counts, self.tally.in_flight());
+        (counts, runs)
+    }
+
+    /// What this replica alone has seen: its own circuit sees each report as it is made.
+    fn alone(&self, view: &View, outbox: &Outbox, rules: &Rules, sure: bool) -> Sum {
+        let mut sum = Sum::of(view.own, view.own_run, sure);
+        let (counts, runs) = self.fresh(outbox);
+        sum.add(rules, &counts, runs, 1);
+        sum
+    }
+
+    /// What follows whenever something was counted that is no plain success.
+    pub(super) fn counted(self: &Arc<Self>, count: Count) {
+        if !matches!(count, Count::Success | Count::Ignored) {
+            self.weigh();
+        }
+        if self.gate.glance().reports_at_once() {
+            self.hurry();
+        }
+        self.wake_if_parked();
+    }
+}

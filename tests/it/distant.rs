@@ -1,0 +1,41 @@
+//! A store in this process that is asked as one elsewhere is: its answers are waited for.
+
+use std::collections::BTreeSet;
+
+use commontrip::{
+    MemoryStore, Name, Snapshot, Store, StoreError,
+    model::Report,
+    store::{Answer, Notice},
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::delegate::to_inner;
+
+#[derive(Clone, Debug, Default)]
+pub struct Distant {
+    pub inner: MemoryStore,
+    /// Changes are not pushed.
+    pub mute: bool,
+}
+
+impl Store for Distant {
+    to_inner! { acquire release control snapshot events circuits ping }
+
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, Report)],
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        self.inner.report(batch)
+    }
+
+    fn listen(
+        &self,
+        followed: watch::Receiver<BTreeSet<Name>>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Answer<'_, ()> {
+        match self.mute {
+            true => Box::pin(std::future::ready(Err(StoreError::Refused("mute".into())))),
+            false => self.inner.listen(followed, notices),
+        }
+    }
+}
