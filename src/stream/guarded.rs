@@ -105,13 +105,19 @@ impl<S: TryStream> GuardedStream<S> {
         let Some(limit) = limit else {
             return Poll::Pending;
         };
-        let left = limit.saturating_sub(this.silence.so_far());
-        if !left.is_zero() {
+        loop {
+            let left = limit.saturating_sub(this.silence.so_far());
+            if left.is_zero() {
+                break;
+            }
             let until = Instant::now() + left;
             let sleep = this
                 .limit
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            sleep.as_mut().reset(until);
+            // One that ends too early is set anew when it does, and not with each item.
+            if sleep.is_elapsed() || sleep.deadline() > until {
+                sleep.as_mut().reset(until);
+            }
             ready!(sleep.as_mut().poll(cx));
         }
         Poll::Ready(Some(Err(error(limit))))

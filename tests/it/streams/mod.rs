@@ -301,6 +301,39 @@ async fn a_reader_that_leaves_says_nothing_and_neither_does_one_that_panics() {
 }
 
 #[tokio::test]
+async fn a_reader_that_leaves_a_silent_stream_has_seen_it_fail_and_one_that_was_slow_itself_has_not()
+ {
+    let limit = Policy::builder().call_timeout(ms(150)).build().unwrap();
+    let trial = Trial::with(limit);
+    let silent = |first| timed([(first, Ok("a"))]).chain(stream::pending()).boxed();
+    // Failures, and dropped calls.
+    let so_far = || (trial.stats().failures, trial.stats().abandoned);
+
+    let mut items = trial.open(&Options::new(), silent(0)).await;
+    items.next().await.unwrap().unwrap();
+    sleep(ms(200)).await;
+    drop(items);
+    assert_eq!(so_far(), (0, 1), "it was busy, and did not ask");
+
+    let healthy = timed((0..10).map(|_| (30, Ok("a"))));
+    let mut items = trial.open(&Options::new(), healthy).await;
+    for _ in 0..9 {
+        items.next().await.unwrap().unwrap();
+    }
+    drop(items);
+    assert_eq!(so_far(), (0, 2), "it had enough of a long stream");
+
+    for (first, when) in [(0, "after the first item"), (60_000, "before it")] {
+        let (failures, dropped) = so_far();
+        let mut items = trial.open(&Options::new(), silent(first)).await;
+        let waits = async { while items.next().await.is_some() {} };
+        assert!(timeout(ms(200), waits).await.is_err());
+        drop(items);
+        assert_eq!(so_far(), (failures + 1, dropped + 1), "{when}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_panics_has_failed_whoever_catches_it() {
     let trial = Trial::new();
     let panics = stream::iter([1, 2]).map(|n| match n {
