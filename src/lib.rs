@@ -19,7 +19,7 @@
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
 //!
 //! Features, none of which changes how calls are decided. Around a call: `tower`, `reqwest` (and `keyed`, `http`, which both use),
-//! `retry`, `failover`, `fallback`, `queue`, `health`, `balance`, `config`, `test-util`; each is the module of its name, and has a page in
+//! `stream`, `retry`, `failover`, `fallback`, `queue`, `health`, `balance`, `config`, `test-util`; each is the module of its name, and has a page in
 //! `docs/`. For operators: `cli`, the `commontrip` program; `admin`, a dashboard and an HTTP API to mount in an axum app;
 //! `alerts` and `webhook`, rules that one replica of the fleet sends; `metrics`, the statistics for any exporter of the
 //! `metrics` crate. And `tls`.
@@ -54,6 +54,8 @@ pub mod reqwest;
 #[cfg(feature = "retry")]
 pub mod retry;
 pub mod store;
+#[cfg(feature = "stream")]
+pub mod stream;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 #[cfg(feature = "tower")]
@@ -93,6 +95,7 @@ mod pages {
         "queue" "../docs/queue.md" Queue,
         "reqwest" "../docs/reqwest.md" Reqwest,
         "retry" "../docs/retry.md" Retry,
+        "stream" "../docs/streams.md" Streams,
         "test-util" "../docs/test-util.md" TestUtil,
         "tower" "../docs/tower.md" Tower,
     }

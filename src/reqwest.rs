@@ -1,25 +1,27 @@
 //! Circuits around reqwest clients, as a middleware of reqwest-middleware 0.5 (reqwest 0.13).
 //!
-//! Owns what reqwest's errors mean, and how rejections travel in them.
+//! Owns what reqwest's errors mean, how rejections travel in them, and how a response is rebuilt around a body that is
+//! judged.
 
 use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt};
 
 use async_trait::async_trait;
-use http::Extensions;
-use reqwest::{Request, Response};
+use http::{Extensions, Method};
+use reqwest::{Body, Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
 use crate::{
-    CallError, CircuitBreaker, Commontrip, NameError, Outcome, Policy, Rejection,
-    http::outcome as outcome_of_head, keyed::KeyedCircuits,
+    CallError, CircuitBreaker, Commontrip, NameError, Outcome, Permit, Policy, Rejection,
+    http::{outcome as outcome_of_head, settle_with_body},
+    keyed::KeyedCircuits,
 };
 
 type Key = Box<dyn Fn(&Request) -> Cow<'_, str> + Send + Sync>;
 
 /// Puts a circuit around a client's requests: one for each host, for each key of yours, or one for all.
 ///
-/// What an answer means [`http::outcome`](crate::http::outcome) says, by its head; what an error means
-/// [`outcome`] says. A rejected request reaches no socket; see [`rejection`].
+/// What an answer means [`http::outcome`](crate::http::outcome) says, by its head, and with
+/// [`until_body_ends`](Self::until_body_ends) by its body; what an error means [`outcome`] says. A rejected request reaches no socket; see [`rejection`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,6 +48,7 @@ type Key = Box<dyn Fn(&Request) -> Cow<'_, str> + Send + Sync>;
 /// ```
 pub struct CircuitBreakerMiddleware {
     circuits: Circuits,
+    with_body: bool,
 }
 
 enum Circuits {
@@ -76,6 +79,7 @@ impl CircuitBreakerMiddleware {
     {
         Self {
             circuits: Circuits::Keyed(circuits, Box::new(key)),
+            with_body: false,
         }
     }
 
@@ -84,7 +88,24 @@ impl CircuitBreakerMiddleware {
     pub const fn new(circuit: CircuitBreaker) -> Self {
         Self {
             circuits: Circuits::One(circuit),
+            with_body: false,
         }
+    }
+
+    /// Judges a good answer by its body too. Default: by its head only.
+    ///
+    /// A body that is read to its end is a success; one that breaks off, or has another length than its
+    /// `Content-Length`, a failure; one that is dropped before is a dropped call: its reader has left. A
+    /// client's own timeout is a failure in the body as well. The whole body is timed; `call_timeout` ends the
+    /// wait for the head only.
+    ///
+    /// The response is put together anew around its body. Status, version, headers, extensions, URL, remote
+    /// address, content length, trailers and upgrades stay; an error of the body gains a reqwest error
+    /// around it, which is no less a timeout where it is one.
+    #[must_use]
+    pub fn until_body_ends(mut self) -> Self {
+        self.with_body = true;
+        self
     }
 
     fn circuit(&self, request: &Request) -> CircuitBreaker {
@@ -116,8 +137,15 @@ impl Middleware for CircuitBreakerMiddleware {
         next: Next<'_>,
     ) -> Result<Response> {
         let circuit = self.circuit(&request);
+        let method = self.with_body.then(|| request.method().clone());
         let call = || next.run(request, extensions);
-        let answer = circuit.call_with(outcome, call).await;
+        let answer = match method {
+            None => circuit.call_with(outcome, call).await,
+            Some(method) => {
+                let answer = circuit.open(outcome_of_error, call).await;
+                answer.map(|(response, permit)| settling(&method, response, permit))
+            }
+        };
         answer.map_err(|error| match error {
             CallError::Failed(error) => error,
             CallError::Rejected(rejection) => unanswered("the request was not sent", rejection),
@@ -127,6 +155,19 @@ impl Middleware for CircuitBreakerMiddleware {
             }
         })
     }
+}
+
+/// The same response, whose body settles the permit.
+fn settling(method: &Method, response: Response, permit: Permit) -> Response {
+    let url = response.url().clone();
+    let response = settle_with_body(method, http::Response::<Body>::from(response), permit);
+    let (mut parts, body) = response.into_parts();
+    // The one thing that http's response has no place for.
+    let mut with_url = http::response::Builder::new().url(url);
+    if let Some(url) = with_url.extensions_mut() {
+        parts.extensions.extend(std::mem::take(url));
+    }
+    Response::from(http::Response::from_parts(parts, Body::wrap(body)))
 }
 
 /// An error with a cause, and so with the cause of whatever wraps it transparently.
@@ -159,10 +200,14 @@ pub fn host(request: &Request) -> Cow<'_, str> {
 pub fn outcome(result: &Result<Response>) -> Outcome {
     match result {
         Ok(response) => outcome_of_head(response.status(), response.headers()),
-        Err(error) => match cause::<reqwest::Error>(error) {
-            Some(error) if !error.is_builder() && !error.is_redirect() => Outcome::failure(),
-            _ => Outcome::Ignored,
-        },
+        Err(error) => outcome_of_error(error),
+    }
+}
+
+fn outcome_of_error(error: &Error) -> Outcome {
+    match cause::<reqwest::Error>(error) {
+        Some(error) if !error.is_builder() && !error.is_redirect() => Outcome::failure(),
+        _ => Outcome::Ignored,
     }
 }
 

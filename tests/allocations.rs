@@ -116,6 +116,7 @@ fn a_failed_call_allocates_nothing() {
     // More failures than there are calls, so that none of them trips.
     let policy = Policy::builder()
         .no_failure_rate_threshold()
+        .no_consecutive_failures_threshold()
         .failure_count_threshold(1_000_000);
     let breaker = bench.closed(policy);
     let counted = allocations(|| {
@@ -147,4 +148,31 @@ fn a_second_thread_allocates_nothing_either() {
         [mine, theirs.join().unwrap()]
     });
     assert_eq!(counted, [0, 0]);
+}
+
+/// What a stream's waker takes, however many items there are.
+#[cfg(feature = "stream")]
+#[test]
+fn a_stream_allocates_once_and_a_rejected_one_not_at_all() {
+    use commontrip::stream::StreamOptions;
+    use futures_util::{StreamExt, stream};
+
+    let options = StreamOptions::new()
+        .first_item_within(Duration::from_secs(1))
+        .ends_with(|item: &usize| *item == 9);
+    let read = |breaker: &CircuitBreaker| {
+        let open = async || Ok::<_, ()>(stream::iter((0..10).map(Ok::<_, ()>)));
+        let reading = async {
+            let items = breaker.stream(&options, open).await?;
+            Ok::<_, CallError<()>>(items.count().await)
+        };
+        reading.now_or_never().unwrap()
+    };
+    let bench = Bench::new();
+    let breaker = bench.closed(Policy::builder());
+    let counted = allocations(|| assert_eq!(read(&breaker).unwrap(), 10));
+    assert_eq!(counted, CALLS as u64);
+    let breaker = bench.open();
+    let counted = allocations(|| assert!(read(&breaker).is_err()));
+    assert_eq!(counted, 0, "rejected");
 }

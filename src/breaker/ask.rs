@@ -72,11 +72,15 @@ impl Cell {
     /// Permission to make one call, or why not, without waiting: what the cache holds decides, though it
     /// is stale, and is renewed in the background. A probe's permit is fetched for the next caller.
     pub(super) fn enter_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
-        if let Ok(ticket) = self.enter() {
-            return Ok(ticket);
-        }
+        let hold = match self.enter() {
+            Ok(ticket) => return Ok(ticket),
+            Err(hold) => hold,
+        };
         if let Some(ticket) = self.claim_spare() {
             return Ok(ticket);
+        }
+        if let Hold::Reject(rejection) = hold {
+            return Err(self.reject(rejection));
         }
         if self.asks_own() {
             return self

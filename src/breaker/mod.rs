@@ -12,6 +12,8 @@ mod gate;
 mod host;
 mod link;
 mod listener;
+#[cfg(any(feature = "reqwest", feature = "stream"))]
+mod open;
 mod outbox;
 mod permit;
 mod registry;

@@ -49,12 +49,21 @@ impl<C: Borrow<Arc<Cell>>> Held<C> {
         }
     }
 
+    /// How long the call has taken by now; to within the coarse clock's tick where it is not timed.
+    #[cfg(feature = "stream")]
+    fn age(&self) -> Duration {
+        Duration::from_nanos(self.cell.borrow().age_ns(self.pass))
+    }
+
     #[inline(never)]
     fn take(&mut self) -> Option<Ticket> {
         let settled = std::mem::replace(&mut self.settled, true);
-        (!settled).then(|| Ticket {
-            pass: self.pass,
-            probe: self.probe.take(),
+        (!settled).then(|| match self.probe.take() {
+            Some(probe) if probe.is_settled() => self.cell.borrow().after_probe(&probe, self.pass),
+            probe => Ticket {
+                pass: self.pass,
+                probe,
+            },
         })
     }
 }
@@ -102,7 +111,23 @@ impl Permit {
     /// Whether the call is a probe of a half-open circuit.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.held.probe.is_some()
+        let probe = self.held.probe.as_ref();
+        probe.is_some_and(|probe| !probe.is_settled())
+    }
+
+    /// Settles a probe of a half-open circuit as a success while its call goes on, and gives its slot back.
+    ///
+    /// For calls whose result is followed by more, such as streams: they would hold their slot, which is leased
+    /// for `probe_lease`, to the end. What becomes of the call then counts in the window if the circuit was
+    /// closed by those probes, and still is; otherwise in the lifetime totals only. A call that was slow
+    /// so far has failed as a probe. Does nothing for other calls.
+    pub fn settle_probe(&mut self) {
+        let Held {
+            cell, pass, probe, ..
+        } = &mut self.held;
+        if let Some(probe) = probe {
+            cell.settle_probe_early(probe, *pass);
+        }
     }
 
     /// How long the call may take: the policy's `call_timeout`, `None` where it is off.
@@ -133,6 +158,30 @@ impl Permit {
     /// The call ended so.
     pub fn record(mut self, outcome: Outcome) {
         self.held.settle(outcome);
+    }
+}
+
+/// For calls whose result is followed by more.
+#[cfg(any(feature = "reqwest", feature = "stream", feature = "tower"))]
+impl Permit {
+    /// How long the call has taken by now; to within the coarse clock's tick where it is not timed.
+    #[cfg(feature = "stream")]
+    pub(crate) fn age(&self) -> Duration {
+        self.held.age()
+    }
+
+    /// Has the call be so old by now: for its latency, and for whether it was slow or overdue.
+    #[cfg(feature = "stream")]
+    pub(crate) fn set_age(&mut self, age: Duration) {
+        let held = &mut self.held;
+        held.pass = held.cell.aged(held.pass, age);
+    }
+
+    /// The reader of the answer has left. When it panics, that is no fault of the service.
+    pub(crate) fn leave(self) {
+        if std::thread::panicking() {
+            self.record(Outcome::Ignored);
+        }
     }
 }
 

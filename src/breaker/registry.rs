@@ -220,6 +220,7 @@ impl Commontrip {
             return Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)));
         }
         let cell = Arc::new(Cell::new(name.clone(), policy, Arc::clone(shared)));
+        cell.warn_of(&cell.policy.load());
         circuits.insert(name.clone(), Arc::clone(&cell));
         drop(circuits);
         shared.followed.send_modify(|names| {

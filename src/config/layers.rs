@@ -19,21 +19,20 @@ pub(super) struct Layers {
 impl Config {
     /// Checks everything that is said, also what no circuit uses yet.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let code = Policy::default();
         let mut all = Layers::default();
         all.scope(self, &self.default, &self.environment.default)?;
-        all.over(&code)?;
+        all.check()?;
         for settings in self.presets.values() {
             let mut alone = Layers::default();
             alone.put(settings);
-            alone.over(&code)?;
+            alone.check()?;
         }
         for circuit in self.circuits.keys() {
-            self.policy(circuit)?;
+            self.layers(circuit)?.check()?;
         }
         for circuit in self.environment.circuits.keys() {
             // The same as of a circuit of that name, as far as variables can tell.
-            self.policy(circuit)?;
+            self.layers(circuit)?.check()?;
         }
         Ok(())
     }
@@ -93,24 +92,51 @@ impl Layers {
         }
     }
 
-    /// The policy that results.
-    pub(super) fn over(&self, code: &Policy) -> Result<Policy, ConfigError> {
+    /// Checks what is said, as far as that does not depend on the policy in code.
+    fn check(&self) -> Result<(), ConfigError> {
+        match Policy::default().check_stored(&self.pairs()) {
+            // The code may say something else of the one that is not set here.
+            Err(PolicyError::Contradiction { setting, other, .. })
+                if [setting, other]
+                    .iter()
+                    .any(|key| !self.numbers.contains_key(key)) =>
+            {
+                Ok(())
+            }
+            checked => checked.map(drop).map_err(|error| self.wrong(&error)),
+        }
+    }
+
+    fn pairs(&self) -> String {
         let pairs = self.numbers.iter();
         let pairs = pairs.map(|(key, (number, _))| format!("{key}={number}"));
-        let pairs = pairs.collect::<Vec<_>>().join(" ");
-        let checked = code.check_stored(&pairs).map_err(|error| {
-            let key = match &error {
-                PolicyError::OutOfRange { setting, .. } => setting,
-                _ => "failure_rate_threshold",
-            };
-            let set = self.numbers.get(key).map(|(_, origin)| origin);
-            match set.or(self.origin.as_ref()) {
-                Some(origin) => origin.wrong(error.to_string()),
-                // Nothing was said, and a policy in code is valid.
-                None => Origin::BuiltIn("default").wrong(error.to_string()),
-            }
-        })?;
-        let policy = code.with_stored(&checked);
+        pairs.collect::<Vec<_>>().join(" ")
+    }
+
+    /// The error, at the place that it comes from.
+    fn wrong(&self, error: &PolicyError) -> ConfigError {
+        let keys = match error {
+            PolicyError::OutOfRange { setting, .. } => [*setting; 2],
+            PolicyError::Contradiction { setting, other, .. } => [*setting, *other],
+            _ => ["failure_rate_threshold"; 2],
+        };
+        let set = keys.iter().filter_map(|key| self.numbers.get(key));
+        let mut set = set.map(|(_, origin)| origin);
+        // What somebody wrote, rather than what a preset has.
+        let written = set
+            .clone()
+            .find(|origin| !matches!(origin, Origin::BuiltIn(_)));
+        match written.or(set.next()).or(self.origin.as_ref()) {
+            Some(origin) => origin.wrong(error.to_string()),
+            // Nothing was said, and a policy in code is valid.
+            None => Origin::BuiltIn("default").wrong(error.to_string()),
+        }
+    }
+
+    /// The policy that results.
+    pub(super) fn over(&self, code: &Policy) -> Result<Policy, ConfigError> {
+        let checked = code.check_stored(&self.pairs());
+        let policy = code.with_stored(&checked.map_err(|error| self.wrong(&error))?);
         Ok(match self.on_store_failure {
             None => policy,
             Some(on_store_failure) => Policy {

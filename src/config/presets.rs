@@ -6,10 +6,11 @@
 type Preset = &'static [(&'static str, u64)];
 
 /// What is called thousands of times a second and answers within milliseconds: a cache, a service next
-/// door. Ten seconds of calls are enough to judge by, and a short wait costs little.
+/// door. It asks for more evidence, which comes soon, and a short wait costs little.
 const FAST: Preset = &[
     ("window_ms", 10_000),
     ("minimum_number_of_calls", 50),
+    ("consecutive_failures_threshold", 50),
     ("wait_duration_in_open_state_ms", 5_000),
     ("probe_lease_ms", 5_000),
     ("max_wait_duration_in_half_open_state_ms", 15_000),
@@ -21,6 +22,7 @@ const FAST: Preset = &[
 const SLOW_UPSTREAM: Preset = &[
     ("window_ms", 300_000),
     ("minimum_number_of_calls", 10),
+    ("consecutive_failures_threshold", 10),
     ("wait_duration_in_open_state_ms", 60_000),
     ("backoff_multiplier_percent", 200),
     ("backoff_reset_after_ms", 300_000),

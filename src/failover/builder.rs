@@ -3,9 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{ChainError, Failover, Stage};
-
-/// As good as without end, and small enough to be added to any time.
-const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+use crate::model::FOREVER;
 
 /// Describes a chain; from [`Failover::builder`].
 #[derive(Clone, Debug)]
@@ -19,7 +17,7 @@ impl FailoverBuilder {
     pub(super) const fn new() -> Self {
         Self {
             stages: Vec::new(),
-            total_timeout: FOR_EVER,
+            total_timeout: FOREVER,
         }
     }
 
@@ -41,7 +39,7 @@ impl FailoverBuilder {
     /// # Errors
     /// [`ChainError`] when there is no stage, two have one name, or a timeout is 0 or does not fit.
     pub fn build(self) -> Result<Failover, ChainError> {
-        let total = self.total_timeout.min(FOR_EVER);
+        let total = self.total_timeout.min(FOREVER);
         if self.stages.is_empty() {
             return Err(ChainError::NoStage);
         }

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     CircuitBreaker,
+    model::FOREVER,
     retry::{BackoffBuilder, ConstantBuilder},
 };
 
@@ -76,7 +77,7 @@ impl Stage {
     /// How long an attempt may take in a chain that may take so long.
     pub(super) fn limit(&self, total: Duration) -> Duration {
         self.attempt_timeout
-            .unwrap_or_else(|| ATTEMPT_TIMEOUT.min(total))
+            .map_or(ATTEMPT_TIMEOUT.min(total), |limit| limit.min(FOREVER))
     }
 
     pub(super) fn waits(&self) -> Waits {

@@ -27,7 +27,7 @@ pub(crate) use self::{
     latency::{BUCKETS, bucket_of},
     members::Times,
     operations::pace_ms,
-    request::millis,
+    request::{FOREVER, millis},
     snapshot::{LARGEST, text},
     window::{Sums, before},
 };

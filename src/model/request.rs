@@ -12,6 +12,9 @@ use super::{Counts, Latencies, Rules, Runs, Snapshot, State};
 /// The longest time that goes over the wire, ms: a hundred years.
 pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
+/// As good as without end, and small enough to be added to any time: a year.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
 /// A duration in whole milliseconds, rounded up; what is longer than a hundred years is cut.
 pub(crate) fn millis(time: Duration) -> u64 {
     let ms = time.as_nanos().div_ceil(1_000_000);

@@ -23,7 +23,11 @@ use tokio::{
 };
 
 use super::{Failure, Job, JobId, Queue, Worker, job::Told};
-use crate::{Outcome, Permit, model::millis, store::in_words};
+use crate::{
+    Outcome, Permit,
+    model::{FOREVER, millis},
+    store::in_words,
+};
 
 /// How long Redis is left alone before it is told of an end once more.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -216,9 +220,6 @@ where
         }
     }
 }
-
-/// A time that no process sees the end of.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// The part of a lease that a worker relies on: its clock and Redis' may differ in speed, and to drop a handler takes time.
 fn sure(lease: Duration) -> Duration {

@@ -18,7 +18,11 @@ use super::{
     job::Told,
     run::{Run, Taken},
 };
-use crate::{CircuitBreaker, Permit, Rejection, StoreError, breaker::replica_name, model::millis};
+use crate::{
+    CircuitBreaker, Permit, Rejection, StoreError,
+    breaker::replica_name,
+    model::{FOREVER, millis},
+};
 
 /// How soon a rejecting circuit is asked again at the earliest, and at the latest: an operator may have closed it.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
@@ -112,9 +116,9 @@ impl<T, H, E> Worker<T, H, E> {
 
     /// For how long a job is the worker's without a word from it; thrice in that time it says a word. When a worker dies,
     /// its job is taken by another after this time; when a worker cannot reach Redis for nine tenths of it, it drops
-    /// what it runs. At least 100 ms, default 30 s.
+    /// what it runs. At least 100 ms and at most a year, default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(SHORTEST_LEASE);
+        self.lease = lease.clamp(SHORTEST_LEASE, FOREVER);
         self
     }
 

@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use crate::model::FOREVER;
+
 /// A clock: the system's, or one that only moves when told to.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -43,9 +45,10 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicU64::new(MANUAL_START_MS))))
     }
 
-    /// Moves a manual clock; does nothing to the system's.
+    /// Moves a manual clock, by a hundred years at most; does nothing to the system's.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(ms) = &self.0 {
+            let by = by.min(FOREVER * 100);
             ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
         }
     }
@@ -91,12 +94,23 @@ impl Clock {
     /// What [`ticks`](Self::ticks) will be at about this time of [`coarse_ms`](Self::coarse_ms), as of
     /// now where that is past.
     pub(crate) fn tick_at(&self, coarse_ms: u64) -> u64 {
-        const MANY: u64 = 1 << 40;
         let left_ms = coarse_ms.saturating_sub(self.coarse_ms());
-        let ns = self.ns_between(0, MANY).max(1);
-        let left = u128::from(left_ms) * 1_000_000 * u128::from(MANY) / u128::from(ns);
-        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        let left = self.ticks_in(Duration::from_millis(left_ms));
         self.ticks().saturating_add(left)
+    }
+
+    /// What [`ticks`](Self::ticks) was about so long ago.
+    #[cfg(feature = "stream")]
+    pub(crate) fn ticks_ago(&self, time: Duration) -> u64 {
+        self.ticks().saturating_sub(self.ticks_in(time))
+    }
+
+    /// How many ticks there are in about that time.
+    fn ticks_in(&self, time: Duration) -> u64 {
+        const MANY: u64 = 1 << 40;
+        let ns = u128::from(self.ns_between(0, MANY).max(1));
+        let ticks = time.as_nanos().saturating_mul(u128::from(MANY)) / ns;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
     /// Unix milliseconds; never goes back within a process.

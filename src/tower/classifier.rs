@@ -1,33 +1,49 @@
 //! What an answer means for the circuit, and when that is known.
 
-use http::Response;
+use http::{Method, Request, Response};
 use http_body::Body;
 
-use super::body::{Judge, SettlingBody};
-use crate::{Outcome, Permit, http::outcome};
+use crate::{
+    Outcome, Permit,
+    http::{SettlingBody, outcome, settle_with_body},
+};
 
 /// Settles the permit of a call by its result, at once or when the answer's body has ended.
 ///
 /// Every `Fn(&Result<Response, Error>) -> Outcome` is one that settles at once.
-pub trait Classifier<Res, E> {
+pub trait Classifier<Req, Res, E> {
+    /// What is remembered of the request until its answer is there; `()` for nothing.
+    type Asked;
     /// The answer as the caller gets it: with another body where that settles the permit.
     type Response;
+
+    /// Looks at the request before it is sent.
+    fn asked(&self, request: &Req) -> Self::Asked;
 
     /// Settles the permit, or has the answer do it.
     ///
     /// # Errors
     /// The call's own.
-    fn settle(&self, result: Result<Res, E>, permit: Permit) -> Result<Self::Response, E>;
+    fn settle(
+        &self,
+        asked: Self::Asked,
+        result: Result<Res, E>,
+        permit: Permit,
+    ) -> Result<Self::Response, E>;
 }
 
-impl<F, Res, E> Classifier<Res, E> for F
+impl<F, Req, Res, E> Classifier<Req, Res, E> for F
 where
     F: Fn(&Result<Res, E>) -> Outcome,
 {
+    type Asked = ();
     type Response = Res;
 
     #[inline]
-    fn settle(&self, result: Result<Res, E>, permit: Permit) -> Result<Res, E> {
+    fn asked(&self, _: &Req) {}
+
+    #[inline]
+    fn settle(&self, (): (), result: Result<Res, E>, permit: Permit) -> Result<Res, E> {
         permit.record(self(&result));
         result
     }
@@ -37,11 +53,15 @@ where
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByResult;
 
-impl<Res, E> Classifier<Res, E> for ByResult {
+impl<Req, Res, E> Classifier<Req, Res, E> for ByResult {
+    type Asked = ();
     type Response = Res;
 
     #[inline]
-    fn settle(&self, result: Result<Res, E>, permit: Permit) -> Result<Res, E> {
+    fn asked(&self, _: &Req) {}
+
+    #[inline]
+    fn settle(&self, (): (), result: Result<Res, E>, permit: Permit) -> Result<Res, E> {
         permit.record(Outcome::of(&result));
         result
     }
@@ -54,10 +74,18 @@ impl<Res, E> Classifier<Res, E> for ByResult {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Http;
 
-impl<B, E> Classifier<Response<B>, E> for Http {
+impl<Req, B, E> Classifier<Req, Response<B>, E> for Http {
+    type Asked = ();
     type Response = Response<B>;
 
-    fn settle(&self, result: Result<Response<B>, E>, permit: Permit) -> Result<Response<B>, E> {
+    fn asked(&self, _: &Req) {}
+
+    fn settle(
+        &self,
+        (): (),
+        result: Result<Response<B>, E>,
+        permit: Permit,
+    ) -> Result<Response<B>, E> {
         permit.record(match &result {
             Ok(response) => outcome(response.status(), response.headers()),
             Err(_) => Outcome::failure(),
@@ -66,22 +94,36 @@ impl<B, E> Classifier<Response<B>, E> for Http {
     }
 }
 
-/// HTTP by the head, and by the body where the head is a success: one that ends is a success, one that
-/// breaks off a failure.
+/// HTTP by the head, and by the body where the head is a success: one that is read to its end is a success,
+/// one that breaks off, or has fewer or more bytes than its `Content-Length`, a failure.
 ///
-/// A body that is dropped before its end is a dropped permit: an abandoned call. The whole body is timed; `call_timeout` ends the wait for
-/// the head only.
+/// - Where the length is known, by the header or by the body's exact size, the body is whole with its last
+///   byte: hyper asks no further. Answers to `HEAD`, 1xx, 204, 304 and opened tunnels have no body to wait for.
+/// - A body that is dropped before its end is a dropped permit, an abandoned call: the reader has left.
+/// - The end of a body without a length is taken for its end, though it may be where a connection was closed
+///   (HTTP/1.0) or a stream was reset with `NO_ERROR` (HTTP/2).
+/// - A body that panics is a failure.
+///
+/// The whole body is timed; `call_timeout` ends the wait for the head only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpBody;
 
-impl<B: Body, E> Classifier<Response<B>, E> for HttpBody {
+impl<A, B: Body, E> Classifier<Request<A>, Response<B>, E> for HttpBody {
+    type Asked = Method;
     type Response = Response<SettlingBody<B>>;
 
-    fn settle(&self, result: Result<Response<B>, E>, permit: Permit) -> Result<Self::Response, E> {
+    fn asked(&self, request: &Request<A>) -> Method {
+        request.method().clone()
+    }
+
+    fn settle(
+        &self,
+        asked: Method,
+        result: Result<Response<B>, E>,
+        permit: Permit,
+    ) -> Result<Self::Response, E> {
         let (response, permit) = answered(result, permit)?;
-        let by_head = outcome(response.status(), response.headers());
-        let known = (by_head != Outcome::Success).then_some(by_head);
-        Ok(response.map(|body| SettlingBody::new(body, permit, Judge::Http, known)))
+        Ok(settle_with_body(&asked, response, permit))
     }
 }
 

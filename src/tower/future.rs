@@ -30,9 +30,11 @@ pin_project! {
     pub struct ResponseFuture<S, Req, C, R>
     where
         S: Service<Req>,
+        C: Classifier<Req, S::Response, S::Error>,
     {
         #[pin]
         step: Step<S, Req>,
+        asked: Option<C::Asked>,
         classifier: C,
         refusals: R,
     }
@@ -78,11 +80,21 @@ impl<S: Service<Req>, Req> Step<S, Req> {
     }
 }
 
-impl<S: Service<Req>, Req, C, R> ResponseFuture<S, Req, C, R> {
+impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classifier<Req, S::Response, S::Error>,
+{
     #[inline]
-    pub(super) const fn new(step: Step<S, Req>, classifier: C, refusals: R) -> Self {
+    pub(super) const fn new(
+        step: Step<S, Req>,
+        asked: C::Asked,
+        classifier: C,
+        refusals: R,
+    ) -> Self {
         Self {
             step,
+            asked: Some(asked),
             classifier,
             refusals,
         }
@@ -92,7 +104,7 @@ impl<S: Service<Req>, Req, C, R> ResponseFuture<S, Req, C, R> {
 impl<S, Req, C, R> Future for ResponseFuture<S, Req, C, R>
 where
     S: Service<Req>,
-    C: Classifier<S::Response, S::Error>,
+    C: Classifier<Req, S::Response, S::Error>,
     R: Refusals<C::Response, S::Error>,
 {
     type Output = Result<C::Response, R::Error>;
@@ -117,16 +129,22 @@ where
                     permit,
                     limit,
                 } => {
+                    // Here, so that a panic drops it while the thread panics, whoever catches it later.
+                    let held = permit.take().unwrap_or_else(|| over());
                     if let Poll::Ready(result) = call.poll(cx) {
-                        let permit = permit.take().unwrap_or_else(|| over());
-                        let result = this.classifier.settle(result, permit);
+                        let asked = this.asked.take().unwrap_or_else(|| over());
+                        let result = this.classifier.settle(asked, result, held);
                         return Poll::Ready(result.map_err(R::failed));
                     }
                     let Some(limit) = limit else {
+                        *permit = Some(held);
                         return Poll::Pending;
                     };
-                    ready!(limit.end.as_mut().poll(cx));
-                    permit.take().unwrap_or_else(|| over()).timed_out();
+                    if limit.end.as_mut().poll(cx).is_pending() {
+                        *permit = Some(held);
+                        return Poll::Pending;
+                    }
+                    held.timed_out();
                     Step::refused(CallError::TimedOut(limit.after))
                 }
                 At::Refused { refused } => {
@@ -145,7 +163,11 @@ fn over() -> ! {
     panic!("the call was polled after its end")
 }
 
-impl<S: Service<Req>, Req, C, R> fmt::Debug for ResponseFuture<S, Req, C, R> {
+impl<S, Req, C, R> fmt::Debug for ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classifier<Req, S::Response, S::Error>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match &self.step {
             Step::Asking { .. } => "asking",

@@ -5,12 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
-use super::{
-    Classifier,
-    body::{Judge, SettlingBody},
-    classifier::answered,
+use super::{Classifier, classifier::answered};
+use crate::{
+    Outcome, Permit,
+    http::{SettlingBody, outcome},
 };
-use crate::{Outcome, Permit, http::outcome};
 
 pub(super) const STATUS: &str = "grpc-status";
 pub(super) const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -31,15 +30,23 @@ pub(super) const DEADLINE_EXCEEDED: u16 = 4;
 /// [`http::outcome`](crate::http::outcome) says.
 ///
 /// The permit is held to the end of the stream, which is also what is timed: choose `probe_lease` above the
-/// longest stream. A stream that is dropped before its end is a dropped permit: an abandoned call.
-/// `call_timeout` ends the wait for the headers only.
+/// longest stream, or guard long streams one by one (the feature `stream`). A stream that is dropped before
+/// its end is a dropped permit: an abandoned call. `call_timeout` ends the wait for the headers only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grpc;
 
-impl<B: Body, E> Classifier<Response<B>, E> for Grpc {
+impl<Req, B: Body, E> Classifier<Req, Response<B>, E> for Grpc {
+    type Asked = ();
     type Response = Response<SettlingBody<B>>;
 
-    fn settle(&self, result: Result<Response<B>, E>, permit: Permit) -> Result<Self::Response, E> {
+    fn asked(&self, _: &Req) {}
+
+    fn settle(
+        &self,
+        (): (),
+        result: Result<Response<B>, E>,
+        permit: Permit,
+    ) -> Result<Self::Response, E> {
         let (response, permit) = answered(result, permit)?;
         let headers = response.headers();
         let known = if response.status() != StatusCode::OK {
@@ -49,8 +56,12 @@ impl<B: Body, E> Classifier<Response<B>, E> for Grpc {
         } else {
             None
         };
-        Ok(response.map(|body| SettlingBody::new(body, permit, Judge::Grpc, known)))
+        Ok(response.map(|body| SettlingBody::new(body, permit, by_trailers, None, known)))
     }
+}
+
+fn by_trailers(trailers: Option<&HeaderMap>) -> Outcome {
+    trailers.map_or(Outcome::failure(), by_status)
 }
 
 /// The outcome by the status in these headers or trailers.

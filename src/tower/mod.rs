@@ -21,7 +21,6 @@
 //! # Ok(()) }
 //! ```
 
-mod body;
 mod circuits;
 mod classifier;
 mod future;
@@ -32,7 +31,6 @@ mod retry;
 mod service;
 
 pub use self::{
-    body::SettlingBody,
     circuits::{Circuits, PerKey},
     classifier::{ByResult, Classifier, Http, HttpBody},
     future::ResponseFuture,
@@ -42,3 +40,4 @@ pub use self::{
     retry::UnlessRejected,
     service::CircuitBreakerService,
 };
+pub use crate::http::SettlingBody;

@@ -42,7 +42,7 @@ impl<S, Req, P, C, R> Service<Req> for CircuitBreakerService<S, P, C, R>
 where
     S: Service<Req> + Clone,
     P: Circuits<Req>,
-    C: Classifier<S::Response, S::Error> + Clone,
+    C: Classifier<Req, S::Response, S::Error> + Clone,
     R: Refusals<C::Response, S::Error> + Clone,
 {
     type Response = C::Response;
@@ -55,6 +55,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
+        let asked = self.classifier.asked(&request);
         let decision = self.circuits.with(&request, |breaker| {
             breaker.decide().ok_or_else(|| breaker.clone())
         });
@@ -67,6 +68,6 @@ where
                 Step::asking(breaker, readied, request)
             }
         };
-        ResponseFuture::new(step, self.classifier.clone(), self.refusals.clone())
+        ResponseFuture::new(step, asked, self.classifier.clone(), self.refusals.clone())
     }
 }

@@ -53,6 +53,8 @@ impl Inbox {
 
 fn policy() -> Policy {
     Policy::builder()
+        .sliding_window_time(Duration::from_secs(60), 10)
+        .no_consecutive_failures_threshold()
         .wait_duration_in_open_state(HOUR)
         .report_interval(Duration::from_millis(20))
         .on_store_failure(OnStoreFailure::Allow)

@@ -64,6 +64,7 @@ async fn healthy_members_share_evenly_and_a_failing_one_gets_less() {
     let fleet = Fleet::new(1).unwrap();
     let policy = Policy::builder()
         .failure_rate_threshold(90)
+        .no_consecutive_failures_threshold()
         .build()
         .unwrap();
     let set = &sets(&fleet, 4, policy).await[0];

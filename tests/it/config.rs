@@ -169,6 +169,23 @@ fn toml_and_yaml_say_the_same() {
 }
 
 #[test]
+fn settings_contradict_those_that_hold_beside_them() {
+    // Right or wrong only together with the code.
+    let config = load("toml", "[circuits.llm]\ncall_timeout = '45s'", &[]).unwrap();
+    let refused = config.policy("llm").unwrap_err().to_string();
+    let said = ":2: probe_lease_ms is 30000, but call_timeout_ms is 45000";
+    assert!(refused.contains(said), "{refused}");
+    let code = Policy::builder().probe_lease(Duration::from_secs(45));
+    let policy = config.policy_over("llm", &code.build().unwrap()).unwrap();
+    assert_eq!(policy.call_timeout(), Some(Duration::from_secs(45)));
+    // One in the file, one in the environment.
+    let variable = [("COMMONTRIP_LLM_PROBE_LEASE", "40s")];
+    let wrong = wrong("toml", "[circuits.llm]\ncall_timeout = '45s'", &variable);
+    let said = "COMMONTRIP_LLM_PROBE_LEASE: probe_lease_ms is 40000";
+    assert!(wrong.starts_with(said), "{wrong}");
+}
+
+#[test]
 fn what_is_closer_to_the_circuit_wins_and_the_environment_over_the_file() {
     let config = |pairs: &[(&str, &str)]| load("toml", TOML, pairs).unwrap();
     let of = |config: &Config, name| *config.policy(name).unwrap().rules();
@@ -280,8 +297,20 @@ fn a_file_that_is_wrong_is_told_by_its_line() {
             "F:2: jitter is 130, but must be from 0 to 100 percent",
         ),
         (
-            "[default]\nfailure_rate_threshold = 0",
+            "[default]\nfailure_rate_threshold = 0\nconsecutive_failures_threshold = 0",
             "F:2: no trip condition: set failure_rate_threshold, failure_count_threshold, consecutive_failures_threshold or slow_call_duration_threshold",
+        ),
+        (
+            "[default]\ncall_timeout = '8s'\n[circuits.payments]\nprobe_lease = '5s'",
+            "F:4: probe_lease_ms is 5000, but call_timeout_ms is 8000: a probe that takes longer than its lease decides nothing, and others go out beside it; set probe_lease_ms to at least call_timeout_ms",
+        ),
+        (
+            "[circuits.payments]\npreset = 'fast'\ncall_timeout = '8s'",
+            "F:3: probe_lease_ms is 5000, but call_timeout_ms is 8000: a probe that takes longer than its lease decides nothing, and others go out beside it; set probe_lease_ms to at least call_timeout_ms",
+        ),
+        (
+            "[presets.few]\nwindow_calls = 10\nfailure_count_threshold = 20",
+            "F:3: failure_count_threshold is 20, but window_calls is 10: a window of so few calls never has so many failures; set failure_count_threshold to at most window_calls",
         ),
         (
             "[circuits.payments]\n\npreset = 'databse'",

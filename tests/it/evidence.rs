@@ -117,7 +117,9 @@ async fn who_reports_at_once_and_asks_at_every_call_is_answered_by_what_it_has_s
 async fn a_full_ring_opens_when_half_of_it_has_failed() {
     for (place, circuits) in everywhere() {
         for length in [10, 100] {
-            let policy = Policy::builder().sliding_window_count(length);
+            let policy = Policy::builder()
+                .sliding_window_count(length)
+                .no_consecutive_failures_threshold();
             let breaker = circuit(&circuits, policy.minimum_number_of_calls(length));
             circuits.flush().await;
             for _ in 0..2 * length {

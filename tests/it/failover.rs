@@ -33,14 +33,14 @@ fn circuit(circuits: &Commontrip, name: &str) -> CircuitBreaker {
     circuits.circuit(name, policy()).unwrap()
 }
 
-/// Successes, failures and ignored calls.
+/// Successes, failures, and calls that are neither: ignored or abandoned.
 async fn counts(circuits: &Commontrip, breaker: &CircuitBreaker) -> (u64, u64, u64) {
     circuits.flush().await;
     let seen = breaker.snapshot().await.unwrap();
     (
         seen.successes_total,
         seen.failures_total,
-        seen.ignored_total,
+        seen.ignored_total + seen.abandoned_total,
     )
 }
 

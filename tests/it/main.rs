@@ -25,6 +25,7 @@ mod cli;
 #[cfg(feature = "config")]
 mod config;
 mod contract;
+mod default_policy;
 mod delegate;
 #[cfg(feature = "cli")]
 mod demo;
@@ -32,6 +33,7 @@ mod differential;
 mod distant;
 #[cfg(feature = "cli")]
 mod doctor;
+mod durations;
 mod evidence;
 mod explore;
 #[cfg(feature = "failover")]
@@ -77,6 +79,8 @@ mod soak;
 mod stats;
 mod steady;
 mod stores;
+#[cfg(feature = "stream")]
+mod streams;
 mod support;
 mod switch;
 mod sync_callers;
@@ -87,7 +91,12 @@ mod topology;
 mod tower;
 mod traces;
 mod transitions;
-#[cfg(any(feature = "reqwest", feature = "retry", feature = "tower"))]
+#[cfg(any(
+    feature = "reqwest",
+    feature = "retry",
+    feature = "stream",
+    feature = "tower"
+))]
 mod upstream;
 mod votes;
 mod wait;

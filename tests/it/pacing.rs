@@ -128,8 +128,10 @@ async fn a_failure_that_may_be_everybodys_does_not_wait_for_its_turn() {
 async fn a_failure_that_cannot_matter_waits_for_its_turn() {
     let store = Crowded::default();
     // One in a million is never 50 %.
-    let (circuits, breaker) =
-        replica(&store, Policy::builder().minimum_number_of_calls(100_000)).await;
+    let policy = Policy::builder()
+        .minimum_number_of_calls(100_000)
+        .no_consecutive_failures_threshold();
+    let (circuits, breaker) = replica(&store, policy).await;
     let reports = store.reports.load(SeqCst);
     fail(&breaker).await;
     tokio::time::sleep(2 * SPREAD).await;

@@ -248,6 +248,7 @@ async fn failures_spread_too_thin_for_any_replica_open_the_circuit() {
     let name = support::unique("thin");
     let policy = Policy::builder()
         .no_failure_rate_threshold()
+        .no_consecutive_failures_threshold()
         .failure_count_threshold(REPLICAS * EACH)
         .wait_duration_in_open_state(Duration::from_secs(600))
         .sliding_window_time(Duration::from_secs(3600), 10)

@@ -450,6 +450,7 @@ proptest! {
     ) {
         let mut rules = Rules::default();
         rules.failure_rate_threshold = 0;
+        rules.consecutive_failures_threshold = 0;
         (rules.window_ms, rules.window_buckets) = (length, buckets);
         let mut world = World::new(rules);
         let mut noted: Vec<(u64, Counts)> = Vec::new();
@@ -481,6 +482,7 @@ proptest! {
     ) {
         let mut rules = Rules::default();
         (rules.failure_rate_threshold, rules.window_calls) = (0, length);
+        rules.consecutive_failures_threshold = 0;
         let mut world = World::new(rules);
         let mut ring = VecDeque::new();
         for (failed, slow) in outcomes {
@@ -506,6 +508,7 @@ proptest! {
     fn a_batch_in_a_count_window_keeps_its_share(length in 1..200u64, before in counts(), batch in counts()) {
         let mut rules = Rules::default();
         (rules.failure_rate_threshold, rules.window_calls) = (0, length);
+        rules.consecutive_failures_threshold = 0;
         let mut world = World::new(rules);
         for counts in [before, batch] {
             let mut report = world.empty_report(0);

@@ -206,3 +206,80 @@ async fn a_key_of_ones_own() {
     assert!(rejection(&ask("a", "/200").await.unwrap_err()).is_some());
     assert_eq!(ask("b", "/200").await.unwrap().status(), 200);
 }
+
+/// A client whose circuit waits for bodies, and what was counted: successes, failures, dropped calls.
+fn with_bodies() -> (Commontrip, ClientWithMiddleware) {
+    let (circuits, _, guard) = one(after(99));
+    let client = ClientBuilder::new(client()).with(guard.until_body_ends());
+    (circuits, client.build())
+}
+
+fn so_far(circuits: &Commontrip) -> (u64, u64, u64) {
+    let stats = &circuits.stats()[0];
+    (stats.successes, stats.failures, stats.abandoned)
+}
+
+#[tokio::test]
+async fn with_its_body_an_answer_counts_when_that_ends() {
+    let (circuits, client) = with_bodies();
+    let upstream = Upstream::start().await;
+    let get = async |path: &str| {
+        let request = client.get(format!("{}{path}", upstream.url));
+        request.send().await.unwrap()
+    };
+    let whole = get("/200").await;
+    assert_eq!(so_far(&circuits), (0, 0, 0), "it was not read");
+    assert_eq!(whole.text().await.unwrap(), "whole");
+    assert_eq!(so_far(&circuits), (1, 0, 0));
+    let breaks = get("/breaks").await;
+    assert_eq!(breaks.status(), 200);
+    let error = breaks.bytes().await.unwrap_err();
+    assert!(error.is_decode() || error.is_body(), "{error:?}");
+    assert_eq!(so_far(&circuits), (1, 1, 0));
+    drop(get("/200").await);
+    assert_eq!(so_far(&circuits), (1, 1, 1), "its reader left");
+    drop(get("/503/7200").await);
+    assert_eq!(so_far(&circuits), (1, 2, 1), "its head told enough");
+    drop(get("/204").await);
+    let head = client.head(format!("{}/200", upstream.url));
+    drop(head.send().await.unwrap());
+    assert_eq!(so_far(&circuits), (3, 2, 1), "no body is to come");
+    let hangs = client.get(format!("{}/hangs", upstream.url));
+    let error = hangs.timeout(Duration::from_millis(50)).send().await;
+    assert!(error.unwrap_err().is_timeout());
+    assert_eq!(so_far(&circuits), (3, 3, 1));
+}
+
+#[tokio::test]
+async fn with_its_body_a_response_is_the_same_as_without() {
+    let upstream = Upstream::start().await;
+    let url = format!("{}/200?page=2#here", upstream.url);
+    let plain = client().get(&url).send().await.unwrap();
+    let (_circuits, with_bodies) = with_bodies();
+    let ours = with_bodies.get(&url).send().await.unwrap();
+    assert_eq!(ours.url(), plain.url());
+    assert_eq!(ours.status(), plain.status());
+    assert_eq!(ours.version(), plain.version());
+    assert_eq!(ours.remote_addr(), plain.remote_addr());
+    assert_eq!(
+        (ours.content_length(), plain.content_length()),
+        (Some(5), Some(5))
+    );
+    let names = |response: &reqwest::Response| {
+        let names = response.headers().keys();
+        names.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&ours), names(&plain));
+    assert_eq!(ours.extensions().len(), plain.extensions().len());
+}
+
+#[tokio::test]
+async fn a_timeout_in_a_body_is_a_failure_and_a_timeout() {
+    let (circuits, client) = with_bodies();
+    let upstream = Upstream::start().await;
+    let request = client.get(format!("{}/stalls", upstream.url));
+    let response = request.timeout(Duration::from_millis(200)).send().await;
+    let error = response.unwrap().bytes().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+    assert_eq!(so_far(&circuits), (0, 1, 0));
+}

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Rooms from the innermost out.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "model",
     "store",
     "breaker",
@@ -19,6 +19,7 @@ const ROOMS: [&str; 19] = [
     "config",
     "keyed",
     "http",
+    "stream",
     "tower",
     "reqwest",
     "admin",

@@ -228,3 +228,31 @@ async fn what_a_replica_decides_alone_is_logged_with_the_same_fields() {
     assert_eq!(words, ["open", "closed", "there"], "{:?}", log.0.lock());
     circuits.shutdown().await;
 }
+
+#[tokio::test]
+async fn an_unwise_policy_is_said_once_and_a_stored_one_that_contradicts_other_code_too() {
+    let (log, _guard) = listen();
+    let circuits = Commontrip::embedded().unwrap();
+    let ramp = Policy::builder().ramp(Duration::from_secs(1), 100);
+    let ramp = ramp.build().unwrap();
+    for _ in 0..2 {
+        circuits.circuit("ramp", ramp.clone()).unwrap();
+    }
+    let breaker = circuits.circuit("llm", Policy::default()).unwrap();
+    breaker.store_policy("probe_lease_ms=5000").await.unwrap();
+    let code = Policy::builder().call_timeout(Duration::from_secs(20));
+    let breaker = circuits.circuit("llm", code.build().unwrap()).unwrap();
+    assert_eq!(breaker.policy().rules().probe_lease_ms, 5000);
+    breaker.call(async || Ok::<(), ()>(())).await.unwrap();
+    let lines = log.of("the circuit's policy is unwise");
+    let said = lines
+        .iter()
+        .map(|line| (line.get("circuit"), line.get("warning")));
+    let said: Vec<_> = said.collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(said[0].0, "ramp");
+    assert!(said[0].1.starts_with("ramp_initial is 100"), "{said:?}");
+    assert_eq!(said[1].0, "llm");
+    let contradiction = "probe_lease_ms is 5000, but call_timeout_ms is 20000: ";
+    assert!(said[1].1.starts_with(contradiction), "{said:?}");
+}

@@ -12,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::{Response, StatusCode, header::RETRY_AFTER};
 use axum::routing::get;
 use commontrip::{CircuitBreaker, Commontrip, Policy};
+use futures_util::{StreamExt, stream};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -20,7 +21,7 @@ use crate::wait::until;
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// `/{status}`, `/{status}/{retry_after}`, `/breaks`: a body that breaks off, `/hangs`: no answer.
+/// `/{status}`, `/{status}/{retry_after}`, `/breaks`: a body that breaks off, `/stalls`: one that does not go on, `/hangs`: no answer.
 pub struct Upstream {
     pub url: String,
     hits: Arc<AtomicU64>,
@@ -63,10 +64,19 @@ async fn answer(State(hits): Hits, Path(answer): Path<String>) -> Response<Body>
     hits.fetch_add(1, Ordering::SeqCst);
     let body = match &*answer {
         "hangs" => std::future::pending().await,
-        "breaks" => Body::from_stream(futures_util::stream::iter([
-            Ok(Bytes::from_static(b"so far")),
-            Err(std::io::Error::other("and no further")),
-        ])),
+        "breaks" => {
+            let part = stream::iter([Ok(Bytes::from_static(b"so far"))]);
+            let end = stream::once(async {
+                // What came before is sent.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(std::io::Error::other("and no further"))
+            });
+            Body::from_stream(part.chain(end))
+        }
+        "stalls" => Body::from_stream(
+            stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"so far"))])
+                .chain(stream::pending()),
+        ),
         _ => Body::from("whole"),
     };
     let mut response = Response::new(body);

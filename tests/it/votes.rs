@@ -115,6 +115,7 @@ async fn the_evidence_of_all_opens_the_fleet_though_none_had_enough() {
     let url = server.url();
     let count = policy()
         .minimum_number_of_calls(10_000)
+        .no_consecutive_failures_threshold()
         .failure_count_threshold(30);
     let replicas = replicas([&url, &url], count).await;
     server.pause();

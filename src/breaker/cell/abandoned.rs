@@ -116,7 +116,7 @@ impl Cell {
     }
 
     /// How long ago the call began, to within the coarse clock's tick.
-    fn age_ns(&self, pass: Pass) -> u64 {
+    pub(in crate::breaker) fn age_ns(&self, pass: Pass) -> u64 {
         match pass.is_timed() {
             true => self.elapsed_ns(pass),
             false => self

@@ -12,6 +12,7 @@ mod news;
 mod outcomes;
 mod own;
 mod reports;
+mod streams;
 
 use std::{
     num::NonZeroU64,
@@ -142,6 +143,13 @@ impl Pass {
             word: NonZeroU64::MIN | word,
             started: ticks,
         }
+    }
+
+    /// The same call under another tag.
+    fn under(self, tag: u32) -> Self {
+        let rest = self.word.get() & u64::from(u32::MAX);
+        let word = NonZeroU64::MIN | rest | u64::from(tag) << 32;
+        Self { word, ..self }
     }
 
     /// Of a call that is not.

@@ -31,8 +31,9 @@ impl Cell {
             && view.shared.generation == snapshot.generation
             && view.seen.state == snapshot.state;
         if view.shared.policy != snapshot.policy {
-            self.policy
-                .store(Arc::new(view.code.with_stored(&snapshot.policy)));
+            let policy = view.code.with_stored(&snapshot.policy);
+            self.warn_of(&policy);
+            self.policy.store(Arc::new(policy));
         }
         if snapshot.generation > view.shared.generation && view.confirmed.is_some() {
             self.tell_of_fleet(view.shared.state, snapshot);
@@ -256,14 +257,22 @@ impl Cell {
         self.gate.renew(until, |at| self.shared.clock.tick_at(at));
     }
 
+    /// Logs what is unwise in a policy that is taken, or contradicts this replica's code.
+    pub(in crate::breaker) fn warn_of(&self, policy: &Policy) {
+        for warning in policy.warnings() {
+            tracing::warn!(circuit = %self.name, warning, "the circuit's policy is unwise");
+        }
+    }
+
     /// Takes another policy in code.
     pub(in crate::breaker) fn set_policy(&self, policy: Policy) {
         let mut view = self.view.lock();
         if view.code == policy {
             return;
         }
-        self.policy
-            .store(Arc::new(policy.with_stored(&view.shared.policy)));
+        let in_force = policy.with_stored(&view.shared.policy);
+        self.warn_of(&in_force);
+        self.policy.store(Arc::new(in_force));
         view.code = policy;
         let (seen, source) = (view.seen.clone(), view.source);
         if view.confirmed.is_some() {

@@ -150,14 +150,19 @@ impl Cell {
         };
         let mut outbox = self.outbox.lock();
         self.count_aside(&mut outbox, count);
-        self.noted.lock().note_probe(kind);
-        match (kind, probe.local) {
+        self.note_settled(&mut outbox, settled, probe.local);
+        drop(outbox);
+        self.hurry();
+    }
+
+    /// Has the next report settle a probe.
+    pub(super) fn note_settled(&self, outbox: &mut Outbox, settled: Settled, local: bool) {
+        self.noted.lock().note_probe(settled.kind);
+        match (settled.kind, local) {
             (Kind::Ignored, false) => outbox.releases.push(settled.token),
             (_, false) => outbox.settled.push(settled),
             (_, true) => outbox.settled_locally.push(settled),
         }
-        drop(outbox);
-        self.hurry();
     }
 }
 

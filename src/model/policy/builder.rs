@@ -1,6 +1,6 @@
 //! Building a policy: setters, ranges, errors.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,23 @@ pub enum PolicyError {
         /// What the numbers mean.
         unit: &'static str,
     },
+    /// A setting that another one makes meaningless.
+    #[error("{setting} is {value}, but {other} is {limit}: {right}")]
+    Contradiction {
+        /// The setting's key.
+        setting: &'static str,
+        /// What it was set to.
+        value: u64,
+        /// The other setting's key.
+        other: &'static str,
+        /// What that is.
+        limit: u64,
+        /// Why both mean nothing, and what would be right.
+        right: &'static str,
+    },
+    /// The factor of [`PolicyBuilder::backoff`], as it was given.
+    #[error("the backoff factor is {0}, but must be from 1 to 100")]
+    BackoffFactor(String),
     /// Nothing could ever open the circuit.
     #[error(
         "no trip condition: set failure_rate_threshold, failure_count_threshold, \
@@ -64,6 +81,12 @@ pub struct PolicyBuilder {
     #[serde(flatten, with = "pairs")]
     pub(super) rules: Rules,
     on_store_failure: OnStoreFailure,
+    /// What setters were given a 0 for that would switch it off.
+    #[serde(skip)]
+    zeros: BTreeSet<&'static str>,
+    /// A backoff factor that is out of range.
+    #[serde(skip)]
+    bad_factor: Option<String>,
 }
 
 /// Rules as a map of which any part may be missing, and nothing else may be there.
@@ -93,43 +116,51 @@ mod pairs {
 }
 
 impl PolicyBuilder {
+    /// Sets a number of which 0 means "off", so that `build` refuses a 0.
+    fn on(mut self, setting: &'static str, value: u64) -> Self {
+        self = self.off(setting);
+        self.rules.set(setting, value);
+        if value == 0 {
+            self.zeros.insert(setting);
+        }
+        self
+    }
+
+    fn off(mut self, setting: &'static str) -> Self {
+        self.rules.set(setting, 0);
+        self.zeros.remove(setting);
+        self
+    }
+
     /// Counts the calls of the last `length`, in `buckets` parts that leave one by one.
     ///
-    /// Length `1 ms..=1 year`, default 60 s; buckets `1..=100`, default 10 and at most one a
+    /// Length `1 ms..=1 year`, default 10 s; buckets `1..=100`, default 10 and at most one a
     /// millisecond.
     pub fn sliding_window_time(mut self, length: Duration, buckets: u64) -> Self {
         self.rules.window_ms = millis(length);
         self.rules.window_buckets = buckets;
-        self.rules.window_calls = 0;
-        self
+        self.off("window_calls")
     }
 
     /// Counts the last `calls` calls of the fleet, exactly. Range `1..=10_000`.
     ///
     /// A report brings a batch without an order; its outcomes are spread evenly in the ring.
     /// `minimum_number_of_calls` is at most the length (resilience4j).
-    pub fn sliding_window_count(mut self, calls: u64) -> Self {
-        self.rules.window_calls = calls;
-        if calls == 0 {
-            // 0 would mean "a time window": keep it out of range, so that `build` says so.
-            self.rules.window_calls = u64::MAX;
-        }
-        self
+    pub fn sliding_window_count(self, calls: u64) -> Self {
+        self.on("window_calls", calls)
     }
 
     /// Sets the failure rate at which the circuit opens.
     ///
-    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (resilience4j).
+    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (Hystrix).
     /// Ignored until `minimum_number_of_calls` are in the window.
-    pub fn failure_rate_threshold(mut self, percent: u64) -> Self {
-        self.rules.failure_rate_threshold = if percent == 0 { u64::MAX } else { percent };
-        self
+    pub fn failure_rate_threshold(self, percent: u64) -> Self {
+        self.on("failure_rate_threshold", percent)
     }
 
     /// Switches the failure rate off; another trip condition must be on.
-    pub fn no_failure_rate_threshold(mut self) -> Self {
-        self.rules.failure_rate_threshold = 0;
-        self
+    pub fn no_failure_rate_threshold(self) -> Self {
+        self.off("failure_rate_threshold")
     }
 
     /// Sets how many calls of the fleet must be in the window before a rate opens.
@@ -140,34 +171,40 @@ impl PolicyBuilder {
         self
     }
 
-    /// Opens at this many failures in the window. Range `1..=1_000_000_000`. Default off (0).
-    pub fn failure_count_threshold(mut self, failures: u64) -> Self {
-        self.rules.failure_count_threshold = failures;
-        self
+    /// Opens at this many failures in the window. Range `1..=1_000_000_000`, and at most the length of a
+    /// count window. Default off.
+    pub fn failure_count_threshold(self, failures: u64) -> Self {
+        self.on("failure_count_threshold", failures)
     }
 
-    /// Opens at this many failures in a row. Range `1..=1_000_000`. Default off.
+    /// Opens at this many failures in a row, over the fleet. Range `1..=1_000_000`. Default 20.
     ///
-    /// Runs are counted in each replica and joined in the order in which reports arrive.
-    pub fn consecutive_failures_threshold(mut self, failures: u64) -> Self {
-        self.rules.consecutive_failures_threshold = if failures == 0 { u64::MAX } else { failures };
-        self
+    /// A run has no time limit: it lasts until a call succeeds, also when its failures have left the
+    /// window. Runs are counted in each replica and joined in the order in which reports arrive. A
+    /// replica whose own calls all fail therefore opens the circuit for every replica once it reports
+    /// this many failures together; see [`quorum`](Self::quorum).
+    pub fn consecutive_failures_threshold(self, failures: u64) -> Self {
+        self.on("consecutive_failures_threshold", failures)
+    }
+
+    /// Switches consecutive failures off; another trip condition must be on.
+    pub fn no_consecutive_failures_threshold(self) -> Self {
+        self.off("consecutive_failures_threshold")
     }
 
     /// Calls that take at least `threshold` are slow, and open the circuit at `percent` of calls.
     ///
-    /// Threshold `1 ms..=1 year`; percent `1..=100`. Default off. Every call then reads a precise
+    /// Threshold `1 ms..=1 year`, and at most `call_timeout`; percent `1..=100`. Default off. Every call then reads a precise
     /// clock twice. A slow probe counts as a failed one.
     pub fn slow_calls(mut self, threshold: Duration, percent: u64) -> Self {
-        self.rules.slow_call_duration_threshold_ms = millis(threshold).max(1);
         self.rules.slow_call_rate_threshold = percent;
-        self
+        self.on("slow_call_duration_threshold_ms", millis(threshold))
     }
 
     /// Sets how many replicas must have failed within the window before the circuit opens for all.
     ///
     /// Unit: distinct replicas that reported a failure (or, with `slow_calls`, a slow call) within
-    /// the window's length; with a count window that length is the one of a time window, 60 s
+    /// the window's length; with a count window that length is the one of a time window, 10 s
     /// unless `window_ms` says otherwise. Range `1..=1000`. Default 1. It is capped by the number
     /// of replicas that reported within that time (15 s at least), so that a small fleet can still
     /// open. Below it no condition opens the shared circuit, nor does
@@ -191,9 +228,15 @@ impl PolicyBuilder {
     /// Makes each consecutive wait `factor` times the one before, up to `longest`.
     ///
     /// Factor `1.0..=100.0`, kept in hundredths; default 1 (off). `longest` `1 ms..=1 year`, default
-    /// 10 min; it also limits what a `retry_after` can ask for.
+    /// 10 min; with a factor above 1 at least the first wait. It also limits what a `retry_after` can
+    /// ask for.
     pub fn backoff(mut self, factor: f64, longest: Duration) -> Self {
-        self.rules.backoff_multiplier_percent = (factor * 100.0).round() as u64;
+        self.bad_factor = None;
+        if (1.0..=100.0).contains(&factor) {
+            self.rules.backoff_multiplier_percent = (factor * 100.0).round() as u64;
+        } else {
+            self.bad_factor = Some(factor.to_string());
+        }
         self.rules.max_wait_duration_in_open_state_ms = millis(longest);
         self
     }
@@ -234,7 +277,8 @@ impl PolicyBuilder {
 
     /// Opens again when half-open has lasted this long with probes out or lost.
     ///
-    /// Range `1 ms..=1 year`. Default 60 s. A half-open that only lacked calls waits on.
+    /// Range `1 ms..=1 year`, and at least `call_timeout`. Default 60 s. A half-open that only lacked calls
+    /// waits on.
     pub fn max_wait_duration_in_half_open_state(mut self, wait: Duration) -> Self {
         self.rules.max_wait_duration_in_half_open_state_ms = millis(wait);
         self
@@ -242,7 +286,7 @@ impl PolicyBuilder {
 
     /// Sets how long a probe may be out before its permit goes to another.
     ///
-    /// Range `1 ms..=1 year`. Default 30 s. Choose it above the longest call.
+    /// Range `1 ms..=1 year`, and at least `call_timeout`. Default 30 s. Choose it above the longest call.
     pub fn probe_lease(mut self, lease: Duration) -> Self {
         self.rules.probe_lease_ms = millis(lease);
         self
@@ -252,17 +296,17 @@ impl PolicyBuilder {
     ///
     /// Duration `1 ms..=1 year`, default off; initial `1..=100`, default 10.
     pub fn ramp(mut self, duration: Duration, initial: u64) -> Self {
-        self.rules.ramp_duration_ms = millis(duration).max(1);
         self.rules.ramp_initial = initial;
-        self
+        self.on("ramp_duration_ms", millis(duration))
     }
 
     /// Sets how long one call may take; a call that takes longer is dropped and has failed.
     ///
-    /// Range `1 ms..=1 year`. Default off.
-    pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.call_timeout_ms = millis(timeout).max(1);
-        self
+    /// Range `1 ms..=1 year`. Default off. Above 30 s, the default of
+    /// [`probe_lease`](Self::probe_lease), set that too, to at least this; above 60 s also
+    /// [`max_wait_duration_in_half_open_state`](Self::max_wait_duration_in_half_open_state).
+    pub fn call_timeout(self, timeout: Duration) -> Self {
+        self.on("call_timeout_ms", millis(timeout))
     }
 
     /// Sets how long a decision is good without news of the circuit.
@@ -312,12 +356,15 @@ impl PolicyBuilder {
     /// Checks the settings and makes the policy.
     ///
     /// # Errors
-    /// [`PolicyError::OutOfRange`] names the first setting that is out of its range;
-    /// [`PolicyError::NoTripCondition`] when nothing could open the circuit.
+    /// [`PolicyError::OutOfRange`] names the first setting that is out of its range,
+    /// [`PolicyError::BackoffFactor`] a factor that is;
+    /// [`PolicyError::NoTripCondition`] when nothing could open the circuit;
+    /// [`PolicyError::Contradiction`] when a setting means nothing beside another.
     pub fn build(self) -> Result<Policy, PolicyError> {
         const MS: &str = "ms";
         let r = &self.rules;
-        let check = |setting, value, min, max, unit| {
+        let check = |setting, value, min: u64, max, unit| {
+            let min = min.max(u64::from(self.zeros.contains(setting)));
             if (min..=max).contains(&value) {
                 Ok(())
             } else {
@@ -342,7 +389,7 @@ impl PolicyBuilder {
             minimum_number_of_calls in 1, 1_000_000_000, "calls";
             failure_rate_threshold in 0, 100, "percent (1 or more, or no_failure_rate_threshold)";
             failure_count_threshold in 0, 1_000_000_000, "failures";
-            consecutive_failures_threshold in 0, 1_000_000, "failures (1 or more, or unset)";
+            consecutive_failures_threshold in 0, 1_000_000, "failures (1 or more, or no_consecutive_failures_threshold)";
             slow_call_rate_threshold in 1, 100, "percent";
             wait_duration_in_open_state_ms in 1, YEAR_MS, MS;
             backoff_multiplier_percent in 100, 10_000, "percent (a factor from 1 to 100)";
@@ -374,6 +421,10 @@ impl PolicyBuilder {
         if conditions == [0; 4] {
             return Err(PolicyError::NoTripCondition);
         }
+        if let Some(factor) = self.bad_factor {
+            return Err(PolicyError::BackoffFactor(factor));
+        }
+        r.contradictions()?;
         Ok(Policy {
             rules: self.rules,
             on_store_failure: self.on_store_failure,
@@ -394,6 +445,7 @@ impl From<Policy> for PolicyBuilder {
         Self {
             rules: policy.rules,
             on_store_failure: policy.on_store_failure,
+            ..Self::default()
         }
     }
 }
@@ -412,15 +464,16 @@ mod tests {
         assert!(refused(Policy::builder().failure_rate_threshold(0)).starts_with("failure_rate"));
         assert!(refused(Policy::builder().sliding_window_count(0)).starts_with("window_calls"));
         assert!(
-            refused(Policy::builder().no_failure_rate_threshold()).starts_with("no trip condition")
+            refused(
+                Policy::builder()
+                    .no_failure_rate_threshold()
+                    .no_consecutive_failures_threshold()
+            )
+            .starts_with("no trip condition")
         );
         assert!(
             refused(Policy::builder().sliding_window_time(Duration::ZERO, 10))
                 .starts_with("window_ms is 0")
-        );
-        assert!(
-            refused(Policy::builder().backoff(f64::NAN, Duration::from_secs(1)))
-                .starts_with("backoff_multiplier_percent")
         );
     }
 
@@ -471,6 +524,7 @@ mod tests {
         assert!(policy.check_stored("jitter=500").is_err());
         assert!(policy.check_stored("jitters=5").is_err());
         assert!(policy.check_stored("jitter=-5").is_err());
-        assert!(policy.check_stored("failure_rate_threshold=0").is_err());
+        let none = "failure_rate_threshold=0 consecutive_failures_threshold=0";
+        assert!(policy.check_stored(none).is_err());
     }
 }

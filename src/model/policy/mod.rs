@@ -4,6 +4,7 @@
 //! valid. Twin: `policy_keys` in `lua/lib/prelude.lua`.
 
 mod builder;
+mod checks;
 mod rules;
 
 use std::time::Duration;
@@ -79,7 +80,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Starts from the defaults: 50 % failures of at least 20 calls in 60 s open for 30 s.
+    /// Starts from the defaults: 50 % failures of at least 20 calls in 10 s, or 20 failures in a row,
+    /// open for 30 s.
+    ///
+    /// The rate's numbers are Hystrix's. The run opens on a total outage within 20 calls, at any traffic.
     pub fn builder() -> PolicyBuilder {
         PolicyBuilder::default()
     }
@@ -177,6 +181,10 @@ impl Policy {
                 return Err(wrong());
             }
             stored.push(format!("{key}={number}"));
+        }
+        // Without pairs the code's policy holds, whatever it is.
+        if stored.is_empty() {
+            return Ok(String::new());
         }
         builder.build()?;
         Ok(stored.join(" "))

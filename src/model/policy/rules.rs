@@ -43,8 +43,8 @@ macro_rules! rules {
 }
 
 rules! {
-    /// Length of a time window, ms. Default 60 s.
-    window_ms = 60_000,
+    /// Length of a time window, ms. Default 10 s.
+    window_ms = 10_000,
     /// Buckets of a time window. Default 10.
     window_buckets = 10,
     /// Length of a count window, calls; 0 = a time window. Default 0.
@@ -55,8 +55,8 @@ rules! {
     failure_rate_threshold = 50,
     /// Failures in the window that open; 0 = off. Default off.
     failure_count_threshold = 0,
-    /// Failures in a row that open; 0 = off. Default off.
-    consecutive_failures_threshold = 0,
+    /// Failures in a row that open; 0 = off. Default 20.
+    consecutive_failures_threshold = 20,
     /// Slow calls in percent of calls that open. Default 100.
     slow_call_rate_threshold = 100,
     /// Time spent open before probes go out, ms. Default 30 s.

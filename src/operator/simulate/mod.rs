@@ -172,7 +172,7 @@ fn limits(in_force: &Rules, rules: &Rules, abandoned: u64) -> Vec<String> {
     let also = [
         (
             rules.consecutive_failures_threshold > 0,
-            "consecutive_failures_threshold cannot be judged without the order of calls: taken as off",
+            "only runs without any success between are seen: consecutive_failures_threshold may have opened it earlier",
         ),
         (
             rules.quorum > 1,
@@ -248,7 +248,7 @@ mod tests {
         slices.extend([(0, 100); 6]);
         slices.extend([(100, 0); 6]);
         let rules = Rules {
-            window_ms: 10_000,
+            consecutive_failures_threshold: 0,
             ..Rules::default()
         };
         let course = course(&rules, &past(&slices));
@@ -353,23 +353,38 @@ mod tests {
     }
 
     #[test]
-    fn runs_and_quorums_are_said_to_be_unknown() {
+    fn a_total_outage_is_a_run() {
         let rules = Rules {
             failure_rate_threshold: 0,
-            consecutive_failures_threshold: 5,
+            consecutive_failures_threshold: 250,
+            ..Rules::default()
+        };
+        let calm_then_dead: Vec<_> = [(100, 0); 6].into_iter().chain([(0, 100); 6]).collect();
+        let tripped = course(&rules, &past(&calm_then_dead));
+        assert_eq!(tripped.trips[0].reason, Reason::ConsecutiveFailures);
+        assert_eq!(tripped.trips[0].at_ms, BEGAN + 84_000);
+        // A success in each second of it.
+        assert_eq!(course(&rules, &past(&[(10, 1000); 12])).trips, []);
+    }
+
+    #[test]
+    fn runs_and_quorums_are_said_to_be_unknown() {
+        let rules = Rules {
             quorum: 3,
             ..Rules::default()
         };
-        assert_eq!(course(&rules, &past(&[(0, 100); 6])).trips, []);
         let said = limits(&Rules::default(), &rules, 0).join("\n");
         assert!(said.contains("consecutive_failures_threshold") && said.contains("quorum"));
-        let by_default = limits(&Rules::default(), &Rules::default(), 0);
-        assert_eq!(by_default.len(), 3);
-        let others = Rules {
-            abandoned_after_ms: 5,
+        let rules = Rules {
+            consecutive_failures_threshold: 0,
             ..Rules::default()
         };
-        let said = limits(&Rules::default(), &others, 1);
+        assert_eq!(limits(&Rules::default(), &rules, 0).len(), 3);
+        let others = Rules {
+            abandoned_after_ms: 5,
+            ..rules
+        };
+        let said = limits(&rules, &others, 1);
         assert_eq!(said.iter().filter(|s| s.contains("dropped")).count(), 1);
         assert_eq!(said.iter().filter(|s| s.contains("abandoned")).count(), 1);
     }

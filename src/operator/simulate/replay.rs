@@ -73,7 +73,6 @@ impl Calls {
 impl Replay {
     pub(super) fn new(rules: &Rules) -> Self {
         let policy = Rules {
-            consecutive_failures_threshold: 0,
             quorum: 1,
             ..*rules
         };

@@ -13,6 +13,7 @@ use super::{
     endpoint::Endpoint,
     keys::Prefix,
 };
+use crate::model::FOREVER;
 
 /// Builds a [`RedisStore`].
 ///
@@ -40,12 +41,12 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Sets how long one operation may take. Default 50 ms.
+    /// Sets how long one operation may take. Default 50 ms; at least 1 ms and at most a year.
     ///
     /// Connecting goes on in the background for up to half a second (or four times this time, where
     /// that is longer) when no operation waits for it any more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.clamp(Duration::from_millis(1), FOREVER);
         self
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{RedisStore, only, scripts::Run, wire};
 use crate::{
-    model::Name,
+    model::{FOREVER, Name},
     store::{StoreError, Text},
 };
 
@@ -18,7 +18,7 @@ impl RedisStore {
     /// Runs a script on the keys of a queue, with a request and what else it takes; what it answers in
     /// MessagePack, `None` for nil.
     ///
-    /// It waits for so long, or for the store's timeout where that is longer.
+    /// It waits for so long, a year at most, or for the store's timeout where that is longer.
     pub(crate) async fn ask_queue<T: DeserializeOwned>(
         &self,
         script: &Text,
@@ -42,7 +42,7 @@ impl RedisStore {
     ) -> Result<T, StoreError> {
         let run = Run::of(script, self.0.prefix.queue(queue), arguments);
         let repeatable = run.is_repeatable();
-        let deadline = Instant::now() + patience.max(self.0.timeout);
+        let deadline = Instant::now() + patience.min(FOREVER).max(self.0.timeout);
         let answers = self.0.evaluate(&[run], repeatable, deadline).await?;
         let read = from_redis_value(only(answers)?.map_err(wire::error)?);
         read.map_err(|e| StoreError::Unreadable(e.to_string()))

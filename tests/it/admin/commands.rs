@@ -194,7 +194,14 @@ async fn a_policy_that_is_not_valid_is_refused_in_words() {
         (json!({"jitter=5 quorum": 1}), "not a setting"),
         (json!({"jitter 5": 1}), "not a setting"),
         (json!({"": 1}), ""),
-        (json!({"failure_rate_threshold": 0}), "no trip condition"),
+        (
+            json!({"failure_rate_threshold": 0, "consecutive_failures_threshold": 0}),
+            "no trip condition",
+        ),
+        (
+            json!({"call_timeout_ms": 45_000}),
+            "probe_lease_ms is 30000, but call_timeout_ms is 45000",
+        ),
         (json!({"jitter": -1}), "whole number"),
         (json!({"jitter": 1.5}), "whole number"),
     ] {

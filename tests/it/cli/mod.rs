@@ -91,7 +91,10 @@ impl Service {
 
     /// A circuit that has seen so many calls, and is listed.
     async fn circuit(&self, name: &str, ok: usize, failed: usize) -> CircuitBreaker {
-        let breaker = self.circuits.circuit(name, Policy::default()).unwrap();
+        // Of a rate and a run that are reached at once either may be the reason.
+        let policy = Policy::builder().no_consecutive_failures_threshold();
+        let policy = policy.build().unwrap();
+        let breaker = self.circuits.circuit(name, policy).unwrap();
         self.call(&breaker, ok, failed).await;
         let listed = async || {
             let names = self.circuits.circuits().await.unwrap();

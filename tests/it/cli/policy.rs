@@ -100,6 +100,15 @@ async fn settings_are_stored_beside_those_that_are_and_counts_are_kept() {
 async fn what_is_not_valid_is_refused_with_what_would_be() {
     let service = Service::new("cli-invalid");
     let breaker = service.circuit("payments", 1, 0).await;
+    let none = [
+        "failure_rate_threshold=0",
+        "consecutive_failures_threshold=0",
+    ];
+    for command in [&["policy", "set"][..], &["simulate"]] {
+        let ran = service.run(&[command, &["payments"], &none].concat()).await;
+        assert_eq!((ran.status, ran.out.as_str()), (2, ""));
+        assert!(ran.err.contains("no trip condition"), "{ran:?}");
+    }
     for (pair, said) in [
         (
             "failure_rate_threshold=140%",
@@ -111,7 +120,10 @@ async fn what_is_not_valid_is_refused_with_what_would_be() {
         ),
         ("wait_duration_in_open_state_ms=soon", "such as 30s"),
         ("quorum=2s", "without a unit"),
-        ("failure_rate_threshold=0", "no trip condition"),
+        (
+            "call_timeout_ms=45s",
+            "probe_lease_ms is 30000, but call_timeout_ms is 45000",
+        ),
         ("failure_rate_threshold", "has no value"),
     ] {
         for command in [&["policy", "set"][..], &["simulate"]] {

@@ -59,6 +59,7 @@ impl Scope {
     pub fn rules(&self) -> Rules {
         let mut rules = Rules::default();
         rules.failure_rate_threshold = 0;
+        rules.consecutive_failures_threshold = 0;
         rules.failure_count_threshold = 1;
         rules.wait_duration_in_open_state_ms = self.wait * TICK;
         rules.max_wait_duration_in_open_state_ms = self.wait * TICK;

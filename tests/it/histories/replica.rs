@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use commontrip::{CallError, CircuitBreaker, Commontrip, Permit, Reason, Rejection};
+use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Permit, Reason, Rejection};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -285,7 +285,7 @@ impl Replica {
         match end {
             End::Success => permit.success(),
             End::Failure => permit.failure(),
-            End::Ignored => drop(permit),
+            End::Ignored => permit.record(Outcome::Ignored),
         }
     }
 

@@ -150,8 +150,18 @@ pub async fn counted(redis: &mut MultiplexedConnection, name: &str) -> Totals {
     let mut read = redis::cmd("HGET");
     read.arg(format!("commontrip:{{{name}}}")).arg("counts");
     let counts: Option<String> = read.query_async(redis).await.expect("redis is there");
-    let [_, _, _, successes, failures, _, ignored, not_permitted] =
-        kept(&counts.unwrap_or_default());
+    let [
+        _,
+        _,
+        _,
+        _,
+        successes,
+        failures,
+        _,
+        ignored,
+        not_permitted,
+        _,
+    ] = kept(&counts.unwrap_or_default());
     Totals {
         successes,
         failures,

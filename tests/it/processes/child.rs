@@ -294,7 +294,7 @@ impl Service {
         let totals = &mut totals[circuit];
         if fastrand::u8(..100) < DROPPED {
             totals.ignored += 1;
-            drop(permit);
+            permit.record(Outcome::Ignored);
         } else if fastrand::u8(..100) < self.failures.load(Ordering::Relaxed) {
             totals.failures += 1;
             permit.failure();

@@ -1,19 +1,24 @@
 //! axum's server with a circuit for each route.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Path, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, Response, StatusCode};
 use axum::routing::get;
 use commontrip::keyed::KeyedCircuits;
-use commontrip::tower::{CircuitBreakerLayer, Http};
-use commontrip::{Commontrip, Policy};
+use commontrip::tower::{CircuitBreakerLayer, Http, HttpBody};
+use commontrip::{Commontrip, Policy, State};
+use futures_util::stream;
 use tokio::net::TcpListener;
 
 use crate::support::unique_prefix;
 use crate::upstream::{after, open, replica};
+use crate::wait::until;
 
 /// A replica of a service with two routes; counts what its handlers get.
 async fn serve(circuits: &Commontrip, policy: Policy) -> (String, Arc<AtomicU64>) {
@@ -92,7 +97,7 @@ async fn a_route_that_fails_is_answered_with_503_by_every_replica_and_no_other_r
 
 #[tokio::test]
 async fn a_handler_past_its_time_is_answered_with_504() {
-    let policy = Policy::builder().call_timeout(std::time::Duration::from_millis(20));
+    let policy = Policy::builder().call_timeout(Duration::from_millis(20));
     let circuits = replica(&unique_prefix("axum"));
     let (url, _) = serve(&circuits, policy.build().unwrap()).await;
     let late = ask(&url, "/reports/hangs").await;
@@ -102,4 +107,43 @@ async fn a_handler_past_its_time_is_answered_with_504() {
         (&problem["status"], &problem["limit_ms"]),
         (&504.into(), &20.into())
     );
+}
+
+#[tokio::test]
+async fn a_half_open_circuit_closes_by_whole_answers_whose_body_hyper_does_not_ask_for_its_end() {
+    let policy = Policy::builder()
+        .consecutive_failures_threshold(1)
+        .wait_duration_in_open_state(Duration::from_millis(50));
+    let circuits = replica(&unique_prefix("axum"));
+    let breaker = circuits
+        .circuit("reports", policy.build().unwrap())
+        .unwrap();
+    let answer = async |Path(status): Path<u16>| {
+        let whole = stream::iter([Ok::<_, Infallible>("who"), Ok("le")]);
+        let mut response = Response::new(Body::from_stream(whole));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        let headers = response.headers_mut();
+        headers.insert("content-length", HeaderValue::from_static("5"));
+        response
+    };
+    let layer = CircuitBreakerLayer::new(breaker.clone()).classifier(HttpBody);
+    let app = Router::new()
+        .route("/{status}", get(answer))
+        .route_layer(layer.rejection_response());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await.unwrap() });
+
+    assert_eq!(ask(&url, "/500").await.status(), 500);
+    until("open", async || breaker.state() != State::Closed).await;
+    let client = crate::upstream::client();
+    until("closed", async || {
+        // A HEAD has no body at all.
+        let head = client.head(format!("{url}/200")).send().await.unwrap();
+        if head.status() == 200 {
+            assert_eq!(ask(&url, "/200").await.text().await.unwrap(), "whole");
+        }
+        breaker.state() == State::Closed
+    })
+    .await;
 }

@@ -3,12 +3,15 @@
 use std::convert::Infallible;
 use std::future::ready;
 use std::io::Error;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use commontrip::tower::{CircuitBreakerLayer, Classifier, Grpc, Http, HttpBody, SettlingBody};
 use commontrip::{CircuitBreaker, Commontrip};
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -67,21 +70,29 @@ impl Trial {
 
     async fn answer<C>(&self, classifier: C, response: Response<Body>) -> C::Response
     where
-        C: Classifier<Response<Body>, Infallible> + Clone,
+        C: Classifier<Request<()>, Response<Body>, Infallible> + Clone,
     {
         let response = std::sync::Mutex::new(Some(response));
         let response = std::sync::Arc::new(response);
-        let service = service_fn(move |()| ready(Ok(response.lock().unwrap().take().unwrap())));
+        let service = service_fn(move |_| ready(Ok(response.lock().unwrap().take().unwrap())));
         let layer = CircuitBreakerLayer::new(self.breaker.clone()).classifier(classifier);
-        layer.layer(service).oneshot(()).await.unwrap()
+        layer
+            .layer(service)
+            .oneshot(Request::new(()))
+            .await
+            .unwrap()
     }
 
-    /// Successes, failures and ignored calls so far.
+    /// Successes, failures, and calls that are neither, so far.
     async fn counted(&self) -> (u64, u64, u64) {
         let (successes, failures) = counted(&self.circuits, &self.breaker).await;
         let stats = self.circuits.stats();
         let stats = stats.iter().find(|s| s.name == self.breaker.name());
-        (successes, failures, stats.unwrap().ignored)
+        (
+            successes,
+            failures,
+            stats.map_or(0, |stats| stats.ignored + stats.abandoned),
+        )
     }
 }
 
@@ -168,4 +179,43 @@ async fn grpc_without_a_status_has_failed() {
     assert_eq!(trial.counted().await, (0, 4, 0));
     drop(trial.answer(Grpc, body([data(), trailers("0")])).await);
     assert_eq!(trial.counted().await, (0, 4, 1), "the reader went away");
+}
+
+/// Panics when it is polled.
+struct Panicking;
+
+impl http_body::Body for Panicking {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        panic!("as asked");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_also_when_an_outer_layer_catches_it() {
+    let trial = Trial::new();
+    let panics = Response::new(Panicking.boxed_unsync());
+    let mut body = trial.answer(HttpBody, panics).await.into_body();
+    let caught = AssertUnwindSafe(body.frame()).catch_unwind().await;
+    assert!(caught.is_err());
+    drop(body);
+    assert_eq!(trial.counted().await, (0, 1, 0), "in a body");
+
+    let service = service_fn(|(): ()| async {
+        tokio::task::yield_now().await;
+        if true {
+            panic!("as asked");
+        }
+        Ok::<_, Infallible>(())
+    });
+    let service = CircuitBreakerLayer::new(trial.breaker.clone()).layer(service);
+    let mut call = Box::pin(AssertUnwindSafe(service.oneshot(())).catch_unwind());
+    assert!(call.as_mut().await.is_err());
+    drop(call);
+    assert_eq!(trial.counted().await, (0, 2, 0), "in a call");
 }

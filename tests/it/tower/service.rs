@@ -184,7 +184,12 @@ async fn a_call_past_its_time_is_dropped_and_has_failed() {
 
 #[tokio::test]
 async fn a_call_in_time_is_not_dropped() {
-    let policy = Policy::builder().call_timeout(HOUR).build().unwrap();
+    let policy = Policy::builder()
+        .call_timeout(HOUR)
+        .probe_lease(HOUR)
+        .max_wait_duration_in_half_open_state(HOUR)
+        .build()
+        .unwrap();
     let (circuits, breaker) = circuit(policy);
     let mut service =
         CircuitBreakerLayer::new(breaker.clone()).layer(service_fn(async |n: u64| {
@@ -234,7 +239,7 @@ async fn a_call_that_is_dropped_says_nothing() {
     assert_eq!(counted(&circuits, &breaker).await, (1, 0));
     let stats = circuits.stats();
     let stats = stats.iter().find(|s| s.name == breaker.name()).unwrap();
-    assert_eq!(stats.ignored, 2);
+    assert_eq!(stats.abandoned, 2);
 }
 
 #[tokio::test]

@@ -203,3 +203,29 @@ async fn a_server_that_rejects_says_that_it_is_not_available() {
     assert!(wait_ms > 3_000_000, "{wait_ms}");
     assert_eq!(scripted.asked.load(Ordering::SeqCst), 2);
 }
+
+#[cfg(feature = "stream")]
+#[tokio::test]
+async fn the_messages_of_a_stream_are_guarded_one_by_one() {
+    use commontrip::stream::{StreamError, StreamOptions};
+    use futures_util::StreamExt;
+
+    let (incoming, channel) = listen().await;
+    let server = Server::builder().add_service(HealthServer::new(Scripted::default()));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let circuits = replica(&unique_prefix("tonic"));
+    let breaker = circuits.circuit(&unique("users"), after(9)).unwrap();
+    let options = StreamOptions::new().items_within(Duration::from_secs(30));
+    for (code, expected) in [(Code::Ok, (1, 0)), (Code::Unavailable, (1, 1))] {
+        let mut client = HealthClient::new(channel.clone());
+        let open = || async move { client.watch(request(code)).await.map(Response::into_inner) };
+        let mut answers = breaker.stream(&options, open).await.unwrap();
+        answers.next().await.unwrap().unwrap();
+        match answers.next().await {
+            None => assert_eq!(code, Code::Ok),
+            Some(Err(StreamError::Failed(status))) => assert_eq!(status.code(), code),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(counted(&circuits, &breaker).await, expected);
+    }
+}

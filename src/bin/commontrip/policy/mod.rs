@@ -4,7 +4,7 @@ mod pairs;
 
 use clap::{Args, Subcommand};
 use commontrip::{
-    ControlError, Rules,
+    ControlError, Policy, Rules,
     operator::{Operator, Policies, Settings, View},
 };
 use serde::Serialize;
@@ -211,5 +211,15 @@ fn text(out: &Output, told: &Told<'_>) -> String {
             coloured(DIM, default),
         ]);
     }
-    format!("{}  {version}\n{}", shown(told.name), table.text(out))
+    let mut text = format!("{}  {version}\n{}", shown(told.name), table.text(out));
+    for warning in warnings(in_force) {
+        text += &format!("\nwarning: {warning}");
+    }
+    text
+}
+
+/// What is unwise in a policy, or contradictory: pairs may have been stored over other code.
+fn warnings(in_force: &Settings) -> Vec<String> {
+    let policy = serde_json::to_value(in_force).and_then(serde_json::from_value::<Policy>);
+    policy.map_or_else(|error| vec![error.to_string()], |policy| policy.warnings())
 }

@@ -1,0 +1,33 @@
+//! What the reader of a guarded stream sees instead of silence.
+
+use std::time::Duration;
+
+/// The last item of a [`GuardedStream`](super::GuardedStream) that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError<E> {
+    /// The first item did not come within
+    /// [`first_item_within`](super::StreamOptions::first_item_within).
+    #[error("the stream delivered no first item within {0:?}")]
+    FirstItemTimeout(Duration),
+    /// The next item did not come within [`items_within`](super::StreamOptions::items_within).
+    #[error("the stream stalled: no item within {0:?}")]
+    Stalled(Duration),
+    /// The stream ended without the item that [`ends_with`](super::StreamOptions::ends_with) expects.
+    #[error("the stream ended before its last item")]
+    Incomplete,
+    /// The stream's own error.
+    #[error("{0}")]
+    Failed(#[source] E),
+}
+
+impl<E> StreamError<E> {
+    /// The stream's own error, when it has one.
+    #[must_use]
+    pub fn into_failed(self) -> Option<E> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
