@@ -219,6 +219,8 @@ end
 local function breach(c, run)
   local calls, failures = c.window_calls, c.window_failures
   if is_silent(c) then
+    -- With no success between them all failures of the window are in a row.
+    if calls == failures then run = math.max(run, failures) end
     failures = failures + c.window_undecided
     calls, run = failures, run + c.window_undecided
   end

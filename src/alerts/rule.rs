@@ -151,9 +151,14 @@ impl Alert {
     /// What to say of a circuit.
     pub(super) fn text(&self, circuit: &str, seen: &Snapshot) -> String {
         let rate = Rate(seen.failure_rate());
+        // Where no call succeeded, some may have been abandoned: those count as failures then.
+        let failed = match seen.failures < seen.calls {
+            true => "failed",
+            false => "did not succeed",
+        };
         match self.kind {
             Kind::Opened => format!(
-                "circuit {circuit} is {}: {}; {rate} of {} calls failed",
+                "circuit {circuit} is {}: {}; {rate} of {} calls {failed}",
                 seen.state, seen.reason, seen.calls
             ),
             Kind::FailureRate { percent } => format!(

@@ -262,6 +262,10 @@ impl Rules {
         let [mut calls, mut failures, slow, undecided] = sums;
         let mut run = run;
         if self.is_silent(sums) {
+            // With no success between them all failures of the window are in a row.
+            if calls == failures {
+                run = run.max(failures);
+            }
             failures += undecided;
             (calls, run) = (failures, run + undecided);
         }

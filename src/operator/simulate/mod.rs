@@ -79,6 +79,7 @@ impl Simulation {
         let sum =
             |of: fn(&Interval) -> u64| -> u64 { past.iter().map(of).fold(0, u64::saturating_add) };
         let failures = sum(|slice| slice.failures);
+        let abandoned = sum(|slice| slice.abandoned);
         let state = events.iter().find(|event| event.at_ms >= from_ms);
         let began = state.map_or(seen.snapshot.state, |event| event.from);
         let within: Vec<_> = events.iter().filter(|e| e.at_ms >= from_ms).collect();
@@ -92,11 +93,11 @@ impl Simulation {
             to_ms,
             calls: sum(|slice| slice.successes).saturating_add(failures),
             failures,
-            abandoned: sum(|slice| slice.abandoned),
+            abandoned,
             changed: settings(differ),
             simulated: Course::under(rules, past, to_ms),
             real,
-            limits: limits(in_force, rules),
+            limits: limits(in_force, rules, abandoned),
         }
     }
 }
@@ -162,7 +163,7 @@ const fn dropped(rules: &Rules) -> [u64; 2] {
 }
 
 /// What the figures cannot say.
-fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
+fn limits(in_force: &Rules, rules: &Rules, abandoned: u64) -> Vec<String> {
     let always = [
         "the order of calls within 10 s is not known: they are spread evenly, so a trip can be some seconds off",
         "calls that were really rejected have no outcome: while the circuit was really open, the simulated one only waits for calls",
@@ -192,6 +193,10 @@ fn limits(in_force: &Rules, rules: &Rules) -> Vec<String> {
         (
             rules.call_timeout_ms != in_force.call_timeout_ms,
             "calls ended by the call_timeout_ms of their time, not by another",
+        ),
+        (
+            abandoned > 0,
+            "which abandoned calls were failures too is not known: as many of each 10 s are taken to be as there were failures",
         ),
         (
             dropped(rules) != dropped(in_force),
@@ -368,13 +373,20 @@ mod tests {
             quorum: 3,
             ..Rules::default()
         };
-        let said = limits(&Rules::default(), &rules).join("\n");
+        let said = limits(&Rules::default(), &rules, 0).join("\n");
         assert!(said.contains("consecutive_failures_threshold") && said.contains("quorum"));
         let rules = Rules {
             consecutive_failures_threshold: 0,
             ..Rules::default()
         };
-        assert_eq!(limits(&Rules::default(), &rules).len(), 3);
+        assert_eq!(limits(&Rules::default(), &rules, 0).len(), 3);
+        let others = Rules {
+            abandoned_after_ms: 5,
+            ..rules
+        };
+        let said = limits(&rules, &others, 1);
+        assert_eq!(said.iter().filter(|s| s.contains("dropped")).count(), 1);
+        assert_eq!(said.iter().filter(|s| s.contains("abandoned")).count(), 1);
     }
 
     #[test]

@@ -76,6 +76,46 @@ async fn a_trip_is_shown_as_it_happens() {
     page.end().await;
 }
 
+#[tokio::test]
+async fn dropped_calls_are_shown_as_they_are_counted() {
+    let site = Site::start().await;
+    let payments = site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    page.run("location.hash = '#/c/payments'").await;
+    let shows = async |words: &str| {
+        let text = page
+            .run("return document.querySelector('#circuit').innerText")
+            .await;
+        text.as_str().is_some_and(|text| text.contains(words))
+    };
+    until("the page is whole", async || {
+        shows("minimum_number_of_calls").await && shows("0 abandoned").await
+    })
+    .await;
+    for _ in 0..3 {
+        drop(payments.acquire().await.unwrap());
+    }
+    until("they are in the window", async || {
+        shows("1 (0 failed, 0 slow) and 3 abandoned").await
+    })
+    .await;
+    assert!(shows("1 succeeded, 0 failed, 0 slow, 3 abandoned, 0 ignored").await);
+    // What was counted since the page was opened is in the hour, too.
+    page.run("document.querySelector('details.numbers').open = true")
+        .await;
+    let hour = r#"
+        const head = [...document.querySelectorAll('details.numbers thead th')];
+        const at = head.findIndex((th) => th.textContent === 'Abandoned');
+        const rows = [...document.querySelectorAll('details.numbers tbody tr')];
+        return rows.map((row) => Number(row.children[at].textContent)).reduce((a, b) => a + b, 0)"#;
+    until("they are in the hour", async || {
+        page.run(hour).await == json!(3)
+    })
+    .await;
+    page.end().await;
+}
+
 /// Opens the dialog of a circuit and chooses what to do.
 async fn choose(page: &Browser, name: &str, kind: &str) {
     let row = format!(
