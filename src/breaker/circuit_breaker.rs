@@ -109,17 +109,16 @@ impl CircuitBreaker {
         result.map_err(CallError::Failed)
     }
 
-    /// Makes a call that is no future, when the circuit permits; otherwise as [`call`](Self::call).
+    /// Makes a call that is not a future, when the circuit permits; otherwise as [`call`](Self::call).
     ///
-    /// Does not wait for the store: where the cache does not know, the call is rejected, as by
-    /// [`try_acquire`](Self::try_acquire). `call_timeout` cannot end such a call.
+    /// Never waits for the store: decides as [`try_acquire`](Self::try_acquire).
+    /// [`call_blocking`](Self::call_blocking) waits. `call_timeout` cannot end such a call.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use commontrip::{Commontrip, Policy};
     ///
     /// let numbers = Commontrip::embedded()?.circuit("numbers", Policy::default())?;
-    /// numbers.acquire().await?.success(); // the first answer must come from the store
     /// assert_eq!(numbers.call_sync(|| "42".parse::<u32>())?, 42);
     /// # Ok(()) }
     /// ```
@@ -200,8 +199,11 @@ impl CircuitBreaker {
 
     /// Asks for leave to make one call without waiting.
     ///
-    /// Where the cache does not know (before the first answer, or when a probe is due), the
-    /// answer is fetched in the background and kept for a second for the next `try_acquire`.
+    /// What the cache holds decides, though it is stale, and is renewed in the background. Before the
+    /// store's first answer the call is permitted, unless the policy says
+    /// [`Reject`](crate::OnStoreFailure::Reject). When a probe is due its permit is fetched in the
+    /// background, and kept for the next caller for half of `probe_lease`; this caller is rejected
+    /// with [`Reason::ProbeRequested`](crate::Reason::ProbeRequested). The embedded store is asked at once.
     ///
     /// # Errors
     /// [`Rejection`] when the call must not be made, or not yet.
