@@ -214,3 +214,32 @@ async fn a_restarted_replica_of_the_same_name_is_not_taken_for_its_former_self()
     let seen = breaker.snapshot().await.unwrap();
     assert_eq!((seen.successes_total, seen.failures_total), (20, 5));
 }
+
+#[tokio::test]
+async fn a_store_that_goes_away_as_the_circuit_opens_leaves_it_open() {
+    let store = FaultyStore::new(MemoryStore::default());
+    let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
+    let policy = Policy::consecutive(5).unwrap();
+    let breaker = circuits.circuit("c", policy).unwrap();
+    circuits.flush().await;
+    let away = store.inject(Fault::lose_answer());
+    let mut made = 0;
+    for _ in 0..20 {
+        let call = breaker.call_sync(|| Err::<(), _>("down"));
+        made += u64::from(call.unwrap_err().rejection().is_none());
+    }
+    assert_eq!(made, 5);
+    until("away", async || circuits.health().away_for.is_some()).await;
+    for _ in 0..20 {
+        let call = breaker.call_sync(|| Ok::<_, ()>(()));
+        let rejection = *call.unwrap_err().rejection().unwrap();
+        assert!(
+            rejection.local && rejection.state == State::Open,
+            "{rejection:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    away.end();
+    until("back", async || circuits.health().away_for.is_none()).await;
+    until_state(&breaker, State::Open).await;
+}

@@ -160,20 +160,27 @@ impl Cell {
 
     /// Admits no more calls until the store has said what it makes of this.
     fn foresee(&self, view: &mut View, reason: Reason) {
-        let until = self.now() + millis(self.shared.store_timeout).max(1);
-        view.foreseen = Some(Foreseen { reason, until });
+        view.foreseen = Some(self.foreseen(reason));
         self.set_gate(view);
     }
 
-    /// Once the store has answered: still admits none where what it did not know of yet opens the
-    /// circuit.
+    fn foreseen(&self, reason: Reason) -> Foreseen {
+        let wait = millis(self.shared.store_timeout).max(1);
+        let until = self.now().saturating_add(wait);
+        Foreseen { reason, until }
+    }
+
+    /// Once the store has answered: still admits none where there is more that it did not know of
+    /// yet, and which opens the circuit. What it knows of is its own to judge.
     pub(super) fn foresee_on(&self, view: &mut View) {
-        if let Some(foreseen) = view.foreseen.take() {
-            let outbox = self.outbox.lock();
-            let still = view.source == Source::Shared && view.seen.state == State::Closed;
-            let reason = self.trips(view, &outbox).filter(|_| still);
-            view.foreseen = reason.map(|reason| Foreseen { reason, ..foreseen });
+        if view.foreseen.take().is_none() {
+            return;
         }
+        let outbox = self.outbox.lock();
+        let closed = view.source == Source::Shared && view.seen.state == State::Closed;
+        let more = outbox.pending.is_some() || outbox.trips > 0 || !self.tally.is_empty();
+        let reason = self.trips(view, &outbox).filter(|_| closed && more);
+        view.foreseen = reason.map(|reason| self.foreseen(reason));
     }
 
     /// Why this process' own evidence opens the circuit for it.

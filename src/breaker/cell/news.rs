@@ -49,7 +49,11 @@ impl Cell {
             }
             self.show(&mut view, snapshot, Source::Shared, same);
         }
+        let foreseen = view.foreseen.is_some();
         drop(view);
+        if foreseen {
+            self.hurry();
+        }
         if !same {
             // A probe's permit that was fetched ahead is of the past.
             drop(self.spare.lock().take());
