@@ -147,6 +147,11 @@ async fn a_dropped_call_is_counted_under_one_result() {
     let hung = one.breaker.acquire().await.unwrap();
     tokio::time::sleep(ms(250)).await;
     drop(hung);
+    let failed = ["result=\"failure\""];
+    one.shows("circuit_breaker_requests_total", &failed, 1.0)
+        .await;
+    // An export is several steps; what follows is of a later one.
+    tokio::time::sleep(ms(50)).await;
     let results = [
         ("success", 5.0),
         ("abandoned", 3.0),
