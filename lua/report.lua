@@ -132,6 +132,11 @@ if not last or seq > tonumber(last) then
     longest = math.max(first > 0 and joined + first or 0, longest)
 
     record(c, successes, failures, slow_successes, slow_failures, undecided)
+    if is_silent(c) then
+      -- A run has no time limit: these go on counting when they have left the window.
+      c.consecutive_failures = c.consecutive_failures + undecided
+      longest = math.max(longest, c.consecutive_failures)
+    end
     if policy[QUORUM] > 1
       and (failures > 0 or policy[SLOW_MS] > 0 and slow_successes > 0 or undecided > 0 and is_silent(c))
     then

@@ -219,10 +219,10 @@ end
 local function breach(c, run)
   local calls, failures = c.window_calls, c.window_failures
   if is_silent(c) then
-    -- With no success between them all failures of the window are in a row.
-    if calls == failures then run = math.max(run, failures) end
+    -- With no success between them all of them are in a row.
+    run = math.max(run, (calls == failures and failures or 0) + c.window_undecided)
     failures = failures + c.window_undecided
-    calls, run = failures, run + c.window_undecided
+    calls = failures
   end
   local minimum = policy[MINIMUM_CALLS]
   if policy[WINDOW_CALLS] > 0 then minimum = math.min(minimum, policy[WINDOW_CALLS]) end

@@ -17,7 +17,7 @@ use super::{
     gate::Hold,
 };
 use crate::{
-    model::{Acquire, Grant, OnStoreFailure, Reason},
+    model::{Acquire, Grant, OnStoreFailure, Permission, Reason},
     store::StoreError,
 };
 
@@ -83,9 +83,8 @@ impl Cell {
             return Err(self.reject(rejection));
         }
         if self.asks_own() {
-            return self
-                .ask_locally()
-                .ok_or_else(|| self.reject(self.rejection()));
+            let ticket = self.ask_locally().map_or_else(|| self.by_cache(), Ok);
+            return ticket.map_err(|rejection| self.reject(rejection));
         }
         if self.shared.store.is_immediate() {
             return self.ask_here().map_err(|rejection| self.reject(rejection));
@@ -176,7 +175,10 @@ impl Cell {
             let _ = to.send(answer.map(|ticket| Fetched::new(cell, ticket, asked_at)));
         });
         match from.recv_timeout(self.shared.store_timeout) {
-            Ok(Ok(fetched)) => fetched.claim().ok_or_else(|| self.reject(self.rejection())),
+            Ok(Ok(fetched)) => {
+                let ticket = fetched.claim().map_or_else(|| self.by_cache(), Ok);
+                ticket.map_err(|rejection| self.reject(rejection))
+            }
             // It was counted when it was rejected.
             Ok(Err(rejection)) => Err(rejection),
             Err(_) => self.enter_at_once(),
@@ -195,7 +197,7 @@ impl Cell {
 
     async fn ask_store_or_own(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         if self.asks_own() {
-            return self.ask_locally().ok_or_else(|| self.rejection());
+            return self.ask_locally().map_or_else(|| self.by_cache(), Ok);
         }
         if self.shared.store.is_immediate() {
             return self.ask_here();
@@ -227,7 +229,7 @@ impl Cell {
                 Err(_) => return Err(rejection),
             },
         };
-        answer?.claim().ok_or_else(|| self.rejection())
+        answer?.claim().map_or_else(|| self.by_cache(), Ok)
     }
 
     /// Asks in a task of its own, so that a caller that goes away loses no permit.
@@ -253,11 +255,14 @@ impl Cell {
         let asked_at = Instant::now();
         let asked = self.shared.store.acquire(&self.name, &request);
         match self.shared.in_time(asked).await {
-            Ok(grant) if asked_at.elapsed() > self.shared.store_timeout => {
+            Ok(grant)
+                if grant.permission == Permission::Probe
+                    && asked_at.elapsed() > self.shared.store_timeout =>
+            {
                 // This process stood still: the permit may be another's by now.
                 self.take_shared(&grant.snapshot);
                 self.give_back(request.token);
-                Err(self.rejection())
+                Err(self.requested())
             }
             answer => self.take_grant(answer, request, asked_at),
         }
@@ -272,7 +277,7 @@ impl Cell {
             return Err(self.requested());
         };
         let fetched = self.take_grant(answer, request, asked_at)?;
-        fetched.claim().ok_or_else(|| self.rejection())
+        fetched.claim().map_or_else(|| self.by_cache(), Ok)
     }
 
     fn take_grant(
@@ -286,7 +291,8 @@ impl Cell {
             Ok(grant) => {
                 self.take_shared(&grant.snapshot);
                 let ticket = self.granted(grant.permission, request.token, &grant.snapshot, false);
-                ticket.map(fetched).ok_or_else(|| self.rejection())
+                let ticket = ticket.map_or_else(|| self.by_cache(), Ok);
+                ticket.map(fetched)
             }
             Err(error) => {
                 // The grant may have been made and its answer lost.
@@ -296,11 +302,20 @@ impl Cell {
                     Ok(ticket) => Ok(fetched(ticket)),
                     Err(Hold::Reject(rejection)) => Err(rejection),
                     Err(Hold::Ask | Hold::AskAlone) => {
-                        let ticket = self.ask_locally();
-                        ticket.map(fetched).ok_or_else(|| self.rejection())
+                        let ticket = self.ask_locally().map_or_else(|| self.by_cache(), Ok);
+                        ticket.map(fetched)
                     }
                 }
             }
+        }
+    }
+
+    /// What the cache says when the answer to a question could not be used: it is as new.
+    fn by_cache(&self) -> Result<Ticket, Rejection> {
+        match self.gate.decide(self.now()) {
+            Ok(tag) => Ok(self.ticket(tag)),
+            Err(Hold::Reject(rejection)) => Err(rejection),
+            Err(Hold::Ask | Hold::AskAlone) => Err(self.requested()),
         }
     }
 

@@ -158,8 +158,13 @@ impl Circuit {
     }
 
     fn file(&mut self, t: &Turn<'_>, report: &Report) {
-        let longest = self.join_runs(report);
+        let mut longest = self.join_runs(report);
         self.window.record(&t.rules, t.now, &report.counts);
+        if t.rules.is_silent(self.window.sums) {
+            // A run has no time limit: these go on counting when they have left the window.
+            self.consecutive_failures += report.counts.undecided();
+            longest = longest.max(self.consecutive_failures);
+        }
         self.note_failing(t, &report.counts);
         self.heed(t, report.retry_after_ms);
         if self.state != State::Closed {

@@ -262,12 +262,11 @@ impl Rules {
         let [mut calls, mut failures, slow, undecided] = sums;
         let mut run = run;
         if self.is_silent(sums) {
-            // With no success between them all failures of the window are in a row.
-            if calls == failures {
-                run = run.max(failures);
-            }
+            // With no success between them all of them are in a row.
+            let in_a_row = if calls == failures { failures } else { 0 };
+            run = run.max(in_a_row + undecided);
             failures += undecided;
-            (calls, run) = (failures, run + undecided);
+            calls = failures;
         }
         let minimum = match self.window_calls {
             0 => self.minimum_number_of_calls,

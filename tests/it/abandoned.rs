@@ -108,6 +108,7 @@ on_each_store! {
     one_impatient_client_does_not_open_it_for_the_fleet
     permits_that_are_dropped_on_errors_open
     a_count_window_opens_when_its_last_calls_were_all_abandoned
+    a_service_that_is_seldom_called_opens_too
 }
 
 async fn a_service_that_always_hung_opens_within_the_minimum_of_calls(place: Place) {
@@ -321,6 +322,19 @@ async fn a_count_window_opens_when_its_last_calls_were_all_abandoned(place: Plac
     circuits.flush().await;
     let made = hung_calls(&breaker, 30, 5 * MS).await;
     assert_eq!(made, 10);
+}
+
+async fn a_service_that_is_seldom_called_opens_too(place: Place) {
+    // Not twenty of them are ever in the window.
+    let window = Policy::builder().sliding_window_time(100 * MS, 10);
+    let (_circuits, breaker) = place.one(window).await;
+    let mut made = 0;
+    for _ in 0..25 {
+        made += u64::from(hang(&breaker, 15 * MS).await);
+        sleep(30 * MS).await;
+    }
+    assert!(made <= 21, "{made} calls were made");
+    until("open", async || breaker.state() == State::Open).await;
 }
 
 #[tokio::test]

@@ -98,6 +98,9 @@ impl Sum {
             sums[0] = sums[0].min(rules.window_calls);
         }
         self.sums = sums;
+        if counts.successes == 0 && rules.is_silent(sums) {
+            self.run = plus(self.run, added[3]);
+        }
         match counts.successes {
             0 => {
                 self.run = plus(self.run, counts.failures);
