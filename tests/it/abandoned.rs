@@ -124,7 +124,7 @@ async fn a_service_that_always_hung_opens_within_the_minimum_of_calls(place: Pla
 
 async fn a_service_that_begins_to_hang_opens_within_the_minimum_of_calls(place: Place) {
     let (_circuits, breaker) = place
-        .one(Policy::builder().sliding_window_time(3600_000 * MS, 10))
+        .one(Policy::builder().sliding_window_time(3_600_000 * MS, 10))
         .await;
     for _ in 0..15 {
         succeed(&breaker, 4 * MS).await;

@@ -73,7 +73,7 @@ enum Age {
 #[derive(Clone, Debug)]
 enum Does {
     Acquire(u8),
-    Report(Filed),
+    Report(Box<Filed>),
     Release(u8),
     Control(Command, u64),
     StorePolicy(Pairs),
@@ -338,7 +338,7 @@ fn step() -> impl Strategy<Value = Step> {
     let for_ms = prop_oneof![Just(0_u64), 1_u64..3000];
     let does = prop_oneof![
         14 => (0_u8..4).prop_map(Does::Acquire),
-        24 => filed().prop_map(Does::Report),
+        24 => filed().prop_map(|filed| Does::Report(Box::new(filed))),
         3 => (0_u8..4).prop_map(Does::Release),
         2 => (command, for_ms).prop_map(|(command, for_ms)| Does::Control(command, for_ms)),
         2 => pairs().prop_map(Does::StorePolicy),
