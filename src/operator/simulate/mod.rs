@@ -283,7 +283,10 @@ mod tests {
 
     #[test]
     fn abandoned_calls_trip_while_none_succeeds_and_fail_probes() {
-        let rules = Rules::default();
+        let rules = Rules {
+            consecutive_failures_threshold: 0,
+            ..Rules::default()
+        };
         let silent = course(&rules, &dropped((0, 0, 100)));
         assert_eq!(silent.trips[0].reason, Reason::FailureRate);
         assert_eq!(silent.trips[0].calls, silent.trips[0].failures);
@@ -301,6 +304,7 @@ mod tests {
     fn abandoned_calls_that_failed_are_not_counted_twice() {
         let rules = Rules {
             minimum_number_of_calls: 1000,
+            consecutive_failures_threshold: 0,
             ..Rules::default()
         };
         let hung = course(&rules, &dropped((0, 100, 100)));

@@ -315,13 +315,13 @@ mod tests {
 
         #[test]
         fn any_numbers_and_texts_of_a_snapshot_can_be_used(
-            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 30), word in prop::collection::vec(any::<u8>(), 0..20),
+            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 32), word in prop::collection::vec(any::<u8>(), 0..20),
             (state, reason) in (0_usize..6, 0_usize..17), stored in prop_oneof![
                 Just(""), Just("failure_rate_threshold=31536000000 backoff_multiplier_percent=31536000000"),
                 Just("window_calls=10000 wait_duration_in_open_state_ms=31536000000 jitter=100"),
             ],
         ) {
-            let mut bytes = vec![0xdc, 0, 30];
+            let mut bytes = vec![0xdc, 0, 32];
             for (i, number) in numbers.iter().enumerate() {
                 match i {
                     0 => bytes.extend(encode(&State::ALL[state]).unwrap()),
