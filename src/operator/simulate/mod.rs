@@ -303,6 +303,7 @@ mod tests {
     #[test]
     fn abandoned_calls_that_failed_are_not_counted_twice() {
         let rules = Rules {
+            window_ms: 60_000,
             minimum_number_of_calls: 1000,
             consecutive_failures_threshold: 0,
             ..Rules::default()
