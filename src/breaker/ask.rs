@@ -246,9 +246,7 @@ impl Cell {
     }
 
     async fn ask_store(self: &Arc<Self>) -> Answer {
-        let rules = self.policy.load().rules;
-        if rules.decision_ttl_ms == 0 && rules.report_interval_ms == 0 {
-            // Whoever asks at every call and reports at once is answered by what it has seen.
+        if self.is_strict() {
             self.file_first().await;
         }
         let request = self.request();
@@ -268,8 +266,17 @@ impl Cell {
         }
     }
 
+    /// Whether it asks at every call and reports at once: then the answer knows of all that it has seen.
+    fn is_strict(&self) -> bool {
+        let rules = self.policy.load().rules;
+        rules.decision_ttl_ms == 0 && rules.report_interval_ms == 0
+    }
+
     /// Asks a store of this process.
     fn ask_here(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        if self.is_strict() {
+            self.file_here();
+        }
         let request = self.request();
         let asked_at = Instant::now();
         let answer = self.shared.store.acquire(&self.name, &request);

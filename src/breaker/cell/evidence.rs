@@ -247,7 +247,7 @@ impl Cell {
             self.weigh();
         }
         if self.gate.glance().reports_at_once() {
-            self.hurry();
+            self.report_soon();
         }
         self.wake_if_parked();
     }

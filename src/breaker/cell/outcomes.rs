@@ -22,7 +22,7 @@ impl Cell {
         let filed = plain && self.tally.record(pass.tag(), Count::Success);
         if filed {
             if self.gate.glance().reports_at_once() {
-                self.hurry();
+                self.report_soon();
             }
             self.time(pass, took_ns);
             self.wake_if_parked();

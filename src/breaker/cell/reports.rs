@@ -37,6 +37,11 @@ impl Cell {
         } else if self.shared.store.is_immediate() {
             return self.file_here();
         }
+        self.report_soon();
+    }
+
+    /// Has the reporter send the outbox at once.
+    pub(in crate::breaker) fn report_soon(self: &Arc<Self>) {
         if !self.urgent.load(Ordering::Relaxed) && !self.urgent.swap(true, Ordering::SeqCst) {
             self.shared.activate(self);
             self.shared.wake.notify_one();
