@@ -12,7 +12,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -54,7 +54,7 @@ pub enum Mode {
     Refuse,
     /// Its streams have a head, and no token. These and the following concern streams only.
     NoToken,
-    /// Its streams say nothing after two tokens,
+    /// Its streams say nothing after some tokens,
     Stall,
     /// end after them without the mark of a whole answer,
     EndEarly,
@@ -77,6 +77,8 @@ struct Inner {
     mode: watch::Sender<Mode>,
     requests: AtomicU64,
     streams: AtomicU64,
+    /// Tokens of a stream that fails, before it does.
+    fails_after: AtomicUsize,
 }
 
 impl Stub {
@@ -90,6 +92,7 @@ impl Stub {
             mode: watch::Sender::new(Mode::Ok),
             requests: AtomicU64::new(0),
             streams: AtomicU64::new(0),
+            fails_after: AtomicUsize::new(2),
         });
         let (told, mut listening) = watch::channel(false);
         let serving = Arc::clone(&inner);
@@ -118,6 +121,12 @@ impl Stub {
     /// How many requests it has had.
     pub fn requests(&self) -> u64 {
         self.inner.requests.load(Ordering::SeqCst)
+    }
+
+    /// Sets how many tokens a stream has before it fails; 2 unless it is said here.
+    #[allow(dead_code, reason = "only tests set it")]
+    pub fn fail_after(&self, tokens: usize) {
+        self.inner.fails_after.store(tokens, Ordering::SeqCst);
     }
 
     /// How many streams somebody reads.

@@ -1,6 +1,10 @@
 //! What providers answer as a stream, each in its own shape, and the ways in which a stream fails.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -16,9 +20,6 @@ use super::{Inner, Mode, Open, Provider, answers::answer, errors::Said, requests
 /// Between two tokens.
 const WRITES: Duration = Duration::from_millis(5);
 
-/// Tokens that come before a stream fails.
-const BEFORE: usize = 2;
-
 /// A stream in this mode; the mode before the first token is not its affair.
 pub fn respond(inner: &Arc<Inner>, mode: Mode, asked: &Asked) -> Response {
     let provider = inner.provider;
@@ -29,7 +30,9 @@ pub fn respond(inner: &Arc<Inner>, mode: Mode, asked: &Asked) -> Response {
     } = Script::of(provider, asked);
     let before = match mode {
         Mode::NoToken => 0,
-        Mode::Stall | Mode::EndEarly | Mode::Cut | Mode::ErrorEvent => BEFORE,
+        Mode::Stall | Mode::EndEarly | Mode::Cut | Mode::ErrorEvent => {
+            inner.fails_after.load(Ordering::SeqCst)
+        }
         _ => tokens.len(),
     };
     let mut frames = opening;

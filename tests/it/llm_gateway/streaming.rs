@@ -201,6 +201,32 @@ async fn before_the_first_token_another_provider_stands_in() {
 }
 
 #[tokio::test]
+async fn a_stream_that_fails_before_its_first_token_is_not_shown() {
+    let fleet = Fleet::start(impatient()).await;
+    for provider in Provider::ALL {
+        let stand_in = if provider == OpenAi {
+            Anthropic
+        } else {
+            OpenAi
+        };
+        fleet.lab.stubs.of(provider).fail_after(0);
+        for mode in [Mode::EndEarly, Mode::Cut, Mode::ErrorEvent] {
+            fleet.set(provider, mode).await;
+            let question = of(provider, &format!("{mode:?} of {}", provider.name()));
+            let (text, _, last, end) = told(fleet.stream(&question).await);
+            assert!(text.starts_with(stand_in.model()), "{mode:?}: {text}");
+            let how = (&end["provider"], &end["attempt"]);
+            assert_eq!(how, (&json!(stand_in.name()), &json!(2)), "{mode:?}");
+            assert_eq!(last, "done");
+            let failed = fleet.stored(provider).await.failures_total;
+            assert_eq!(failed, 1, "{mode:?} of {provider:?}");
+            fleet.breaker(0, provider).reset().await.unwrap();
+        }
+        fleet.set(provider, Mode::Ok).await;
+    }
+}
+
+#[tokio::test]
 async fn an_http_error_before_a_stream_means_what_it_means_before_a_plain_answer() {
     // Shorter than the providers' 8 s.
     let open_for = Duration::from_secs(1);
