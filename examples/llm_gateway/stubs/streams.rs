@@ -20,7 +20,7 @@ use super::{Inner, Mode, Open, Provider, answers::answer, errors::Said, requests
 /// Between two tokens.
 const WRITES: Duration = Duration::from_millis(5);
 
-/// A stream in this mode; the mode before the first token is not its affair.
+/// A stream, whole or as the mode says.
 pub fn respond(inner: &Arc<Inner>, mode: Mode, asked: &Asked) -> Response {
     let provider = inner.provider;
     let Script {

@@ -331,6 +331,28 @@ async fn a_caller_who_leaves_takes_the_providers_stream_along_and_blames_nobody(
 }
 
 #[tokio::test]
+async fn a_caller_who_leaves_before_the_first_token_ends_the_whole_chain() {
+    let fleet = Fleet::start(setup()).await;
+    told(fleet.stream(&streaming("A success before")).await);
+    fleet.set(OpenAi, Mode::NoToken).await;
+    let stub = fleet.lab.stubs.of(OpenAi);
+    let question = streaming("Hi");
+    let waits = fleet.post(0, &question);
+    let begun = until("begun", async || stub.streams() == 1);
+    tokio::select! {
+        answer = waits => panic!("{}", answer.status()),
+        () = begun => {}
+    }
+    until("dropped", async || stub.streams() == 0).await;
+    until("told", async || {
+        fleet.stored(OpenAi).await.abandoned_total == 1
+    })
+    .await;
+    assert_eq!(fleet.stored(OpenAi).await.failures_total, 0);
+    assert_eq!(fleet.requests()[1..], [0; 4]);
+}
+
+#[tokio::test]
 async fn a_probe_that_streams_closes_the_circuit_at_its_first_token() {
     let open_for = Duration::from_secs(1);
     let fleet = Fleet::start(Setup {
