@@ -71,6 +71,28 @@ impl<'a> Caller<'a> {
         })
     }
 
+    /// Asks anew for a stream, and shows what came of it: how many tokens, and the last event.
+    pub async fn stream_anew(&mut self, who: usize) -> Result<Told, Error> {
+        let mut question = self.question();
+        question["stream"] = json!(true);
+        let url = self.lab.replicas[who].url("/v1/chat");
+        let answer = self.http.post(url).json(&question).send().await?;
+        let status = answer.status().as_u16();
+        let events = answer.text().await?;
+        let tokens = events.matches("event: token").count();
+        let mut data = events
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "));
+        let last = data.next_back().ok_or("there is no event in the stream")?;
+        let told = Told {
+            status,
+            retry_after: None,
+            body: serde_json::from_str(last)?,
+        };
+        show(who, &format!("streams {tokens} tokens"), &told);
+        Ok(told)
+    }
+
     /// Asks anew until a provider answers.
     pub async fn until_by(&mut self, who: usize, provider: Provider) -> Result<(), Error> {
         let begun = Instant::now();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use commontrip::{
-    CallError, CircuitBreaker,
+    CallError, CircuitBreaker, Rejection,
     failover::{End, Exhausted, Failover, Stage},
 };
 
@@ -59,19 +59,48 @@ pub fn refusal(failed: &Exhausted<genai::Error>) -> Refusal {
     {
         return Refusal::Question(format!("{} says {}", tried.stage, said(error)));
     }
-    let words = each().map(|tried| match &tried.error {
-        CallError::Failed(error) => format!("; {}: {}", tried.stage, said(error)),
-        other => format!("; {}: {other}", tried.stage),
+    let misses = each().map(|tried| match &tried.error {
+        CallError::Failed(error) => Miss::failed(&tried.stage, error),
+        CallError::Rejected(rejection) => Miss::rejected(&tried.stage, rejection),
+        other => Miss::in_words(&tried.stage, other),
     });
-    // The first that may be asked again is enough. One whose circuit is closed may be asked at once;
-    // of one that an operator has opened without an end nobody knows.
-    let wait = each().filter_map(|tried| match &tried.error {
-        CallError::Failed(error) => Some(retry_after(error).unwrap_or_default()),
-        CallError::Rejected(rejection) => rejection.retry_after,
-        _ => Some(Duration::ZERO),
-    });
-    Refusal::Nobody(
-        wait.min(),
-        format!("nobody answers{}", words.collect::<String>()),
-    )
+    nobody(misses.collect())
+}
+
+/// Why one provider gave no answer, and when it may be asked again.
+pub struct Miss {
+    words: String,
+    wait: Option<Duration>,
+}
+
+impl Miss {
+    pub fn failed(stage: &str, error: &genai::Error) -> Self {
+        Self {
+            words: format!("; {stage}: {}", said(error)),
+            wait: Some(retry_after(error).unwrap_or_default()),
+        }
+    }
+
+    /// Of a circuit that an operator has opened without an end nobody knows when it will let calls through.
+    pub fn rejected(stage: &str, rejection: &Rejection) -> Self {
+        Self {
+            words: format!("; {stage}: {rejection}"),
+            wait: rejection.retry_after,
+        }
+    }
+
+    /// One whose circuit is closed may be asked at once.
+    pub fn in_words(stage: &str, words: impl std::fmt::Display) -> Self {
+        Self {
+            words: format!("; {stage}: {words}"),
+            wait: Some(Duration::ZERO),
+        }
+    }
+}
+
+/// The first that may be asked again is enough.
+pub fn nobody(misses: Vec<Miss>) -> Refusal {
+    let wait = misses.iter().filter_map(|miss| miss.wait).min();
+    let words: String = misses.into_iter().map(|miss| miss.words).collect();
+    Refusal::Nobody(wait, format!("nobody answers{words}"))
 }

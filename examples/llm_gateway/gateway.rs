@@ -23,6 +23,7 @@ use super::{
     lab::{Error, Setup},
     meter::Meter,
     provider::Provider,
+    streaming::{self, Streams},
     upstream::{Reply, Upstream},
     verdict::verdict,
 };
@@ -38,16 +39,24 @@ pub enum Refusal {
     Nobody(Option<Duration>, String),
 }
 
+/// Where the answer to a question is.
+pub(super) enum Found<'a> {
+    Kept(Answer),
+    /// These providers are to be asked; the answer is kept under this key.
+    Ask(&'a Chain, String),
+}
+
 pub struct Gateway {
     pub circuits: Commontrip,
     pub prometheus: PrometheusHandle,
     name: String,
-    upstream: Upstream,
+    pub(super) upstream: Upstream,
+    pub(super) streams: Streams,
     breakers: BTreeMap<Provider, CircuitBreaker>,
     chains: BTreeMap<Provider, Chain>,
     answers: Cache<String, Arc<Answer>>,
     // Two replicas of one process would share the global one.
-    recorder: Arc<PrometheusRecorder>,
+    pub(super) recorder: Arc<PrometheusRecorder>,
     _exporter: Exporter,
 }
 
@@ -91,6 +100,7 @@ impl Gateway {
             name: name.to_owned(),
             circuits,
             upstream,
+            streams: streaming::options(setup),
             breakers,
             chains,
             answers: Cache::builder()
@@ -119,29 +129,21 @@ impl Gateway {
 
     /// Answers a question.
     pub async fn chat(&self, chat: Chat) -> Result<Answer, Refusal> {
-        let mut answer = pin!(self.answer(&chat));
-        // Whatever is counted on the way is counted for this replica.
-        std::future::poll_fn(|cx| with_local_recorder(&self.recorder, || answer.as_mut().poll(cx)))
+        self.counted(self.answer(&chat)).await
+    }
+
+    /// Whatever is counted on the way is counted for this replica.
+    pub(super) async fn counted<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| with_local_recorder(&self.recorder, || work.as_mut().poll(cx)))
             .await
     }
 
     async fn answer(&self, chat: &Chat) -> Result<Answer, Refusal> {
         let begun = Instant::now();
-        let first = chat.check().map_err(Refusal::Question)?;
-        // The whole question: another temperature is another question.
-        let key = serde_json::to_string(chat).map_err(|e| Refusal::Question(e.to_string()))?;
-        if let Some(kept) = self.answers.get(&key) {
-            counter!("llm_cache_total", "result" => "hit").increment(1);
-            return Ok(Answer {
-                cached: true,
-                attempt: 0,
-                elapsed_ms: millis(begun.elapsed()),
-                ..Answer::clone(&kept)
-            });
-        }
-        counter!("llm_cache_total", "result" => "miss").increment(1);
-        let Some(chain) = self.chains.get(&first) else {
-            return Err(Refusal::Question("nobody has this model".to_owned()));
+        let (chain, key) = match self.find(chat, begun)? {
+            Found::Kept(answer) => return Ok(answer),
+            Found::Ask(chain, key) => (chain, key),
         };
         let ask = |attempt: Attempt| self.ask(chain.order[attempt.stage], chat);
         let served = match chain.failover.call_with(verdict, ask).await {
@@ -159,8 +161,33 @@ impl Gateway {
             cached: false,
             replica: self.name.clone(),
         };
-        self.answers.insert(key, Arc::new(answer.clone()));
+        self.keep(key, &answer);
         Ok(answer)
+    }
+
+    /// What the cache has, or who is to be asked.
+    pub(super) fn find(&self, chat: &Chat, begun: Instant) -> Result<Found<'_>, Refusal> {
+        let first = chat.check().map_err(Refusal::Question)?;
+        // The whole question: another temperature is another question.
+        let key = serde_json::to_string(chat).map_err(|e| Refusal::Question(e.to_string()))?;
+        if let Some(kept) = self.answers.get(&key) {
+            counter!("llm_cache_total", "result" => "hit").increment(1);
+            return Ok(Found::Kept(Answer {
+                cached: true,
+                attempt: 0,
+                elapsed_ms: millis(begun.elapsed()),
+                ..Answer::clone(&kept)
+            }));
+        }
+        counter!("llm_cache_total", "result" => "miss").increment(1);
+        match self.chains.get(&first) {
+            Some(chain) => Ok(Found::Ask(chain, key)),
+            None => Err(Refusal::Question("nobody has this model".to_owned())),
+        }
+    }
+
+    pub(super) fn keep(&self, key: String, answer: &Answer) {
+        self.answers.insert(key, Arc::new(answer.clone()));
     }
 
     /// One try.
@@ -172,6 +199,6 @@ impl Gateway {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -26,6 +26,8 @@ pub struct Setup {
     pub open_for: Duration,
     /// How long one try may take.
     pub attempt_timeout: Duration,
+    /// How long a stream may be silent after its first token; `attempt_timeout` is for the first one.
+    pub token_timeout: Duration,
     /// How long an answer is kept.
     pub keep_for: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for Setup {
             replicas: 2,
             open_for: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(3),
+            token_timeout: Duration::from_secs(2),
             keep_for: Duration::from_secs(60),
         }
     }

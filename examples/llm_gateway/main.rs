@@ -1,6 +1,6 @@
 //! A gateway to several model providers, with one circuit for each of them that all its replicas share.
 //!
-//! `cargo run --example llm_gateway --features admin,failover,metrics` plays a story and checks it: providers
+//! `cargo run --example llm_gateway --features admin,failover,metrics,stream` plays a story and checks it: providers
 //! fail, others stand in, circuits open for both replicas, and everything heals. With `--serve [ADDR]` it stays
 //! up to be tried with curl. The providers are stubs in this process with the real shapes of requests and
 //! answers; circuits are kept in memory, or in the Redis of `COMMONTRIP_REDIS_URL`.
@@ -14,7 +14,9 @@ mod meter;
 mod problem;
 pub(crate) mod provider;
 mod service;
+mod sse;
 pub(crate) mod story;
+mod streaming;
 pub(crate) mod stubs;
 mod upstream;
 pub(crate) mod verdict;
@@ -73,7 +75,9 @@ async fn serve(setup: Setup, addr: &str) -> Result<(), Error> {
         "break a provider: curl -X POST {}",
         lab.replicas[0].url("/stubs/openai/fail")
     );
-    println!("modes: ok, fail, rate-limit, overloaded, hang, refuse; Ctrl-C ends all");
+    println!(
+        "modes: ok, fail, rate-limit, overloaded, hang, refuse; of streams: no-token, stall, end-early, cut, error-event; Ctrl-C ends all"
+    );
     tokio::signal::ctrl_c().await?;
     lab.end().await;
     Ok(())

@@ -1,5 +1,7 @@
 //! What is counted of calls to providers: how many, how long, how many tokens.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use metrics::{counter, histogram, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -11,8 +13,8 @@ use super::{
 };
 
 /// Counts one try, also one that is dropped because it takes too long.
-pub struct Meter<'a> {
-    recorder: &'a PrometheusRecorder,
+pub struct Meter {
+    recorder: Arc<PrometheusRecorder>,
     provider: Provider,
     begun: Instant,
     /// What the provider answered; `none` as long as it has not.
@@ -20,10 +22,10 @@ pub struct Meter<'a> {
     usage: Option<Usage>,
 }
 
-impl<'a> Meter<'a> {
-    pub fn start(recorder: &'a PrometheusRecorder, provider: Provider) -> Self {
+impl Meter {
+    pub fn start(recorder: &Arc<PrometheusRecorder>, provider: Provider) -> Self {
         Self {
-            recorder,
+            recorder: Arc::clone(recorder),
             provider,
             begun: Instant::now(),
             status: "none".to_owned(),
@@ -32,6 +34,11 @@ impl<'a> Meter<'a> {
     }
 
     pub fn stop(&mut self, result: &genai::Result<Reply>) {
+        self.ended(result.as_ref().map(|reply| reply.usage));
+    }
+
+    /// [`stop`](Self::stop), of a stream too.
+    pub fn ended(&mut self, result: Result<Usage, &genai::Error>) {
         let status = match result {
             Ok(_) => Some(StatusCode::OK),
             Err(error) => error.status(),
@@ -39,7 +46,7 @@ impl<'a> Meter<'a> {
         if let Some(status) = status {
             status.as_str().clone_into(&mut self.status);
         }
-        self.usage = result.as_ref().ok().map(|reply| reply.usage);
+        self.usage = result.ok();
     }
 
     fn count(&self) {
@@ -62,8 +69,8 @@ impl<'a> Meter<'a> {
     }
 }
 
-impl Drop for Meter<'_> {
+impl Drop for Meter {
     fn drop(&mut self) {
-        with_local_recorder(self.recorder, || self.count());
+        with_local_recorder(&*self.recorder, || self.count());
     }
 }

@@ -20,6 +20,7 @@ use super::{
     lab::{Error, Stubs},
     problem::Problem,
     provider::Provider,
+    sse,
     stubs::Mode,
 };
 
@@ -51,6 +52,9 @@ async fn chat(
 ) -> Result<Response, Problem> {
     let Json(chat) =
         question.map_err(|wrong| Problem::new(StatusCode::BAD_REQUEST, wrong.body_text()))?;
+    if chat.stream {
+        return Ok(sse::answer(service.gateway.stream(chat).await?));
+    }
     let answer = service.gateway.chat(chat).await?;
     let told = [
         ("x-llm-provider", answer.provider.name().to_owned()),

@@ -66,6 +66,17 @@ impl Story<'_> {
             );
         }
 
+        chapter("A stream: another provider stands in as long as there is no token");
+        stubs.of(OpenAi).set(Mode::Fail).await;
+        let told = self.caller.stream_anew(0).await?;
+        self.check(
+            told.by() == "anthropic" && told.body["attempt"] == 2,
+            "Anthropic streams in its place",
+        );
+        stubs.of(OpenAi).set(Mode::Ok).await;
+        let told = self.caller.stream_anew(0).await?;
+        self.check(told.by() == "openai", "OpenAI streams");
+
         // Successes that came before are to be counted before, also those of the other replica: three
         // failures in a row are to be in a row for the fleet.
         for replica in &self.caller.lab.replicas {

@@ -4,9 +4,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use genai::{
     Client, ServiceTarget,
-    chat::{ChatMessage, ChatOptions, ChatRequest},
+    chat::{ChatMessage, ChatOptions, ChatRequest, ChatStreamEvent},
     resolver::{AuthData, Endpoint, Error, ServiceTargetResolver},
 };
 use serde::Serialize;
@@ -62,30 +63,75 @@ impl Upstream {
 
     /// Asks one provider, once.
     pub async fn ask(&self, provider: Provider, chat: &Chat) -> genai::Result<Reply> {
-        let messages = chat.messages.iter().map(|message| match message.role {
-            Role::User => ChatMessage::user(&message.content),
-            Role::Assistant => ChatMessage::assistant(&message.content),
-        });
-        let mut request = ChatRequest::new(messages.collect());
-        request.system.clone_from(&chat.system);
-        let options = ChatOptions {
-            max_tokens: chat.max_tokens,
-            temperature: chat.temperature,
-            ..ChatOptions::default()
-        };
+        let (request, options) = request(chat);
         let answer = self
             .client
             .exec_chat(provider.iden(), request, Some(&options))
             .await?;
-        let tokens = |n: Option<i32>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         Ok(Reply {
             model: answer.provider_model_iden.model_name.to_string(),
-            usage: Usage {
-                prompt_tokens: tokens(answer.usage.prompt_tokens),
-                completion_tokens: tokens(answer.usage.completion_tokens),
-                total_tokens: tokens(answer.usage.total_tokens),
-            },
+            usage: Usage::of(&answer.usage),
             text: answer.into_first_text().unwrap_or_default(),
         })
     }
+
+    /// Asks one provider for a stream. The request is sent when the stream is first polled.
+    pub async fn stream(
+        &self,
+        provider: Provider,
+        chat: &Chat,
+    ) -> genai::Result<BoxStream<'static, genai::Result<ChatStreamEvent>>> {
+        let (request, mut options) = request(chat);
+        options.capture_usage = Some(true);
+        let answer = self
+            .client
+            .exec_chat_stream(provider.iden(), request, Some(&options))
+            .await?;
+        Ok(answer.stream.map_err(within).boxed())
+    }
+}
+
+impl Usage {
+    pub fn of(usage: &genai::chat::Usage) -> Self {
+        let tokens = |n: Option<i32>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        Self {
+            prompt_tokens: tokens(usage.prompt_tokens),
+            completion_tokens: tokens(usage.completion_tokens),
+            total_tokens: tokens(usage.total_tokens),
+        }
+    }
+}
+
+/// The error of a plain answer, where a stream has it inside its own: an HTTP status, say.
+fn within(error: genai::Error) -> genai::Error {
+    match error {
+        genai::Error::WebStream {
+            model_iden,
+            cause,
+            error,
+        } => match error.downcast() {
+            Ok(inner) => *inner,
+            Err(error) => genai::Error::WebStream {
+                model_iden,
+                cause,
+                error,
+            },
+        },
+        other => other,
+    }
+}
+
+fn request(chat: &Chat) -> (ChatRequest, ChatOptions) {
+    let messages = chat.messages.iter().map(|message| match message.role {
+        Role::User => ChatMessage::user(&message.content),
+        Role::Assistant => ChatMessage::assistant(&message.content),
+    });
+    let mut request = ChatRequest::new(messages.collect());
+    request.system.clone_from(&chat.system);
+    let options = ChatOptions {
+        max_tokens: chat.max_tokens,
+        temperature: chat.temperature,
+        ..ChatOptions::default()
+    };
+    (request, options)
 }

@@ -10,9 +10,14 @@ use super::upstream::Reply;
 
 /// Classifies the end of a call for the provider's circuit.
 pub fn verdict(result: &genai::Result<Reply>) -> Outcome {
-    let Err(error) = result else {
-        return Outcome::Success;
-    };
+    match result {
+        Ok(_) => Outcome::Success,
+        Err(error) => failed(error),
+    }
+}
+
+/// [`verdict`] of an error.
+pub fn failed(error: &genai::Error) -> Outcome {
     let retry_after = retry_after(error);
     match error.status().map(|status| status.as_u16()) {
         // It says nothing about the provider.
@@ -47,7 +52,7 @@ pub fn retry_after(error: &genai::Error) -> Option<Duration> {
 /// What the provider said, without what genai has around it.
 pub fn said(error: &genai::Error) -> String {
     let body = body(error);
-    let pointers = ["/error/message", "/error"];
+    let pointers = ["/error/message", "/error", "/message"];
     let said = body.as_ref().and_then(|body| {
         let mut found = pointers.iter().filter_map(|pointer| body.pointer(pointer));
         found.find_map(Value::as_str)
@@ -55,7 +60,12 @@ pub fn said(error: &genai::Error) -> String {
     match (error.status(), said) {
         (Some(status), Some(words)) => format!("{}: {words}", status.as_u16()),
         (Some(status), None) => status.to_string(),
+        // An error event, in a stream that had begun well.
+        (None, Some(words)) => words.to_owned(),
         (None, _) if is_unreachable(error) => "it cannot be reached".to_owned(),
+        (None, _) if matches!(error, genai::Error::WebStream { .. }) => {
+            "its stream broke off".to_owned()
+        }
         (None, _) => "it gives no answer that can be read".to_owned(),
     }
 }
@@ -70,13 +80,16 @@ fn is_wrong_key(error: &genai::Error) -> bool {
 }
 
 fn is_unreachable(error: &genai::Error) -> bool {
-    matches!(
-        error,
+    match error {
         genai::Error::WebModelCall {
             webc_error: webc::Error::Reqwest(_),
             ..
-        }
-    )
+        } => true,
+        genai::Error::WebStream { error, .. } => error
+            .downcast_ref::<reqwest::Error>()
+            .is_some_and(reqwest::Error::is_connect),
+        _ => false,
+    }
 }
 
 fn body(error: &genai::Error) -> Option<Value> {
@@ -84,7 +97,9 @@ fn body(error: &genai::Error) -> Option<Value> {
         genai::Error::WebModelCall {
             webc_error: webc::Error::ResponseFailedStatus { body, .. },
             ..
-        } => serde_json::from_str(body).ok(),
+        }
+        | genai::Error::HttpError { body, .. } => serde_json::from_str(body).ok(),
+        genai::Error::ChatResponse { body, .. } => Some(body.clone()),
         _ => None,
     }
 }

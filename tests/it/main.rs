@@ -51,7 +51,12 @@ mod keyed;
 #[cfg(feature = "test-util")]
 mod late_replies;
 mod latency;
-#[cfg(all(feature = "admin", feature = "failover", feature = "metrics"))]
+#[cfg(all(
+    feature = "admin",
+    feature = "failover",
+    feature = "metrics",
+    feature = "stream"
+))]
 mod llm_gateway;
 mod lua;
 #[cfg(feature = "metrics")]

@@ -67,6 +67,10 @@ impl Said {
         said
     }
 
+    pub fn into_body(self) -> Value {
+        self.body
+    }
+
     pub fn new(provider: Provider, status: u16, words: &str) -> Self {
         let body = match provider {
             Provider::OpenAi | Provider::DeepSeek => json!({"error": {

@@ -5,13 +5,14 @@
 mod answers;
 mod errors;
 mod requests;
+mod streams;
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +52,16 @@ pub enum Mode {
     Hang,
     /// Nobody listens.
     Refuse,
+    /// Its streams have a head, and no token. These and the following concern streams only.
+    NoToken,
+    /// Its streams say nothing after some tokens,
+    Stall,
+    /// end after them without the mark of a whole answer,
+    EndEarly,
+    /// break off with the connection,
+    Cut,
+    /// or go on with an error.
+    ErrorEvent,
 }
 
 /// A provider on a port of its own; ends when it is dropped.
@@ -65,6 +76,9 @@ struct Inner {
     provider: Provider,
     mode: watch::Sender<Mode>,
     requests: AtomicU64,
+    streams: AtomicU64,
+    /// Tokens of a stream that fails, before it does.
+    fails_after: AtomicUsize,
 }
 
 impl Stub {
@@ -77,6 +91,8 @@ impl Stub {
             provider,
             mode: watch::Sender::new(Mode::Ok),
             requests: AtomicU64::new(0),
+            streams: AtomicU64::new(0),
+            fails_after: AtomicUsize::new(2),
         });
         let (told, mut listening) = watch::channel(false);
         let serving = Arc::clone(&inner);
@@ -105,6 +121,34 @@ impl Stub {
     /// How many requests it has had.
     pub fn requests(&self) -> u64 {
         self.inner.requests.load(Ordering::SeqCst)
+    }
+
+    /// Sets how many tokens a stream has before it fails; 2 unless it is said here.
+    #[allow(dead_code, reason = "only tests set it")]
+    pub fn fail_after(&self, tokens: usize) {
+        self.inner.fails_after.store(tokens, Ordering::SeqCst);
+    }
+
+    /// How many streams somebody reads.
+    #[allow(dead_code, reason = "only tests look")]
+    pub fn streams(&self) -> u64 {
+        self.inner.streams.load(Ordering::SeqCst)
+    }
+}
+
+/// A stream that somebody reads, as long as it is not dropped.
+struct Open(Arc<Inner>);
+
+impl Open {
+    fn of(inner: &Arc<Inner>) -> Self {
+        inner.streams.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -159,14 +203,18 @@ async fn answer(
         Err(_) => Mode::Fail,
     };
     let provider = inner.provider;
-    match requests::read(provider, &method, uri.path(), &headers, &body) {
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    match requests::read(provider, &method, path, &headers, &body) {
         Err(error) => error.into_response(),
         Ok(asked) => match mode {
             Mode::Fail => errors::Said::failed(provider).into_response(),
             Mode::RateLimit => errors::Said::too_many(provider).into_response(),
             Mode::Overloaded => errors::Said::overloaded(provider).into_response(),
-            Mode::Ok | Mode::Hang | Mode::Refuse => {
+            mode => {
                 tokio::time::sleep(THINKS).await;
+                if asked.stream {
+                    return streams::respond(&inner, mode, &asked);
+                }
                 axum::Json(answers::answer(provider, &asked)).into_response()
             }
         },

@@ -8,9 +8,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Provider, errors::Said};
 
+const GEMINI_STREAM: &str = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse";
+
 /// What a request asks for, whatever its shape.
 pub struct Asked {
     pub texts: Vec<String>,
+    /// Whether the answer is to be a stream.
+    pub stream: bool,
     max_tokens: Option<u32>,
 }
 
@@ -18,6 +22,7 @@ impl Asked {
     fn new<'a>(texts: impl Iterator<Item = &'a String>, max_tokens: Option<u32>) -> Self {
         Self {
             texts: texts.cloned().collect(),
+            stream: false,
             max_tokens,
         }
     }
@@ -45,9 +50,17 @@ struct Message {
 struct Completion {
     model: String,
     stream: bool,
+    stream_options: Option<StreamOptions>,
     messages: Vec<Message>,
     temperature: Option<f64>,
     max_tokens: Option<u32>,
+}
+
+/// Without it a stream does not say what it cost.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamOptions {
+    include_usage: bool,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +129,7 @@ pub fn read(
     let (route, key) = match provider {
         Provider::OpenAi | Provider::DeepSeek => ("/v1/chat/completions", "authorization"),
         Provider::Anthropic => ("/v1/messages", "x-api-key"),
+        Provider::Gemini if path == GEMINI_STREAM => (GEMINI_STREAM, "x-goog-api-key"),
         Provider::Gemini => (
             "/v1beta/models/gemini-2.5-flash:generateContent",
             "x-goog-api-key",
@@ -140,14 +154,13 @@ pub fn read(
     if provider == Provider::Anthropic && header("anthropic-version") != Some("2023-06-01") {
         return Err(wrong("anthropic-version: header is required"));
     }
-    let (asked, model, stream, temperature) = fields(provider, body)?;
+    let (mut asked, model, stream, temperature) = fields(provider, body)?;
     if model.is_some_and(|model| model != provider.model()) {
         let words = "The requested model does not exist";
         return Err(Said::new(provider, 404, words));
     }
-    if stream {
-        return Err(wrong("stream: not expected here"));
-    }
+    // Gemini's is in its path.
+    asked.stream = stream || path == GEMINI_STREAM;
     let hottest = match provider {
         Provider::Anthropic => 1.0,
         _ => 2.0,
@@ -187,6 +200,10 @@ fn fields(provider: Provider, body: &[u8]) -> Result<Fields, Said> {
     Ok(match provider {
         Provider::OpenAi | Provider::DeepSeek => {
             let asked: Completion = json(provider, body)?;
+            if asked.stream_options.is_some_and(|all| all.include_usage) != asked.stream {
+                let words = "stream_options: expected include_usage, and only with stream";
+                return Err(Said::new(provider, 400, words));
+            }
             if asked.messages.iter().any(|m| matches!(m.role, Role::Model)) {
                 return Err(unknown_role());
             }

@@ -8,6 +8,7 @@ mod example;
 mod answers;
 mod failing;
 mod providers;
+mod streaming;
 
 use std::time::Duration;
 
