@@ -28,6 +28,10 @@ pub struct Setup {
     pub attempt_timeout: Duration,
     /// How long an answer is kept.
     pub keep_for: Duration,
+    /// How often the fleet looks whether the local server is there.
+    pub check_every: Duration,
+    /// What the times of the patient chain are multiplied by.
+    pub patient_scale: f64,
 }
 
 impl Default for Setup {
@@ -39,6 +43,8 @@ impl Default for Setup {
             open_for: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(3),
             keep_for: Duration::from_secs(60),
+            check_every: Duration::from_secs(1),
+            patient_scale: 1.0,
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use genai::{
-    Client, ServiceTarget,
+    Client, ModelIden, ServiceTarget,
     chat::{ChatMessage, ChatOptions, ChatRequest},
+    embed::EmbedResponse,
     resolver::{AuthData, Endpoint, Error, ServiceTargetResolver},
 };
 use serde::Serialize;
@@ -77,15 +78,37 @@ impl Upstream {
             .client
             .exec_chat(provider.iden(), request, Some(&options))
             .await?;
-        let tokens = |n: Option<i32>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         Ok(Reply {
             model: answer.provider_model_iden.model_name.to_string(),
-            usage: Usage {
-                prompt_tokens: tokens(answer.usage.prompt_tokens),
-                completion_tokens: tokens(answer.usage.completion_tokens),
-                total_tokens: tokens(answer.usage.total_tokens),
-            },
+            usage: usage(&answer.usage),
             text: answer.into_first_text().unwrap_or_default(),
         })
+    }
+    /// Asks one provider for embeddings, once.
+    pub async fn embed(
+        &self,
+        model: ModelIden,
+        texts: Vec<String>,
+    ) -> genai::Result<EmbedResponse> {
+        self.client.embed_batch(model, texts, None).await
+    }
+
+    /// The models that a provider has.
+    pub async fn models(&self, provider: Provider) -> genai::Result<Vec<String>> {
+        let iden = provider.iden();
+        let kind = iden.adapter_kind;
+        let target = self.client.resolve_service_target(iden).await?;
+        let place = (target.endpoint, target.auth);
+        self.client.all_model_names(kind, place).await
+    }
+}
+
+/// Tokens as genai has read them.
+pub fn usage(read: &genai::chat::Usage) -> Usage {
+    let tokens = |n: Option<i32>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    Usage {
+        prompt_tokens: tokens(read.prompt_tokens),
+        completion_tokens: tokens(read.completion_tokens),
+        total_tokens: tokens(read.total_tokens),
     }
 }

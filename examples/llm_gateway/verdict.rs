@@ -6,10 +6,8 @@ use commontrip::Outcome;
 use genai::webc;
 use serde_json::Value;
 
-use super::upstream::Reply;
-
 /// Classifies the end of a call for the provider's circuit.
-pub fn verdict(result: &genai::Result<Reply>) -> Outcome {
+pub fn verdict<T>(result: &genai::Result<T>) -> Outcome {
     let Err(error) = result else {
         return Outcome::Success;
     };
@@ -73,6 +71,9 @@ fn is_unreachable(error: &genai::Error) -> bool {
     matches!(
         error,
         genai::Error::WebModelCall {
+            webc_error: webc::Error::Reqwest(_),
+            ..
+        } | genai::Error::WebAdapterCall {
             webc_error: webc::Error::Reqwest(_),
             ..
         }
