@@ -98,7 +98,8 @@ impl Gateway {
                 Arc::clone(&recorder),
                 &circuits,
                 Duration::from_millis(250),
-            ),
+            )
+            .with_checks(&monitor),
             name: name.to_owned(),
             circuits,
             upstream,
