@@ -44,6 +44,11 @@ async fn the_check_alone_opens_and_closes_the_local_circuit() {
         fleet.set(Ollama, mode).await;
         until("open", async || both(State::Open).await).await;
         until("critical", async || status("critical").await).await;
+        until("exported", async || {
+            let (_, metrics) = fleet.get(1, "/metrics").await;
+            metrics.contains(r#"health_check_status{check="ollama"} 3"#)
+        })
+        .await;
         fleet.set(Ollama, Mode::Ok).await;
         until("closed", async || both(State::Closed).await).await;
         // Nobody has asked anything.
