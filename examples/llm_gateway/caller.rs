@@ -60,8 +60,29 @@ impl<'a> Caller<'a> {
         Ok(told)
     }
 
+    /// Has texts embedded, and shows what came of it.
+    pub async fn embed(&self, who: usize, texts: &[&str]) -> Result<Told, Error> {
+        let wanted = json!({ "input": texts });
+        let told = self.post(who, "/v1/embeddings", &wanted).await?;
+        let Told { status, body, .. } = &told;
+        let words = if *status == 200 {
+            let data = body["data"].as_array().into_iter().flatten();
+            let cached = data.filter(|one| one["cached"] == true).count();
+            format!("{cached} of {} from the cache", texts.len())
+        } else {
+            body["detail"].as_str().unwrap_or_default().to_owned()
+        };
+        let note = format!("embeds {}", texts.join(", "));
+        println!("  gateway-{} {note:26} {status}  {words}", who + 1);
+        Ok(told)
+    }
+
     pub async fn send(&self, who: usize, question: &Value) -> Result<Told, Error> {
-        let url = self.lab.replicas[who].url("/v1/chat");
+        self.post(who, "/v1/chat", question).await
+    }
+
+    async fn post(&self, who: usize, path: &str, question: &Value) -> Result<Told, Error> {
+        let url = self.lab.replicas[who].url(path);
         let answer = self.http.post(url).json(question).send().await?;
         let header = answer.headers().get("retry-after");
         Ok(Told {

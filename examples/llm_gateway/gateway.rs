@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use commontrip::{
     CircuitBreaker, Commontrip, Policy,
-    failover::Attempt,
+    failover::{Attempt, Failover},
+    health::HealthMonitor,
     metrics::{BUCKETS, Exporter},
 };
 use metrics::{counter, with_local_recorder};
@@ -20,7 +21,9 @@ use tokio::time::Instant;
 use super::{
     chain::{Chain, refusal},
     chat::{Answer, Chat},
+    embeddings::{Embeddings, Texts, Vectors},
     lab::{Error, Setup},
+    local::{self, Patient},
     meter::Meter,
     provider::Provider,
     streaming::{self, Streams},
@@ -55,6 +58,10 @@ pub struct Gateway {
     breakers: BTreeMap<Provider, CircuitBreaker>,
     chains: BTreeMap<Provider, Chain>,
     answers: Cache<String, Arc<Answer>>,
+    pub embeddings: Embeddings,
+    /// Of the local server.
+    pub monitor: HealthMonitor,
+    patient: Failover,
     // Two replicas of one process would share the global one.
     pub(super) recorder: Arc<PrometheusRecorder>,
     _exporter: Exporter,
@@ -84,6 +91,10 @@ impl Gateway {
         for first in Provider::ALL {
             chains.insert(first, Chain::beginning_with(first, &breakers, setup)?);
         }
+        let embeddings = Embeddings::new(&circuits, policy, upstream.clone(), setup)?;
+        let local = &breakers[&Provider::Ollama];
+        let monitor = local::monitor(&circuits, local, &upstream, setup)?;
+        let patient = local::chain(&breakers[&Provider::OpenAi], local, setup.patient_scale)?;
         let recorder = Arc::new(
             PrometheusBuilder::new()
                 .set_buckets_for_metric(Matcher::Prefix("circuit_breaker_".to_owned()), &BUCKETS)?
@@ -96,7 +107,8 @@ impl Gateway {
                 Arc::clone(&recorder),
                 &circuits,
                 Duration::from_millis(250),
-            ),
+            )
+            .with_checks(&monitor),
             name: name.to_owned(),
             circuits,
             upstream,
@@ -108,6 +120,9 @@ impl Gateway {
                 .time_to_live(setup.keep_for)
                 .build(),
             recorder,
+            embeddings,
+            monitor,
+            patient,
         })
     }
 
@@ -130,6 +145,18 @@ impl Gateway {
     /// Answers a question.
     pub async fn chat(&self, chat: Chat) -> Result<Answer, Refusal> {
         self.counted(self.answer(&chat)).await
+    }
+
+    /// Gives each text its vector.
+    pub async fn embed(&self, texts: Texts) -> Result<Vectors, Refusal> {
+        self.counted(self.embeddings.embed(&texts)).await
+    }
+
+    /// Answers a question by the cloud, more patiently by the cloud, or by the local model.
+    pub async fn chat_patiently(&self, chat: Chat) -> Result<Patient, Refusal> {
+        chat.check().map_err(Refusal::Question)?;
+        let ask = |provider| self.ask(provider, &chat);
+        self.counted(local::patiently(&self.patient, ask)).await
     }
 
     /// Whatever is counted on the way is counted for this replica.
@@ -199,6 +226,6 @@ impl Gateway {
     }
 }
 
-pub(super) fn millis(time: Duration) -> u64 {
+pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

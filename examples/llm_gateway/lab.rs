@@ -30,6 +30,10 @@ pub struct Setup {
     pub token_timeout: Duration,
     /// How long an answer is kept.
     pub keep_for: Duration,
+    /// How often the fleet looks whether the local server is there.
+    pub check_every: Duration,
+    /// What the times of the patient chain are multiplied by.
+    pub patient_scale: f64,
 }
 
 impl Default for Setup {
@@ -42,6 +46,8 @@ impl Default for Setup {
             attempt_timeout: Duration::from_secs(3),
             token_timeout: Duration::from_secs(2),
             keep_for: Duration::from_secs(60),
+            check_every: Duration::from_secs(1),
+            patient_scale: 1.0,
         }
     }
 }

@@ -12,12 +12,14 @@ use axum::{
     routing::{get, post},
 };
 use commontrip::{admin, operator::Operator};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     chat::Chat,
+    embeddings::{Texts, Vectors},
     gateway::Gateway,
     lab::{Error, Stubs},
+    local::Patient,
     problem::Problem,
     provider::Provider,
     sse,
@@ -36,7 +38,10 @@ pub fn router(gateway: Arc<Gateway>, stubs: Arc<Stubs>) -> Result<Router, Error>
     let dashboard = admin::router(Operator::of(&gateway.circuits), options);
     Ok(Router::new()
         .route("/v1/chat", post(chat))
+        .route("/v1/chat/patient", post(chat_patiently))
+        .route("/v1/embeddings", post(embed))
         .route("/health", get(health))
+        .route("/stats", get(stats))
         .route("/metrics", get(metrics))
         .route("/stubs/{provider}/{mode}", post(break_stub))
         .fallback(|| async {
@@ -74,6 +79,40 @@ async fn chat(
         }
     }
     Ok(response)
+}
+
+async fn chat_patiently(
+    State(service): State<Service>,
+    question: Result<Json<Chat>, JsonRejection>,
+) -> Result<Json<Patient>, Problem> {
+    let Json(chat) =
+        question.map_err(|wrong| Problem::new(StatusCode::BAD_REQUEST, wrong.body_text()))?;
+    Ok(Json(service.gateway.chat_patiently(chat).await?))
+}
+
+async fn embed(
+    State(service): State<Service>,
+    texts: Result<Json<Texts>, JsonRejection>,
+) -> Result<Json<Vectors>, Problem> {
+    let Json(texts) =
+        texts.map_err(|wrong| Problem::new(StatusCode::BAD_REQUEST, wrong.body_text()))?;
+    Ok(Json(service.gateway.embed(texts).await?))
+}
+
+/// What embeddings were come by, and how the local server is.
+async fn stats(State(service): State<Service>) -> Json<Value> {
+    let gateway = &service.gateway;
+    let breaker = gateway.embeddings.breaker();
+    let checks = gateway.monitor.checks();
+    let checks = checks.iter().map(
+        |check| json!({"name": check.name, "status": check.status.as_str(), "why": check.why}),
+    );
+    Json(json!({
+        "replica": gateway.name(),
+        "embeddings": gateway.embeddings.stats(),
+        "circuit": {"name": breaker.name(), "state": breaker.state().as_str()},
+        "checks": checks.collect::<Vec<_>>(),
+    }))
 }
 
 /// 200 as long as one provider may be asked.

@@ -1,5 +1,6 @@
 //! A day of the gateway in some seconds, told and checked.
 
+use commontrip::State;
 use serde_json::json;
 
 use super::{
@@ -45,6 +46,8 @@ impl Story<'_> {
         for (_, breaker) in self.caller.lab.replicas[0].gateway.breakers() {
             breaker.reset().await?;
         }
+        let embeddings = &self.caller.lab.replicas[0].gateway.embeddings;
+        embeddings.breaker().reset().await?;
         Ok(())
     }
 
@@ -77,6 +80,9 @@ impl Story<'_> {
         let told = self.caller.stream_anew(0).await?;
         self.check(told.by() == "openai", "OpenAI streams");
 
+        let told = self.caller.embed(0, &["red", "green"]).await?;
+        self.check(told.status == 200, "OpenAI embeds");
+
         // Successes that came before are to be counted before, also those of the other replica: three
         // failures in a row are to be in a row for the fleet.
         for replica in &self.caller.lab.replicas {
@@ -105,6 +111,8 @@ impl Story<'_> {
             stubs.of(OpenAi).requests() == before,
             "OpenAI is left alone",
         );
+
+        self.tell_of_embeddings().await?;
 
         chapter("Anthropic has enough: 429 with Retry-After, which one answer tells both replicas");
         stubs.of(Anthropic).set(Mode::RateLimit).await;
@@ -173,6 +181,27 @@ impl Story<'_> {
         for line in counted {
             println!("  {line}");
         }
+        Ok(())
+    }
+
+    async fn tell_of_embeddings(&mut self) -> Result<(), Error> {
+        chapter(
+            "Embeddings have a circuit of their own; what is cached is served while it is open",
+        );
+        let breaker = self.caller.lab.replicas[0].gateway.embeddings.breaker();
+        for _ in 0..3 {
+            let told = self.caller.embed(0, &["blue"]).await?;
+            self.check(told.status == 503, "nobody else embeds");
+        }
+        let open = breaker.snapshot().await?.state == State::Open;
+        self.check(open, "three failures open it");
+        let told = self.caller.embed(0, &["green", "red"]).await?;
+        self.check(told.status == 200, "cached texts are served");
+        let told = self.caller.embed(0, &["red", "blue"]).await?;
+        self.check(
+            told.status == 503 && told.retry_after.is_some(),
+            "it says when to come back for the others",
+        );
         Ok(())
     }
 

@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use genai::{
-    Client, ServiceTarget,
+    Client, ModelIden, ServiceTarget,
     chat::{ChatMessage, ChatOptions, ChatRequest, ChatStreamEvent},
+    embed::EmbedResponse,
     resolver::{AuthData, Endpoint, Error, ServiceTargetResolver},
 };
 use serde::Serialize;
@@ -88,6 +89,24 @@ impl Upstream {
             .exec_chat_stream(provider.iden(), request, Some(&options))
             .await?;
         Ok(answer.stream.map_err(within).boxed())
+    }
+
+    /// Asks one provider for embeddings, once.
+    pub async fn embed(
+        &self,
+        model: ModelIden,
+        texts: Vec<String>,
+    ) -> genai::Result<EmbedResponse> {
+        self.client.embed_batch(model, texts, None).await
+    }
+
+    /// The models that a provider has.
+    pub async fn models(&self, provider: Provider) -> genai::Result<Vec<String>> {
+        let iden = provider.iden();
+        let kind = iden.adapter_kind;
+        let target = self.client.resolve_service_target(iden).await?;
+        let place = (target.endpoint, target.auth);
+        self.client.all_model_names(kind, place).await
     }
 }
 

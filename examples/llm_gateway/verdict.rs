@@ -6,10 +6,8 @@ use commontrip::Outcome;
 use genai::webc;
 use serde_json::Value;
 
-use super::upstream::Reply;
-
 /// Classifies the end of a call for the provider's circuit.
-pub fn verdict(result: &genai::Result<Reply>) -> Outcome {
+pub fn verdict<T>(result: &genai::Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Success,
         Err(error) => failed(error),
@@ -82,6 +80,10 @@ fn is_wrong_key(error: &genai::Error) -> bool {
 fn is_unreachable(error: &genai::Error) -> bool {
     match error {
         genai::Error::WebModelCall {
+            webc_error: webc::Error::Reqwest(_),
+            ..
+        }
+        | genai::Error::WebAdapterCall {
             webc_error: webc::Error::Reqwest(_),
             ..
         } => true,

@@ -3,7 +3,9 @@
 //! Owns the sockets and the ways to fail; what a provider takes and says is in the modules below.
 
 mod answers;
+mod embeddings;
 mod errors;
+mod models;
 mod requests;
 mod streams;
 
@@ -23,6 +25,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, Method, Uri},
     response::{IntoResponse, Response},
+    routing::{get, post},
 };
 use serde::Deserialize;
 use tokio::{
@@ -81,6 +84,20 @@ struct Inner {
     fails_after: AtomicUsize,
 }
 
+impl Inner {
+    /// Ends when the provider is ready to answer, or has said why it does not.
+    async fn ready(&self) -> Result<(), errors::Said> {
+        let mut mode = self.mode.subscribe();
+        let mode = mode.wait_for(|mode| *mode != Mode::Hang).await;
+        match mode.map_or(Mode::Fail, |mode| *mode) {
+            Mode::Fail => Err(errors::Said::failed(self.provider)),
+            Mode::RateLimit => Err(errors::Said::too_many(self.provider)),
+            Mode::Overloaded => Err(errors::Said::overloaded(self.provider)),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Stub {
     pub async fn start(provider: Provider) -> io::Result<Self> {
         // This socket never listens. It keeps the port while nobody does, so that it is refused
@@ -118,7 +135,7 @@ impl Stub {
         let _ = self.listening.clone().wait_for(|is| *is == listens).await;
     }
 
-    /// How many requests it has had.
+    /// How many requests it has had, apart from those for its list of models.
     pub fn requests(&self) -> u64 {
         self.inner.requests.load(Ordering::SeqCst)
     }
@@ -177,7 +194,12 @@ async fn serve(
         let _ = mode.wait_for(|mode| *mode != Mode::Refuse).await;
         let listener: TcpListener = bind(addr)?.listen(1024)?;
         told.send_replace(true);
-        let app = Router::new().fallback(answer).with_state(Arc::clone(inner));
+        let app = match inner.provider {
+            Provider::OpenAi => Router::new().route(embeddings::PATH, post(embeddings::embed)),
+            Provider::Ollama => Router::new().route(models::PATH, get(models::list)),
+            _ => Router::new(),
+        };
+        let app = app.fallback(answer).with_state(Arc::clone(inner));
         let mut mode = mode.clone();
         // Ends connections, too: one that is kept alive would go on being served.
         axum::serve(listener, app)

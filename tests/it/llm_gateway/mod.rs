@@ -6,7 +6,9 @@
 mod example;
 
 mod answers;
+mod embeddings;
 mod failing;
+mod local;
 mod providers;
 mod streaming;
 
@@ -36,6 +38,8 @@ fn setup() -> Setup {
         redis: Some((redis_url().to_owned(), unique_prefix("llm"))),
         open_for: HOUR,
         attempt_timeout: Duration::from_secs(20),
+        // What tests do not ask for is not to open a circuit.
+        check_every: HOUR,
         ..Setup::default()
     }
 }

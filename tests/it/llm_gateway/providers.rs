@@ -170,7 +170,7 @@ fn what_each_status_says_of_a_provider() {
     ] {
         let words = format!("{status} {header:?} {body}");
         assert_eq!(
-            verdict(&Err(error(status, header, body))),
+            verdict::<()>(&Err(error(status, header, body))),
             outcome,
             "{words}"
         );
