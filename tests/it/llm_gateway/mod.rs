@@ -36,6 +36,7 @@ fn setup() -> Setup {
         redis: Some((redis_url().to_owned(), unique_prefix("llm"))),
         open_for: HOUR,
         attempt_timeout: Duration::from_secs(20),
+        token_timeout: Duration::from_secs(20),
         ..Setup::default()
     }
 }
