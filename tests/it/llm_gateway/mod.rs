@@ -40,6 +40,7 @@ fn setup() -> Setup {
         attempt_timeout: Duration::from_secs(20),
         // What tests do not ask for is not to open a circuit.
         check_every: HOUR,
+        token_timeout: Duration::from_secs(20),
         ..Setup::default()
     }
 }
