@@ -155,6 +155,10 @@ impl Gateway {
     /// Answers a question by the cloud, more patiently by the cloud, or by the local model.
     pub async fn chat_patiently(&self, chat: Chat) -> Result<Patient, Refusal> {
         chat.check().map_err(Refusal::Question)?;
+        if chat.stream {
+            let words = "stream: this route answers in one piece";
+            return Err(Refusal::Question(words.to_owned()));
+        }
         let ask = |provider| self.ask(provider, &chat);
         self.counted(local::patiently(&self.patient, ask)).await
     }

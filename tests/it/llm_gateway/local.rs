@@ -176,3 +176,16 @@ async fn an_answer_tells_its_stage_and_why_the_ones_before_gave_none() {
     assert_eq!(status, 503);
     assert!(detail.contains("local: it cannot be reached"), "{detail}");
 }
+
+#[tokio::test]
+async fn the_patient_chain_does_not_stream() {
+    let fleet = Fleet::start(setup()).await;
+    let mut question = asking("Hi");
+    question["stream"] = json!(true);
+    let url = fleet.lab.replicas[0].url("/v1/chat/patient");
+    let answer = fleet.http.post(url).json(&question).send().await.unwrap();
+    let (status, _, detail) = problem(answer).await;
+    assert_eq!(status, 400);
+    assert!(detail.starts_with("stream: "), "{detail}");
+    assert_eq!(fleet.requests(), [0; 5]);
+}
