@@ -123,6 +123,11 @@ impl Sum {
     }
 }
 
+/// The time over which the fleet's replicas take turns.
+fn spread_of(view: &View) -> Duration {
+    Duration::from_millis(spread_ms(view.seen.replicas))
+}
+
 impl Cell {
     /// Looks at what was counted: has a report leave earlier where it may open the circuit, and
     /// admits no more calls where it does.
@@ -135,12 +140,10 @@ impl Cell {
             return;
         }
         let replicas = view.seen.replicas.max(1);
-        let spread = Duration::from_millis(spread_ms(replicas));
         let mut outbox = self.outbox.lock();
-        let now = Instant::now();
         if self.would_trip(&view, &outbox, 1) {
             let decides_here = self.decides_at_once();
-            let leaves = decides_here || outbox.urge(now, spread.max(AT_LEAST_APART));
+            let leaves = decides_here || self.may_urge(&view, &mut outbox);
             let reason = self.trips(&view, &outbox).filter(|_| !decides_here);
             drop(outbox);
             if let Some(reason) = reason {
@@ -151,7 +154,8 @@ impl Cell {
                 return self.hurry();
             }
         } else if outbox.alarm.is_none() && self.would_trip(&view, &outbox, replicas) {
-            outbox.set_alarm(now + spread.mul_f64(fastrand::f64()));
+            let spread = spread_of(&view);
+            outbox.set_alarm(Instant::now() + spread.mul_f64(fastrand::f64()));
             drop(outbox);
             drop(view);
         } else {
@@ -161,15 +165,21 @@ impl Cell {
         self.shared.wake.notify_one();
     }
 
+    /// Whether a report may leave at once; otherwise it leaves when it is this replica's turn.
+    pub(super) fn may_urge(&self, view: &View, outbox: &mut Outbox) -> bool {
+        outbox.urge(Instant::now(), spread_of(view).max(AT_LEAST_APART))
+    }
+
     /// Admits no more calls until the store has said what it makes of this.
     fn foresee(&self, view: &mut View, reason: Reason) {
-        view.foreseen = Some(self.foreseen(reason));
+        view.foreseen = Some(self.foreseen(view, reason));
         self.set_gate(view);
     }
 
-    fn foreseen(&self, reason: Reason) -> Foreseen {
-        let wait = millis(self.shared.store_timeout).max(1);
-        let until = self.now().saturating_add(wait);
+    fn foreseen(&self, view: &View, reason: Reason) -> Foreseen {
+        // The report's turn, and its answer.
+        let wait = self.shared.store_timeout.saturating_add(spread_of(view));
+        let until = self.now().saturating_add(millis(wait).max(1));
         Foreseen { reason, until }
     }
 
@@ -183,7 +193,7 @@ impl Cell {
         let closed = view.source == Source::Shared && view.seen.state == State::Closed;
         let more = outbox.pending.is_some() || outbox.trips > 0 || !self.tally.is_empty();
         let reason = self.trips(view, &outbox).filter(|_| closed && more);
-        view.foreseen = reason.map(|reason| self.foreseen(reason));
+        view.foreseen = reason.map(|reason| self.foreseen(view, reason));
     }
 
     /// Why this process' own evidence opens the circuit for it.

@@ -50,9 +50,13 @@ impl Cell {
             self.show(&mut view, snapshot, Source::Shared, same);
         }
         let foreseen = view.foreseen.is_some();
+        let report = foreseen && self.may_urge(&view, &mut self.outbox.lock());
         drop(view);
-        if foreseen {
+        if report {
             self.hurry();
+        } else if foreseen {
+            self.shared.activate(self);
+            self.shared.wake.notify_one();
         }
         if !same {
             // A probe's permit that was fetched ahead is of the past.
