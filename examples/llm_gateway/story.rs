@@ -193,6 +193,8 @@ impl Story<'_> {
             let told = self.caller.embed(0, &["blue"]).await?;
             self.check(told.status == 503, "nobody else embeds");
         }
+        // Calls are rejected at once; that the circuit is open is reported a moment later.
+        self.caller.lab.replicas[0].gateway.circuits.flush().await;
         let open = breaker.snapshot().await?.state == State::Open;
         self.check(open, "three failures open it");
         let told = self.caller.embed(0, &["green", "red"]).await?;
