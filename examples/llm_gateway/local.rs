@@ -141,7 +141,7 @@ where
         stage,
         attempt: tried.as_ref().map(|(attempt, _)| *attempt),
         why: match tried {
-            None => "its circuit is open".to_owned(),
+            None => "its circuit rejected the call".to_owned(),
             Some((_, Some(words))) => words,
             Some((_, None)) => "it took too long".to_owned(),
         },

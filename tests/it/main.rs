@@ -54,6 +54,7 @@ mod latency;
 #[cfg(all(
     feature = "admin",
     feature = "failover",
+    feature = "health",
     feature = "metrics",
     feature = "stream"
 ))]

@@ -168,7 +168,8 @@ async fn an_answer_tells_its_stage_and_why_the_ones_before_gave_none() {
         (&answer["stage"], &answer["attempt"]),
         (&json!("local"), &json!(1))
     );
-    let skipped = json!({"stage": "cloud", "attempt": null, "why": "its circuit is open"});
+    let skipped =
+        json!({"stage": "cloud", "attempt": null, "why": "its circuit rejected the call"});
     assert_eq!(answer["failed"][0], skipped);
 
     fleet.set(Ollama, Mode::Refuse).await;
