@@ -12,6 +12,17 @@ macro_rules! to_inner {
             self.inner.acquire(circuit, request)
         }
     };
+    (@ report) => {
+        fn report<'a>(
+            &'a self,
+            batch: &'a [(commontrip::Name, commontrip::model::Report)],
+        ) -> commontrip::store::Answer<
+            'a,
+            Vec<Result<commontrip::Snapshot, commontrip::StoreError>>,
+        > {
+            self.inner.report(batch)
+        }
+    };
     (@ release) => {
         fn release<'a>(
             &'a self,

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use commontrip::{
-    MemoryStore, Name, Snapshot, Store, StoreError,
-    model::Report,
+    MemoryStore, Name, Store, StoreError,
     store::{Answer, Notice},
 };
 use tokio::sync::{mpsc, watch};
@@ -19,14 +18,7 @@ pub struct Distant {
 }
 
 impl Store for Distant {
-    to_inner! { acquire release control snapshot events circuits ping }
-
-    fn report<'a>(
-        &'a self,
-        batch: &'a [(Name, Report)],
-    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
-        self.inner.report(batch)
-    }
+    to_inner! { acquire release control snapshot events circuits ping report }
 
     fn listen(
         &self,

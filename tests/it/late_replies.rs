@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use commontrip::{
-    Commontrip, MemoryStore, Name, Override, Policy, Snapshot, State, Store, StoreError,
-    model::{Head, Report},
+    Commontrip, MemoryStore, Name, Override, Policy, State, Store,
+    model::Head,
     store::{Answer, Notice},
     test_util::{Fault, FaultyStore, Operation, trip, until_state},
 };
@@ -32,14 +32,7 @@ struct Overheard {
 }
 
 impl Store for Overheard {
-    to_inner! { acquire release control snapshot events circuits ping }
-
-    fn report<'a>(
-        &'a self,
-        batch: &'a [(Name, Report)],
-    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
-        self.inner.report(batch)
-    }
+    to_inner! { acquire release control snapshot events circuits ping report }
 
     fn listen(
         &self,

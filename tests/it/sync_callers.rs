@@ -2,7 +2,6 @@
 //! permits that were fetched ahead are used in time or given back.
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -12,14 +11,11 @@ use std::{
 
 use commontrip::{
     CircuitBreaker, Commontrip, Name, OnStoreFailure, Outcome, Override, Policy, PolicyBuilder,
-    Reason, Snapshot, State, Store, StoreError,
-    model::{Acquire, Grant, Report},
-    store::{Answer, Notice},
+    Reason, State, Store,
+    model::{Acquire, Grant},
+    store::Answer,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
+use tokio::time::sleep;
 
 use crate::{
     delegate::to_inner,
@@ -221,7 +217,7 @@ struct Sleepy {
 }
 
 impl Store for Sleepy {
-    to_inner! { release control snapshot events circuits ping }
+    to_inner! { release control snapshot events circuits ping report listen }
 
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
         Box::pin(async move {
@@ -231,21 +227,6 @@ impl Store for Sleepy {
             }
             grant
         })
-    }
-
-    fn report<'a>(
-        &'a self,
-        batch: &'a [(Name, Report)],
-    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
-        self.inner.report(batch)
-    }
-
-    fn listen(
-        &self,
-        followed: watch::Receiver<BTreeSet<Name>>,
-        notices: mpsc::UnboundedSender<Notice>,
-    ) -> Answer<'_, ()> {
-        self.inner.listen(followed, notices)
     }
 }
 

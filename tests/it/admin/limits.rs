@@ -1,19 +1,13 @@
 //! No client, and no slow store, holds the server up.
 
 use std::{
-    collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
-use commontrip::{
-    MemoryStore, Name, Policy, RedisStore, Snapshot, Store, StoreError,
-    model::Report,
-    store::{Answer, Notice},
-};
+use commontrip::{MemoryStore, Policy, RedisStore, Store, store::Answer};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
 
 use super::site::{self, Site, with_token};
 use crate::{
@@ -90,22 +84,7 @@ struct Faulty {
 }
 
 impl Store for Faulty {
-    crate::delegate::to_inner! { acquire release control snapshot events circuits }
-
-    fn report<'a>(
-        &'a self,
-        batch: &'a [(Name, Report)],
-    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
-        self.inner.report(batch)
-    }
-
-    fn listen(
-        &self,
-        followed: watch::Receiver<BTreeSet<Name>>,
-        notices: mpsc::UnboundedSender<Notice>,
-    ) -> Answer<'_, ()> {
-        self.inner.listen(followed, notices)
-    }
+    crate::delegate::to_inner! { acquire release control snapshot events circuits report listen }
 
     fn ping(&self) -> Answer<'_, ()> {
         panic!("a fault that nobody has thought of")
