@@ -123,6 +123,56 @@ impl Sum {
     }
 }
 
+/// All that this process knows of the window, each once.
+struct Evidence {
+    rules: Rules,
+    /// The fleet's window and run of failures as last heard, and those of this replica's own circuit.
+    fleet: (Sums, u64),
+    own: (Sums, u64),
+    /// What awaits the store's answer, and is not in the window as heard.
+    unanswered: Option<(Counts, Runs)>,
+    /// What is not reported yet, as it would be.
+    fresh: (Counts, Runs),
+    /// Whether an outcome asks for an open circuit: among what is not reported, and among all.
+    asks: bool,
+    asked: bool,
+}
+
+impl Evidence {
+    /// The fleet's window, if so many replicas had to report the same.
+    fn of_fleet(&self, replicas: u64, sure: bool) -> Sum {
+        let mut sum = Sum::of(self.fleet.0, self.fleet.1, sure);
+        for (counts, runs) in self.unanswered.iter().chain([&self.fresh]) {
+            sum.add(&self.rules, counts, *runs, replicas);
+        }
+        sum
+    }
+
+    /// What this replica alone has seen: its own circuit sees each report as it is made.
+    fn of_own(&self, sure: bool) -> Sum {
+        let mut sum = Sum::of(self.own.0, self.own.1, sure);
+        sum.add(&self.rules, &self.fresh.0, self.fresh.1, 1);
+        sum
+    }
+
+    /// Why it opens the circuit for this process.
+    fn opens(&self) -> Option<Reason> {
+        match self.rules.quorum {
+            0 | 1 if self.asked => Some(Reason::Tripped),
+            0 | 1 => self.of_fleet(1, true).breach(&self.rules),
+            _ => self.of_own(true).breach(&self.rules),
+        }
+    }
+
+    /// Whether the window may meet a trip condition, if so many replicas had to report the same.
+    fn may_open(&self, replicas: u64) -> bool {
+        let breach = |sum: Sum| sum.breach(&self.rules).is_some();
+        self.asks
+            || breach(self.of_fleet(replicas, false))
+            || self.rules.quorum > 1 && breach(self.of_own(false))
+    }
+}
+
 /// The time over which the fleet's replicas take turns.
 fn spread_of(view: &View) -> Duration {
     Duration::from_millis(spread_ms(view.seen.replicas))
@@ -141,10 +191,11 @@ impl Cell {
         }
         let replicas = view.seen.replicas.max(1);
         let mut outbox = self.outbox.lock();
-        if self.would_trip(&view, &outbox, 1) {
+        let evidence = self.evidence(&view, &outbox);
+        if evidence.may_open(1) {
             let decides_here = self.decides_at_once();
             let leaves = decides_here || self.may_urge(&view, &mut outbox);
-            let reason = self.trips(&view, &outbox).filter(|_| !decides_here);
+            let reason = evidence.opens().filter(|_| !decides_here);
             drop(outbox);
             if let Some(reason) = reason {
                 self.foresee(&mut view, reason);
@@ -153,7 +204,7 @@ impl Cell {
             if leaves {
                 return self.hurry();
             }
-        } else if outbox.alarm.is_none() && self.would_trip(&view, &outbox, replicas) {
+        } else if outbox.alarm.is_none() && evidence.may_open(replicas) {
             let spread = spread_of(&view);
             outbox.set_alarm(Instant::now() + spread.mul_f64(fastrand::f64()));
             drop(outbox);
@@ -192,63 +243,29 @@ impl Cell {
         let outbox = self.outbox.lock();
         let closed = view.source == Source::Shared && view.seen.state == State::Closed;
         let more = outbox.pending.is_some() || outbox.trips > 0 || !self.tally.is_empty();
-        let reason = self.trips(view, &outbox).filter(|_| closed && more);
+        let evidence = self.evidence(view, &outbox);
+        let reason = evidence.opens().filter(|_| closed && more);
         view.foreseen = reason.map(|reason| self.foreseen(view, reason));
     }
 
-    /// Why this process' own evidence opens the circuit for it.
-    fn trips(&self, view: &View, outbox: &Outbox) -> Option<Reason> {
-        let rules = self.policy.load().rules;
-        match rules.quorum {
-            0 | 1 => {
-                let asked = outbox.pending.iter().any(|report| report.trips > 0);
-                let trip = (asked || outbox.trips > 0).then_some(Reason::Tripped);
-                trip.or_else(|| self.fleet(view, outbox, &rules, 1, true).breach(&rules))
-            }
-            _ => self.alone(view, outbox, &rules, true).breach(&rules),
-        }
-    }
-
-    /// Whether the window may meet a trip condition, if so many replicas had to report the same.
-    fn would_trip(&self, view: &View, outbox: &Outbox, replicas: u64) -> bool {
-        let rules = self.policy.load().rules;
-        let breach = |sum: Sum| sum.breach(&rules).is_some();
-        outbox.trips > 0
-            || breach(self.fleet(view, outbox, &rules, replicas, false))
-            || rules.quorum > 1 && breach(self.alone(view, outbox, &rules, false))
-    }
-
-    /// The fleet's window, with what the store has not confirmed.
-    fn fleet(&self, view: &View, outbox: &Outbox, rules: &Rules, times: u64, sure: bool) -> Sum {
-        let seen = &view.seen;
-        let mut sum = Sum::of(seen.sums(), seen.consecutive_failures, sure);
-        // This replica's own circuit has seen that one.
-        let pending = outbox
-            .pending
-            .as_ref()
-            .filter(|_| view.source == Source::Shared);
-        if let Some(report) = pending.filter(|report| report.generation == view.shared.generation) {
-            sum.add(rules, &report.counts, report.runs, times);
-        }
-        let (counts, runs) = self.fresh(outbox);
-        sum.add(rules, &counts, runs, times);
-        sum
-    }
-
-    /// What is not reported yet, as it would be.
-    fn fresh(&self, outbox: &Outbox) -> (Counts, Runs) {
+    fn evidence(&self, view: &View, outbox: &Outbox) -> Evidence {
         let (mut counts, runs) = self.tally.fresh();
         let mut silence = outbox.silence;
         silence.sift(&mut counts, self.tally.in_flight());
-        (counts, runs)
-    }
-
-    /// What this replica alone has seen: its own circuit sees each report as it is made.
-    fn alone(&self, view: &View, outbox: &Outbox, rules: &Rules, sure: bool) -> Sum {
-        let mut sum = Sum::of(view.own, view.own_run, sure);
-        let (counts, runs) = self.fresh(outbox);
-        sum.add(rules, &counts, runs, 1);
-        sum
+        let pending = outbox.pending.as_ref();
+        let pending = pending.filter(|report| report.generation == view.shared.generation);
+        // This replica's own circuit has seen that one.
+        let unanswered = pending.filter(|_| view.source == Source::Shared);
+        let asks = outbox.trips > 0;
+        Evidence {
+            rules: self.policy.load().rules,
+            fleet: (view.seen.sums(), view.seen.consecutive_failures),
+            own: (view.own, view.own_run),
+            unanswered: unanswered.map(|report| (report.counts, report.runs)),
+            fresh: (counts, runs),
+            asks,
+            asked: asks || pending.is_some_and(|report| report.trips > 0),
+        }
     }
 
     /// What follows whenever something was counted that is no plain success.
