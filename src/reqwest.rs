@@ -99,7 +99,7 @@ impl CircuitBreakerMiddleware {
     /// client's own timeout is a failure in the body as well. The whole body is timed; `call_timeout` ends the
     /// wait for the head only.
     ///
-    /// The response is put together anew around its body. Status, version, headers, extensions, URL, remote
+    /// The response is rebuilt around its body. Status, version, headers, extensions, URL, remote
     /// address, content length, trailers and upgrades stay; an error of the body gains a reqwest error
     /// around it, which is no less a timeout where it is one.
     #[must_use]

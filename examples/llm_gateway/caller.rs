@@ -92,7 +92,7 @@ impl<'a> Caller<'a> {
         })
     }
 
-    /// Asks anew for a stream, and shows what came of it: how many tokens, and the last event.
+    /// Asks a new question for a stream and prints the result: how many tokens, and the last event.
     pub async fn stream_anew(&mut self, who: usize) -> Result<Told, Error> {
         let mut question = self.question();
         question["stream"] = json!(true);

@@ -114,7 +114,7 @@ impl<S: TryStream> GuardedStream<S> {
             let sleep = this
                 .limit
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            // One that ends too early is set anew when it does, and not with each item.
+            // One that ends too early is reset when it does, and not with each item.
             if sleep.is_elapsed() || sleep.deadline() > until {
                 sleep.as_mut().reset(until);
             }

@@ -15,7 +15,7 @@ use crate::{
 const TIMES_USUAL: u64 = 2;
 /// The least age at which a dropped call is a failure, ns.
 const LEAST_NS: u64 = 10_000_000;
-/// How long the usual duration is not worked out anew, ms.
+/// How long a computed usual duration is reused, ms.
 const USUAL_KEEPS_MS: u64 = 100;
 
 /// How long calls usually take, and until when that is good enough, coarse ms.

@@ -216,7 +216,7 @@ impl Tally {
         let mut taken = Latencies::default();
         let ledger = &mut *self.ledger.lock();
         for slot in self.slots.iter() {
-            slot.sampling.begin_anew();
+            slot.sampling.restart();
         }
         if self.has_latencies.swap(false, Ordering::Relaxed) {
             for slot in self.slots.iter() {

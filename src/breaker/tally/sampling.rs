@@ -1,7 +1,7 @@
 //! Which calls of a thread are timed.
 //!
 //! Owns the choice: a random call out of each block of as many calls as its weight says. Blocks are of
-//! one call at first and double with every [`EACH`] samples; when latencies are taken they begin anew.
+//! one call at first and double with every [`EACH`] samples; they restart when latencies are taken.
 //! Invariant: what is chosen depends on how many calls began, and never on when or for how long. So
 //! the weights are those of a random sample, whatever order the calls come in.
 
@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 const EACH: u32 = 512;
 /// The largest block, as a power of two: two of them fit into what counts down, and a weight into a pass.
 const LARGEST: u32 = 20;
-/// Asks the thread to begin anew.
-const ANEW: i32 = -1;
+/// Asks the thread to restart its sample.
+const RESTART: i32 = -1;
 
-/// One thread's choice. Only its thread writes, but for [`begin_anew`](Self::begin_anew).
+/// One thread's choice. Only its thread writes, but for [`restart`](Self::restart).
 #[derive(Debug, Default)]
 pub(super) struct Sampling {
-    /// Calls to go before the next that is chosen, or [`ANEW`].
+    /// Calls to go before the next that is chosen, or [`RESTART`].
     before: AtomicI32,
     /// Calls of its block behind that one.
     behind: AtomicU32,
-    /// Samples since it began anew.
+    /// Samples since it restarted.
     samples: AtomicU32,
 }
 
@@ -43,7 +43,7 @@ impl Sampling {
     #[inline(never)]
     fn chosen(&self, before: i32) -> u32 {
         let (samples, behind) = match before {
-            ANEW => (0, 0),
+            RESTART => (0, 0),
             _ => (self.samples.load(Relaxed), self.behind.load(Relaxed)),
         };
         let next = block(samples + 1);
@@ -54,10 +54,10 @@ impl Sampling {
         block(samples)
     }
 
-    /// Has every call timed again, until there are many. A thread that begins a call in this very
+    /// Restarts the sample: every call is timed again, until there are many. A thread that begins a call in this very
     /// moment may not see it, and goes on as before until the next time.
-    pub(super) fn begin_anew(&self) {
-        self.before.store(ANEW, Relaxed);
+    pub(super) fn restart(&self) {
+        self.before.store(RESTART, Relaxed);
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
             for (n, weight) in weights.iter_mut().enumerate() {
                 // In the midst of a block, as a rule.
                 if n == 3333 {
-                    sampling.begin_anew();
+                    sampling.restart();
                 }
                 *weight += sampling.choose();
             }
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(timed(1024), 512);
         let few = timed(5_000_000);
         assert!((5000..=6000).contains(&few), "{few}");
-        sampling.begin_anew();
+        sampling.restart();
         assert_eq!(timed(512), 512);
     }
 
