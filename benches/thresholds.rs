@@ -2,14 +2,17 @@
 //!
 //!     cargo bench --bench thresholds --features config      # some seconds; the tables of docs/policy.md
 //!
-//! Calls go through the model on simulated time, with a seed, so that each run prints the same. They begin at random
-//! moments (a Poisson process) and fail at random. A call is reported when it ends, or in batches of 1 ms: a fleet adds
-//! the way of a report to Redis and the calls that are under way.
+//! Calls go through the model on simulated time, with a seed, so that each run prints the same.
+//! They begin at random moments (a Poisson process) and fail at random. A call is reported when it
+//! ends, or in batches of 1 ms: a fleet adds the way of a report to Redis and the calls that are
+//! under way.
 //!
-//! - **Opens after**: every call succeeds for two windows, then a share fails. The median of [`RUNS`] runs: the time from the
-//!   first failing call on, and the calls that failed until the circuit opened.
-//! - **False trips a day**: that share of calls fails for ever. Simulated where a trip takes [`FEW`] calls or fewer, computed
-//!   otherwise (`~`), for nobody can wait for one in 10 million calls. [`Noise`] says how.
+//! - **Opens after**: every call succeeds for two windows, then a share fails. The median of
+//!   [`RUNS`] runs: the time from the first failing call on, and the calls that failed until the
+//!   circuit opened.
+//! - **False trips a day**: that share of calls fails for ever. Simulated where a trip takes
+//!   [`FEW`] calls or fewer, computed otherwise (`~`), for nobody can wait for one in 10 million
+//!   calls. [`Noise`] says how.
 
 #![allow(missing_docs, clippy::expect_used, clippy::cast_precision_loss)]
 
@@ -114,7 +117,8 @@ impl Trial {
     }
 }
 
-/// The median time to open, ms, and the failures until then; `None` when it stays closed for ten windows.
+/// The median time to open, ms, and the failures until then; `None` when it stays closed for ten
+/// windows.
 fn outage(rules: Rules, traffic: f64, percent: u8) -> Option<(f64, u64)> {
     let run = |seed| {
         let mut trial = Trial::new(rules, seed);
@@ -157,9 +161,9 @@ impl Noise {
         }
     }
 
-    /// Trips a call by the rate. The calls in the window are a Poisson number; either a failure takes the place of a
-    /// success and completes the share, or the call is the one that completes the minimum. Crossings that come in
-    /// clusters are counted singly, so this is rather too many.
+    /// Trips a call by the rate. The calls in the window are a Poisson number; either a failure
+    /// takes the place of a success and completes the share, or the call is the one that completes
+    /// the minimum. Crossings that come in clusters are counted singly, so this is rather too many.
     fn by_rate(&self) -> f64 {
         let (rules, p) = (&self.rules, f64::from(self.percent) / 100.0);
         let rate = rules.failure_rate_threshold;

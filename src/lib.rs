@@ -18,11 +18,12 @@
 //! The README has the guarantees and their limits, ARCHITECTURE.md the way of a call.
 //! [`model`] is the circuit as a pure machine, [`store`] the trait behind both stores.
 //!
-//! Features, none of which changes how calls are decided. Around a call: `tower`, `reqwest` (and `keyed`, `http`, which both use),
-//! `stream`, `retry`, `failover`, `fallback`, `queue`, `health`, `balance`, `config`, `test-util`; each is the module of its name, and has a page in
-//! `docs/`. For operators: `cli`, the `commontrip` program; `admin`, a dashboard and an HTTP API to mount in an axum app;
-//! `alerts` and `webhook`, rules that one replica of the fleet sends; `metrics`, the statistics for any exporter of the
-//! `metrics` crate. And `tls`.
+//! Features, none of which changes how calls are decided. Around a call: `tower`, `reqwest` (and
+//! `keyed`, `http`, which both use), `stream`, `retry`, `failover`, `fallback`, `queue`, `health`,
+//! `balance`, `config`, `test-util`; each is the module of its name, and has a page in `docs/`. For
+//! operators: `cli`, the `commontrip` program; `admin`, a dashboard and an HTTP API to mount in an
+//! axum app; `alerts` and `webhook`, rules that one replica of the fleet sends; `metrics`, the
+//! statistics for any exporter of the `metrics` crate. And `tls`.
 
 #[cfg(feature = "admin")]
 pub mod admin;

@@ -1,7 +1,7 @@
 //! Circuits around reqwest clients, as a middleware of reqwest-middleware 0.5 (reqwest 0.13).
 //!
-//! Owns what reqwest's errors mean, how rejections travel in them, and how a response is rebuilt around a body that is
-//! judged.
+//! Owns what reqwest's errors mean, how rejections travel in them, and how a response is rebuilt
+//! around a body that is judged.
 
 use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt};
 
@@ -21,7 +21,8 @@ type Key = Box<dyn Fn(&Request) -> Cow<'_, str> + Send + Sync>;
 /// Puts a circuit around a client's requests: one for each host, for each key of yours, or one for all.
 ///
 /// What an answer means [`http::outcome`](crate::http::outcome) says, by its head, and with
-/// [`until_body_ends`](Self::until_body_ends) by its body; what an error means [`outcome`] says. A rejected request reaches no socket; see [`rejection`].
+/// [`until_body_ends`](Self::until_body_ends) by its body; what an error means [`outcome`] says. A
+/// rejected request reaches no socket; see [`rejection`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -94,14 +95,14 @@ impl CircuitBreakerMiddleware {
 
     /// Judges a good answer by its body too. Default: by its head only.
     ///
-    /// A body that is read to its end is a success; one that breaks off, or has another length than its
-    /// `Content-Length`, a failure; one that is dropped before is a dropped call: its reader has left. A
-    /// client's own timeout is a failure in the body as well. The whole body is timed; `call_timeout` ends the
-    /// wait for the head only.
+    /// A body that is read to its end is a success; one that breaks off, or has another length than
+    /// its `Content-Length`, a failure; one that is dropped before is a dropped call: its reader
+    /// has left. A client's own timeout is a failure in the body as well. The whole body is timed;
+    /// `call_timeout` ends the wait for the head only.
     ///
     /// The response is rebuilt around its body. Status, version, headers, extensions, URL, remote
-    /// address, content length, trailers and upgrades stay; an error of the body gains a reqwest error
-    /// around it, which is no less a timeout where it is one.
+    /// address, content length, trailers and upgrades stay; an error of the body gains a reqwest
+    /// error around it, which is no less a timeout where it is one.
     #[must_use]
     pub fn until_body_ends(mut self) -> Self {
         self.with_body = true;

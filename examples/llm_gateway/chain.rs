@@ -81,7 +81,8 @@ impl Miss {
         }
     }
 
-    /// Of a circuit that an operator has opened without an end nobody knows when it will let calls through.
+    /// Of a circuit that an operator has opened without an end nobody knows when it will let calls
+    /// through.
     pub fn rejected(stage: &str, rejection: &Rejection) -> Self {
         Self {
             words: format!("; {stage}: {rejection}"),

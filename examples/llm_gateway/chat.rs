@@ -14,7 +14,8 @@ pub struct Chat {
     pub messages: Vec<Message>,
     pub max_tokens: Option<u32>,
     pub temperature: Option<f64>,
-    /// Whether the answer comes as a stream. It is the same answer: the cache does not tell them apart.
+    /// Whether the answer comes as a stream. It is the same answer: the cache does not tell them
+    /// apart.
     #[serde(default, skip_serializing)]
     pub stream: bool,
 }

@@ -26,7 +26,8 @@ pub struct Setup {
     pub open_for: Duration,
     /// How long one try may take.
     pub attempt_timeout: Duration,
-    /// How long a stream may be silent after its first token; `attempt_timeout` is for the first one.
+    /// How long a stream may be silent after its first token; `attempt_timeout` is for the first
+    /// one.
     pub token_timeout: Duration,
     /// How long an answer is kept.
     pub keep_for: Duration,

@@ -1,4 +1,5 @@
-//! The model on our own machines: whether it is there, and the chain of a client that has it behind the cloud.
+//! The model on our own machines: whether it is there, and the chain of a client that has it behind
+//! the cloud.
 //!
 //! Owns the times of the chain, the check of the local server, and why earlier attempts failed.
 
@@ -47,7 +48,8 @@ pub fn chain(
         .build()
 }
 
-/// Looks whether the local server is there and has the model; opens and closes its circuit without calls of users.
+/// Looks whether the local server is there and has the model; opens and closes its circuit without
+/// calls of users.
 pub fn monitor(
     circuits: &Commontrip,
     local: &CircuitBreaker,

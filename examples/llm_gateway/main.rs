@@ -1,9 +1,10 @@
 //! A gateway to several model providers, with one circuit for each of them that all its replicas share.
 //!
-//! `cargo run --example llm_gateway --features admin,failover,health,metrics,stream` plays a story and checks it: providers
-//! fail, others stand in, circuits open for both replicas, and everything heals. With `--serve [ADDR]` it stays
-//! up to be tried with curl. The providers are stubs in this process with the real shapes of requests and
-//! answers; circuits are kept in memory, or in the Redis of `COMMONTRIP_REDIS_URL`.
+//! `cargo run --example llm_gateway --features admin,failover,health,metrics,stream` plays a story
+//! and checks it: providers fail, others stand in, circuits open for both replicas, and everything
+//! heals. With `--serve [ADDR]` it stays up to be tried with curl. The providers are stubs in this
+//! process with the real shapes of requests and answers; circuits are kept in memory, or in the
+//! Redis of `COMMONTRIP_REDIS_URL`.
 
 mod caller;
 mod chain;

@@ -1,7 +1,8 @@
 //! Answers as they come: each provider's stream behind its circuit.
 //!
-//! Owns which provider's stream a caller gets, and what its end means; how it looks is [`sse`](super::sse)'s.
-//! Invariant: another provider stands in only as long as the caller has no token.
+//! Owns which provider's stream a caller gets, and what its end means; how it looks is
+//! [`sse`](super::sse)'s. Invariant: another provider stands in only as long as the caller has no
+//! token.
 
 use std::{future::ready, sync::Arc};
 
@@ -67,8 +68,8 @@ fn outcome(error: &Failed) -> Outcome {
 
 /// The part of an event that counts: a token, or the end.
 ///
-/// Where a provider's stream just stops, genai has no `End` for some providers, and for the others one
-/// without a reason.
+/// Where a provider's stream just stops, genai has no `End` for some providers, and for the others
+/// one without a reason.
 fn piece(event: ChatStreamEvent) -> Option<Piece> {
     match event {
         ChatStreamEvent::Chunk(chunk) if !chunk.content.is_empty() => {

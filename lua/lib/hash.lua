@@ -34,8 +34,8 @@ local function add(c, field, n)
   if n > 0 then set(c, field, c[field] + n) end
 end
 
--- Counts as they are kept: "calls failures slow undecided", without the last when they are 0. What is
--- not of that form counts nothing.
+-- Counts as they are kept: "calls failures slow undecided", without the last when they are 0. What
+-- is not of that form counts nothing.
 local function parse(counts)
   local calls, failures, slow, undecided = string.match(counts or '', '^(%d+) (%d+) ?(%d*) ?(%d*)$')
   local x, y, z, w = tonumber(calls) or 0, tonumber(failures) or 0, tonumber(slow) or 0, tonumber(undecided) or 0

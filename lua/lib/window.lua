@@ -187,8 +187,8 @@ local function rings()
   return { add = add_count, convert = convert }
 end
 
--- Files a batch under now. A count window has the undecided calls since its last success; a batch has no
--- order: its own are taken to have come before its successes.
+-- Files a batch under now. A count window has the undecided calls since its last success; a batch
+-- has no order: its own are taken to have come before its successes.
 local function record(c, successes, failures, slow_successes, slow_failures, undecided)
   local calls = successes + failures
   if c.window ~= geometry() then rings().convert(c) end
@@ -200,8 +200,8 @@ local function record(c, successes, failures, slow_successes, slow_failures, und
   c.window_undecided = successes > 0 and 0 or c.window_undecided + undecided
 end
 
--- Whether nothing in the window says that the service works, so that undecided calls are evidence too:
--- they are all that there is.
+-- Whether nothing in the window says that the service works, so that undecided calls are evidence
+-- too: they are all that there is.
 local function is_silent(c)
   local undecided, length = c.window_undecided, policy[WINDOW_CALLS]
   return undecided > 0 and policy[ABANDONED] > 0

@@ -1,7 +1,7 @@
 //! Asking the store for permission to make one call, when the cache does not know.
 //!
-//! Owns the single flight and its time limit. Invariant: a permit that the store gave is used in time
-//! or given back, whatever becomes of the caller that asked.
+//! Owns the single flight and its time limit. Invariant: a permit that the store gave is used in
+//! time or given back, whatever becomes of the caller that asked.
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
@@ -63,14 +63,15 @@ impl Drop for Fetched {
 }
 
 impl Cell {
-    /// How long a permit that was fetched ahead waits for its caller: half of its lease, so that the
-    /// call has the other half.
+    /// How long a permit that was fetched ahead waits for its caller: half of its lease, so that
+    /// the call has the other half.
     fn spare_keeps(&self) -> Duration {
         Duration::from_millis(self.policy.load().rules.probe_lease_ms) / 2
     }
 
-    /// Permission to make one call, or why not, without waiting: what the cache holds decides, though it
-    /// is stale, and is renewed in the background. A probe's permit is fetched for the next caller.
+    /// Permission to make one call, or why not, without waiting: what the cache holds decides,
+    /// though it is stale, and is renewed in the background. A probe's permit is fetched for the
+    /// next caller.
     pub(super) fn enter_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let hold = match self.enter() {
             Ok(ticket) => return Ok(ticket),
@@ -266,7 +267,8 @@ impl Cell {
         }
     }
 
-    /// Whether it asks at every call and reports at once: then the answer knows of all that it has seen.
+    /// Whether it asks at every call and reports at once: then the answer knows of all that it has
+    /// seen.
     fn is_strict(&self) -> bool {
         let rules = self.policy.load().rules;
         rules.decision_ttl_ms == 0 && rules.report_interval_ms == 0

@@ -109,7 +109,8 @@ impl CircuitBreaker {
         result.map_err(CallError::Failed)
     }
 
-    /// Makes a call that is not a future, when the circuit permits; otherwise as [`call`](Self::call).
+    /// Makes a call that is not a future, when the circuit permits; otherwise as
+    /// [`call`](Self::call).
     ///
     /// Never waits for the store: decides as [`try_acquire`](Self::try_acquire).
     /// [`call_blocking`](Self::call_blocking) waits. `call_timeout` cannot end such a call.
@@ -158,11 +159,11 @@ impl CircuitBreaker {
         result.map_err(CallError::Failed)
     }
 
-    /// [`call`](Self::call) for code that is not async: blocks the thread for the call, and for at most
-    /// `store_timeout` before it where the cache does not know.
+    /// [`call`](Self::call) for code that is not async: blocks the thread for the call, and for at
+    /// most `store_timeout` before it where the cache does not know.
     ///
-    /// For threads outside of a runtime, and `spawn_blocking`. On a thread that runs the runtime's tasks
-    /// use [`call_sync`](Self::call_sync), which never waits.
+    /// For threads outside of a runtime, and `spawn_blocking`. On a thread that runs the runtime's
+    /// tasks use [`call_sync`](Self::call_sync), which never waits.
     ///
     /// # Errors
     /// As [`call_sync`](Self::call_sync).
@@ -199,11 +200,12 @@ impl CircuitBreaker {
 
     /// Asks for leave to make one call without waiting.
     ///
-    /// What the cache holds decides, though it is stale, and is renewed in the background. Before the
-    /// store's first answer the call is permitted, unless the policy says
+    /// What the cache holds decides, though it is stale, and is renewed in the background. Before
+    /// the store's first answer the call is permitted, unless the policy says
     /// [`Reject`](crate::OnStoreFailure::Reject). When a probe is due its permit is fetched in the
     /// background, and kept for the next caller for half of `probe_lease`; this caller is rejected
-    /// with [`Reason::ProbeRequested`](crate::Reason::ProbeRequested). The embedded store is asked at once.
+    /// with [`Reason::ProbeRequested`](crate::Reason::ProbeRequested). The embedded store is asked
+    /// at once.
     ///
     /// # Errors
     /// [`Rejection`] when the call must not be made, or not yet.
@@ -241,8 +243,8 @@ impl CircuitBreaker {
 
     /// The state that this replica decides by; no I/O.
     ///
-    /// When this process' own failures open the circuit it rejects calls at once, and is `Open` here when
-    /// the store has confirmed it.
+    /// When this process' own failures open the circuit it rejects calls at once, and is `Open`
+    /// here when the store has confirmed it.
     #[must_use]
     pub fn state(&self) -> State {
         self.cell.view.lock().seen.state

@@ -4,8 +4,8 @@ use super::{CallError, CircuitBreaker, Permit};
 use crate::model::Outcome;
 
 impl CircuitBreaker {
-    /// Makes a call and keeps its permit where it is `Ok`; `failed` says what an error means. `call_timeout`
-    /// ends the wait for the result only.
+    /// Makes a call and keeps its permit where it is `Ok`; `failed` says what an error means.
+    /// `call_timeout` ends the wait for the result only.
     pub(crate) async fn open<C, F, Fut, T, E>(
         &self,
         failed: C,

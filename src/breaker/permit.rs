@@ -1,7 +1,7 @@
 //! Leave to make one call, and its end.
 //!
-//! Invariant: every ticket is settled exactly once; one that is dropped is filed as abandoned, or as a
-//! failure when its thread panics.
+//! Invariant: every ticket is settled exactly once; one that is dropped is filed as abandoned, or
+//! as a failure when its thread panics.
 
 use std::{
     borrow::Borrow,
@@ -115,12 +115,14 @@ impl Permit {
         probe.is_some_and(|probe| !probe.is_settled())
     }
 
-    /// Settles a probe of a half-open circuit as a success while its call goes on, and gives its slot back.
+    /// Settles a probe of a half-open circuit as a success while its call goes on, and gives its
+    /// slot back.
     ///
-    /// For calls whose result is followed by more, such as streams: they would hold their slot, which is leased
-    /// for `probe_lease`, to the end. What becomes of the call then counts in the window if the circuit was
-    /// closed by those probes, and still is; otherwise in the lifetime totals only. A call that was slow
-    /// so far has failed as a probe. Does nothing for other calls.
+    /// For calls whose result is followed by more, such as streams: they would hold their slot,
+    /// which is leased for `probe_lease`, to the end. What becomes of the call then counts in the
+    /// window if the circuit was closed by those probes, and still is; otherwise in the lifetime
+    /// totals only. A call that was slow so far has failed as a probe. Does nothing for other
+    /// calls.
     pub fn settle_probe(&mut self) {
         let Held {
             cell, pass, probe, ..

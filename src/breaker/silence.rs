@@ -1,9 +1,9 @@
 //! Dropped calls of which nobody knows what they would have come to.
 //!
 //! Owns when they are told as evidence. Where no call succeeds they are all that is known of the
-//! service; but while most of the calls that have begun are still in flight, those that were dropped
-//! say no more than that some callers leave early. Invariant: each is told once, as evidence or for
-//! the lifetime totals.
+//! service; but while most of the calls that have begun are still in flight, those that were
+//! dropped say no more than that some callers leave early. Invariant: each is told once, as
+//! evidence or for the lifetime totals.
 
 use crate::model::Counts;
 

@@ -43,8 +43,8 @@ pub struct CircuitStats {
     pub slow: u64,
     /// Permitted calls that said nothing about the service.
     pub ignored: u64,
-    /// Permitted calls that were dropped before they ended; those that had run for too long are among
-    /// the failures too.
+    /// Permitted calls that were dropped before they ended; those that had run for too long are
+    /// among the failures too.
     pub abandoned: u64,
     /// Those of them that had run for too long.
     pub abandoned_failures: u64,

@@ -1,9 +1,9 @@
 //! A body that settles its call's permit when it ends.
 //!
-//! Owns when the body of an answer is whole, and when it is broken. Invariant: the permit is settled at the
-//! first of: what the head said, an error, trailers, the end. When the body is dropped before, it is settled
-//! as whole where all its bytes were read (who knows how many there are need not ask for the end), and
-//! dropped otherwise.
+//! Owns when the body of an answer is whole, and when it is broken. Invariant: the permit is
+//! settled at the first of: what the head said, an error, trailers, the end. When the body is
+//! dropped before, it is settled as whole where all its bytes were read (who knows how many there
+//! are need not ask for the end), and dropped otherwise.
 
 use std::{
     fmt,
@@ -26,8 +26,8 @@ use crate::{Outcome, Permit};
 pub(crate) type Judge = fn(Option<&HeaderMap>) -> Outcome;
 
 pin_project! {
-    /// The body of an answer, which settles the call's permit when it ends; otherwise as the body that it
-    /// was made of.
+    /// The body of an answer, which settles the call's permit when it ends; otherwise as the body
+    /// that it was made of.
     pub struct SettlingBody<B> {
         #[pin]
         body: B,
@@ -51,8 +51,8 @@ pin_project! {
     }
 }
 
-/// Settles the permit of a request of this method by the answer's head where that says it all, and has the
-/// body do it otherwise.
+/// Settles the permit of a request of this method by the answer's head where that says it all, and
+/// has the body do it otherwise.
 pub(crate) fn settle_with_body<B: Body>(
     method: &Method,
     response: Response<B>,
@@ -85,8 +85,8 @@ fn length_of(headers: &HeaderMap, body: &impl Body) -> Option<u64> {
 }
 
 impl<B: Body> SettlingBody<B> {
-    /// `length`: how many bytes there are to be, if that is to be heeded; `known`: what the head has told
-    /// already.
+    /// `length`: how many bytes there are to be, if that is to be heeded; `known`: what the head
+    /// has told already.
     pub(crate) fn new(
         body: B,
         permit: Permit,

@@ -1,7 +1,7 @@
 //! What HTTP's messages mean to a circuit, with the types of the crate `http` 1.
 //!
-//! Owns the meaning of statuses and of `Retry-After`, when a body is whole, names of hosts, and answers to requests that a
-//! circuit rejects; knows nothing of clients and servers.
+//! Owns the meaning of statuses and of `Retry-After`, when a body is whole, names of hosts, and
+//! answers to requests that a circuit rejects; knows nothing of clients and servers.
 //!
 //! - [`outcome`]: what an answer's head says of the service; [`retry_after`]: how long it wants to be left
 //!   alone

@@ -32,7 +32,8 @@ pub struct Interval {
     pub abandoned: u64,
 }
 
-/// What had been counted when a slice began: successes, failures, slow, ignored, not permitted, abandoned.
+/// What had been counted when a slice began: successes, failures, slow, ignored, not permitted,
+/// abandoned.
 pub(crate) type Begin = (u64, [u64; 6]);
 
 /// The intervals between beginnings, of which the last has lasted until `totals` were counted.

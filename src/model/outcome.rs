@@ -83,7 +83,8 @@ impl Counts {
         self.slow_successes + self.slow_failures
     }
 
-    /// Calls that were dropped and are no failures of their own: evidence only where nothing else is.
+    /// Calls that were dropped and are no failures of their own: evidence only where nothing else
+    /// is.
     #[must_use]
     pub const fn undecided(&self) -> u64 {
         self.abandoned.saturating_sub(self.abandoned_failures)

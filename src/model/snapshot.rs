@@ -88,8 +88,8 @@ pub struct Snapshot {
     /// How often a policy was stored with the circuit, or taken away.
     pub policy_version: u64,
     /// Calls of the window that were dropped before they ended and are not among `calls`: neither
-    /// success nor failure, unless there is no success in the window. Of a count window, those since
-    /// the last success.
+    /// success nor failure, unless there is no success in the window. Of a count window, those
+    /// since the last success.
     pub undecided: u64,
     /// Calls that were dropped before they ended in the circuit's life; those that had run too long
     /// are among the failures too.

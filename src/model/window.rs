@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use super::{Counts, Reason, Rules};
 
-/// Calls, failures and slow calls; and undecided ones, which were dropped and are not among the calls.
+/// Calls, failures and slow calls; and undecided ones, which were dropped and are not among the
+/// calls.
 ///
 /// A time window has those of its time. A count window, whose places they do not take, has those
 /// since the last success.
@@ -45,7 +46,8 @@ fn plus(a: Sums, b: Sums) -> Sums {
     std::array::from_fn(|i| a[i] + b[i])
 }
 
-/// Never below 0: where undecided calls were counted as failures, their buckets still have them undecided.
+/// Never below 0: where undecided calls were counted as failures, their buckets still have them
+/// undecided.
 fn minus(a: Sums, b: Sums) -> Sums {
     std::array::from_fn(|i| a[i].saturating_sub(b[i]))
 }

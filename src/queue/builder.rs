@@ -113,8 +113,8 @@ impl<T> QueueBuilder<T> {
         self
     }
 
-    /// How long to wait for Redis at one operation, at most a year. Default one second; the store's own timeout, where that is
-    /// longer.
+    /// How long to wait for Redis at one operation, at most a year. Default one second; the store's
+    /// own timeout, where that is longer.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.patience = timeout;
         self

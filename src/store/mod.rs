@@ -219,10 +219,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         0
     }
 
-    /// Whether every answer is ready at once, without I/O: `acquire`, `report` and `release` never wait.
+    /// Whether every answer is ready at once, without I/O: `acquire`, `report` and `release` never
+    /// wait.
     ///
-    /// Such a store decides within the call that asks or reports, in or outside of a runtime. Default
-    /// `false`.
+    /// Such a store decides within the call that asks or reports, in or outside of a runtime.
+    /// Default `false`.
     fn is_immediate(&self) -> bool {
         false
     }

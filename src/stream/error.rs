@@ -13,7 +13,8 @@ pub enum StreamError<E> {
     /// The next item did not come within [`items_within`](super::StreamOptions::items_within).
     #[error("the stream stalled: no item within {0:?}")]
     Stalled(Duration),
-    /// The stream ended without the item that [`ends_with`](super::StreamOptions::ends_with) expects.
+    /// The stream ended without the item that [`ends_with`](super::StreamOptions::ends_with)
+    /// expects.
     #[error("the stream ended before its last item")]
     Incomplete,
     /// The stream's own error.

@@ -1,7 +1,7 @@
 //! A stream that settles its call's permit.
 //!
-//! Invariants: the permit is settled at the first of: the last item, an error, a limit, the end; when the
-//! stream is dropped before, the permit is too. After an error item comes the end.
+//! Invariants: the permit is settled at the first of: the last item, an error, a limit, the end;
+//! when the stream is dropped before, the permit is too. After an error item comes the end.
 
 use std::{
     fmt,
@@ -20,20 +20,23 @@ use crate::Permit;
 type Next<S> = Result<<S as TryStream>::Ok, StreamError<<S as TryStream>::Error>>;
 
 pin_project! {
-    /// A stream behind a circuit; made by [`CircuitBreaker::stream`](crate::CircuitBreaker::stream), or of a
-    /// permit by [`StreamOptions::guard`].
+    /// A stream behind a circuit; made by
+    /// [`CircuitBreaker::stream`](crate::CircuitBreaker::stream), or of a permit by
+    /// [`StreamOptions::guard`].
     ///
-    /// - Its end is a success, an error item or a limit a failure, unless the [`StreamOptions`] say otherwise.
-    /// - An error item is the last: the stream inside is dropped, and the end follows. A stream whose
-    ///   errors are not its end is to be mapped to items of another type first.
+    /// - Its end is a success, an error item or a limit a failure, unless the [`StreamOptions`] say
+    ///   otherwise.
+    /// - An error item is the last: the stream inside is dropped, and the end follows. A stream
+    ///   whose errors are not its end is to be mapped to items of another type first.
     /// - Dropped before its end, it is an abandoned call: the reader has left.
     /// - A panic of the stream inside is a failure.
-    /// - Latency is the time to the first item, without the time that the reader took to ask for it; so the
-    ///   slow-call threshold is about the first item, too. A dropped stream is as old as the silence since
-    ///   its last item.
-    /// - A probe of a half-open circuit is settled as a success by the first item, so that a long stream does
-    ///   not keep its slot. How the stream ends then counts in the window of the circuit that those probes
-    ///   have closed, and only in the lifetime totals where the circuit has gone another way.
+    /// - Latency is the time to the first item, without the time that the reader took to ask for
+    ///   it; so the slow-call threshold is about the first item, too. A dropped stream is as old as
+    ///   the silence since its last item.
+    /// - A probe of a half-open circuit is settled as a success by the first item, so that a long
+    ///   stream does not keep its slot. How the stream ends then counts in the window of the
+    ///   circuit that those probes have closed, and only in the lifetime totals where the circuit
+    ///   has gone another way.
     #[must_use = "streams do nothing unless polled"]
     pub struct GuardedStream<S>
     where

@@ -1,7 +1,7 @@
 //! Calls that answer as a stream: [`CircuitBreaker::stream`] and [`GuardedStream`].
 //!
-//! Owns when a stream has failed: no first item, a stall, an error, an end too early. A stream is one call
-//! from its opening to its end. Knows nothing of what its items are.
+//! Owns when a stream has failed: no first item, a stall, an error, an end too early. A stream is
+//! one call from its opening to its end. Knows nothing of what its items are.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,13 +41,13 @@ use crate::{CallError, CircuitBreaker, Outcome};
 impl CircuitBreaker {
     /// Opens a stream when the circuit permits, and guards it to its end.
     ///
-    /// The stream is one call. An error of `open` is a failure; what the stream itself does is judged as
-    /// `options` say. The policy's `call_timeout` ends the wait for the stream to open, and not the stream.
-    /// A panic in `open`, or in the stream, is a failure.
+    /// The stream is one call. An error of `open` is a failure; what the stream itself does is
+    /// judged as `options` say. The policy's `call_timeout` ends the wait for the stream to open,
+    /// and not the stream. A panic in `open`, or in the stream, is a failure.
     ///
     /// # Errors
-    /// [`CallError::Rejected`] when the stream was not opened, [`CallError::TimedOut`] when it took longer
-    /// than `call_timeout` to open, [`CallError::Failed`] with the error of `open`.
+    /// [`CallError::Rejected`] when the stream was not opened, [`CallError::TimedOut`] when it took
+    /// longer than `call_timeout` to open, [`CallError::Failed`] with the error of `open`.
     pub async fn stream<F, Fut, S, E>(
         &self,
         options: &StreamOptions<S::Ok, S::Error>,
@@ -62,8 +62,8 @@ impl CircuitBreaker {
             .await
     }
 
-    /// [`stream`](Self::stream); `classify` says what an error of `open` means, such as a 429 with its
-    /// `Retry-After`, or a request that the service refuses.
+    /// [`stream`](Self::stream); `classify` says what an error of `open` means, such as a 429 with
+    /// its `Retry-After`, or a request that the service refuses.
     ///
     /// # Errors
     /// As [`stream`](Self::stream).

@@ -10,11 +10,11 @@ use crate::{Outcome, Permit};
 type IsLast<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 type Classify<E> = Arc<dyn Fn(&StreamEnd<'_, E>) -> Outcome + Send + Sync>;
 
-/// What is expected of a stream of `Result<T, E>`, and what its end means. Made once and used for many
-/// streams; cheap to clone.
+/// What is expected of a stream of `Result<T, E>`, and what its end means. Made once and used for
+/// many streams; cheap to clone.
 ///
-/// Unless told otherwise there are no limits of time, the end of the stream is a success, and an error
-/// item is a failure.
+/// Unless told otherwise there are no limits of time, the end of the stream is a success, and an
+/// error item is a failure.
 pub struct StreamOptions<T, E> {
     pub(super) first_item_within: Option<Duration>,
     pub(super) items_within: Option<Duration>,
@@ -46,10 +46,11 @@ impl<T, E> StreamOptions<T, E> {
 
     /// Limits the wait for the first item. Default: no limit.
     ///
-    /// The wait begins when the stream is first polled; [`call_timeout`](crate::PolicyBuilder::call_timeout)
-    /// limits the opening before. Only the time counts in which the stream is to blame: from a poll that
-    /// found nothing until the stream wakes its reader. A reader that is busy with something else, and comes
-    /// late to an item that is there, does not make the stream fail.
+    /// The wait begins when the stream is first polled;
+    /// [`call_timeout`](crate::PolicyBuilder::call_timeout) limits the opening before. Only the
+    /// time counts in which the stream is to blame: from a poll that found nothing until the stream
+    /// wakes its reader. A reader that is busy with something else, and comes late to an item that
+    /// is there, does not make the stream fail.
     #[must_use]
     pub const fn first_item_within(mut self, limit: Duration) -> Self {
         self.first_item_within = Some(limit);
@@ -68,8 +69,8 @@ impl<T, E> StreamOptions<T, E> {
     /// Says which item is the last one, such as `[DONE]`. A stream that ends without it is
     /// [`StreamError::Incomplete`]. Default: any end will do.
     ///
-    /// The call has ended well as soon as this item is there: its reader need not read on. What the stream
-    /// still delivers is passed on and means nothing; where nothing more comes within
+    /// The call has ended well as soon as this item is there: its reader need not read on. What the
+    /// stream still delivers is passed on and means nothing; where nothing more comes within
     /// [`items_within`](Self::items_within), the guarded stream ends.
     #[must_use]
     pub fn ends_with(mut self, is_last: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
@@ -77,8 +78,8 @@ impl<T, E> StreamOptions<T, E> {
         self
     }
 
-    /// Says what the end of a stream means to the circuit. Default: a failure where there is an error,
-    /// else a success.
+    /// Says what the end of a stream means to the circuit. Default: a failure where there is an
+    /// error, else a success.
     ///
     /// What the reader sees remains the same.
     #[must_use]

@@ -1,7 +1,7 @@
 //! How long a stream has kept its reader waiting.
 //!
-//! Invariant: only the time from a poll that found nothing to the wake that followed counts, so that a reader
-//! who comes late is not the stream's fault.
+//! Invariant: only the time from a poll that found nothing to the wake that followed counts, so
+//! that a reader who comes late is not the stream's fault.
 
 use std::{
     sync::Arc,

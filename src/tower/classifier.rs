@@ -94,14 +94,16 @@ impl<Req, B, E> Classifier<Req, Response<B>, E> for Http {
     }
 }
 
-/// HTTP by the head, and by the body where the head is a success: one that is read to its end is a success,
-/// one that breaks off, or has fewer or more bytes than its `Content-Length`, a failure.
+/// HTTP by the head, and by the body where the head is a success: one that is read to its end is a
+/// success, one that breaks off, or has fewer or more bytes than its `Content-Length`, a failure.
 ///
-/// - Where the length is known, by the header or by the body's exact size, the body is whole with its last
-///   byte: hyper asks no further. Answers to `HEAD`, 1xx, 204, 304 and opened tunnels have no body to wait for.
-/// - A body that is dropped before its end is a dropped permit, an abandoned call: the reader has left.
-/// - The end of a body without a length is taken for its end, though it may be where a connection was closed
-///   (HTTP/1.0) or a stream was reset with `NO_ERROR` (HTTP/2).
+/// - Where the length is known, by the header or by the body's exact size, the body is whole with
+///   its last byte: hyper asks no further. Answers to `HEAD`, 1xx, 204, 304 and opened tunnels have
+///   no body to wait for.
+/// - A body that is dropped before its end is a dropped permit, an abandoned call: the reader has
+///   left.
+/// - The end of a body without a length is taken for its end, though it may be where a connection
+///   was closed (HTTP/1.0) or a stream was reset with `NO_ERROR` (HTTP/2).
 /// - A body that panics is a failure.
 ///
 /// The whole body is timed; `call_timeout` ends the wait for the head only.

@@ -129,7 +129,8 @@ where
                     permit,
                     limit,
                 } => {
-                    // Here, so that a panic drops it while the thread panics, whoever catches it later.
+                    // Here, so that a panic drops it while the thread panics, whoever catches it
+                    // later.
                     let held = permit.take().unwrap_or_else(|| over());
                     if let Poll::Ready(result) = call.poll(cx) {
                         let asked = this.asked.take().unwrap_or_else(|| over());

@@ -29,9 +29,10 @@ pub(super) const DEADLINE_EXCEEDED: u16 = 4;
 /// if that is above 0. An answer whose HTTP status is not 200 is judged as
 /// [`http::outcome`](crate::http::outcome) says.
 ///
-/// The permit is held to the end of the stream, which is also what is timed: choose `probe_lease` above the
-/// longest stream, or guard long streams one by one (the feature `stream`). A stream that is dropped before
-/// its end is a dropped permit: an abandoned call. `call_timeout` ends the wait for the headers only.
+/// The permit is held to the end of the stream, which is also what is timed: choose `probe_lease`
+/// above the longest stream, or guard long streams one by one (the feature `stream`). A stream that
+/// is dropped before its end is a dropped permit: an abandoned call. `call_timeout` ends the wait
+/// for the headers only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grpc;
 

@@ -36,8 +36,8 @@ impl Service {
         self.breaker.state() == State::Closed
     }
 
-    /// Calls for so long; `fails` says of each, by its number, whether it fails. How many failed, and how
-    /// long it took until the circuit opened.
+    /// Calls for so long; `fails` says of each, by its number, whether it fails. How many failed,
+    /// and how long it took until the circuit opened.
     async fn run(
         &self,
         time: Duration,

@@ -1,5 +1,5 @@
-//! Every public setter of a time takes the longest and the shortest: what is set with it works, or an error says
-//! what would be right. Nothing panics, in tasks of the background neither.
+//! Every public setter of a time takes the longest and the shortest: what is set with it works, or
+//! an error says what would be right. Nothing panics, in tasks of the background neither.
 
 use std::{cell::Cell, panic, sync::Once, time::Duration};
 

@@ -1,4 +1,5 @@
-//! A process' own failures decide at once, wherever the circuit is kept and however its calls are made.
+//! A process' own failures decide at once, wherever the circuit is kept and however its calls are
+//! made.
 
 use std::time::Duration;
 

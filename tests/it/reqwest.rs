@@ -207,7 +207,8 @@ async fn a_key_of_ones_own() {
     assert_eq!(ask("b", "/200").await.unwrap().status(), 200);
 }
 
-/// A client whose circuit waits for bodies, and what was counted: successes, failures, dropped calls.
+/// A client whose circuit waits for bodies, and what was counted: successes, failures, dropped
+/// calls.
 fn with_bodies() -> (Commontrip, ClientWithMiddleware) {
     let (circuits, _, guard) = one(after(99));
     let client = ClientBuilder::new(client()).with(guard.until_body_ends());

@@ -21,7 +21,8 @@ use crate::wait::until;
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// `/{status}`, `/{status}/{retry_after}`, `/breaks`: a body that breaks off, `/stalls`: one that does not go on, `/hangs`: no answer.
+/// `/{status}`, `/{status}/{retry_after}`, `/breaks`: a body that breaks off, `/stalls`: one that
+/// does not go on, `/hangs`: no answer.
 pub struct Upstream {
     pub url: String,
     hits: Arc<AtomicU64>,

@@ -1,4 +1,5 @@
-//! OpenAI's `POST /v1/embeddings`: what it takes, as strictly, and what it answers, in the same shape.
+//! OpenAI's `POST /v1/embeddings`: what it takes, as strictly, and what it answers, in the same
+//! shape.
 
 use std::sync::{Arc, atomic::Ordering};
 

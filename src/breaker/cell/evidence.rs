@@ -126,7 +126,8 @@ impl Sum {
 /// All that this process knows of the window, each once.
 struct Evidence {
     rules: Rules,
-    /// The fleet's window and run of failures as last heard, and those of this replica's own circuit.
+    /// The fleet's window and run of failures as last heard, and those of this replica's own
+    /// circuit.
     fleet: (Sums, u64),
     own: (Sums, u64),
     /// What awaits the store's answer, and is not in the window as heard.

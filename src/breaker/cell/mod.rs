@@ -125,7 +125,8 @@ pub(super) struct Ticket {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
     /// From the highest bit: the tag 32, for how many calls it stands among those in flight, and in
-    /// sampled latencies, 30 (0 = for none), whether `started` is in ticks, and a one, so that it is not zero.
+    /// sampled latencies, 30 (0 = for none), whether `started` is in ticks, and a one, so that it
+    /// is not zero.
     word: NonZeroU64,
     /// By the clock's ticks where the call is timed, else coarse ms.
     started: u64,

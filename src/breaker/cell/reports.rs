@@ -30,7 +30,8 @@ impl Cell {
         self.shared.store.is_immediate() || self.is_away()
     }
 
-    /// Has the outbox sent at once; where there is nothing to wait for, it is filed when this returns.
+    /// Has the outbox sent at once; where there is nothing to wait for, it is filed when this
+    /// returns.
     pub(in crate::breaker) fn hurry(self: &Arc<Self>) {
         if self.is_away() {
             self.report_locally();

@@ -25,8 +25,8 @@ impl Cell {
         self.hurry();
     }
 
-    /// The ticket of a call that goes on after its probe was settled: under the generation that the probe's
-    /// success has begun, if that is the present one.
+    /// The ticket of a call that goes on after its probe was settled: under the generation that the
+    /// probe's success has begun, if that is the present one.
     pub(in crate::breaker) fn after_probe(&self, probe: &Probe, pass: Pass) -> Ticket {
         let view = self.view.lock();
         let seen = &view.seen;

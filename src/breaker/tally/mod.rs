@@ -158,8 +158,8 @@ impl Tally {
         self.slots.mine().reject();
     }
 
-    /// For how many calls a call that begins now stands, in sampled latencies and among those that are
-    /// in flight; 0 = for none.
+    /// For how many calls a call that begins now stands, in sampled latencies and among those that
+    /// are in flight; 0 = for none.
     #[inline]
     pub(super) fn sample(&self) -> u32 {
         self.slots.mine().sample()

@@ -1,16 +1,17 @@
 //! Which calls of a thread are timed.
 //!
-//! Owns the choice: a random call out of each block of as many calls as its weight says. Blocks are of
-//! one call at first and double with every [`EACH`] samples; they restart when latencies are taken.
-//! Invariant: what is chosen depends on how many calls began, and never on when or for how long. So
-//! the weights are those of a random sample, whatever order the calls come in.
+//! Owns the choice: a random call out of each block of as many calls as its weight says. Blocks are
+//! of one call at first and double with every [`EACH`] samples; they restart when latencies are
+//! taken. Invariant: what is chosen depends on how many calls began, and never on when or for how
+//! long. So the weights are those of a random sample, whatever order the calls come in.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
-/// Samples between two doublings. So up to 512 calls of a thread are all timed, and of more a sample
-/// that is as good as one of 1,365 at least, each picked with the same probability.
+/// Samples between two doublings. So up to 512 calls of a thread are all timed, and of more a
+/// sample that is as good as one of 1,365 at least, each picked with the same probability.
 const EACH: u32 = 512;
-/// The largest block, as a power of two: two of them fit into what counts down, and a weight into a pass.
+/// The largest block, as a power of two: two of them fit into what counts down, and a weight into a
+/// pass.
 const LARGEST: u32 = 20;
 /// Asks the thread to restart its sample.
 const RESTART: i32 = -1;
@@ -54,8 +55,8 @@ impl Sampling {
         block(samples)
     }
 
-    /// Restarts the sample: every call is timed again, until there are many. A thread that begins a call in this very
-    /// moment may not see it, and goes on as before until the next time.
+    /// Restarts the sample: every call is timed again, until there are many. A thread that begins a
+    /// call in this very moment may not see it, and goes on as before until the next time.
     pub(super) fn restart(&self) {
         self.before.store(RESTART, Relaxed);
     }

@@ -123,18 +123,18 @@ impl PolicyBuilder {
         self
     }
 
-    /// Opens at this many failures in the window. Range `1..=1_000_000_000`, and at most the length of a
-    /// count window. Default off.
+    /// Opens at this many failures in the window. Range `1..=1_000_000_000`, and at most the length
+    /// of a count window. Default off.
     pub fn failure_count_threshold(self, failures: u64) -> Self {
         self.on("failure_count_threshold", failures)
     }
 
     /// Opens at this many failures in a row, over the fleet. Range `1..=1_000_000`. Default 20.
     ///
-    /// A run has no time limit: it lasts until a call succeeds, also when its failures have left the
-    /// window. Runs are counted in each replica and joined in the order in which reports arrive. A
-    /// replica whose own calls all fail therefore opens the circuit for every replica once it reports
-    /// this many failures together; see [`quorum`](Self::quorum).
+    /// A run has no time limit: it lasts until a call succeeds, also when its failures have left
+    /// the window. Runs are counted in each replica and joined in the order in which reports
+    /// arrive. A replica whose own calls all fail therefore opens the circuit for every replica
+    /// once it reports this many failures together; see [`quorum`](Self::quorum).
     pub fn consecutive_failures_threshold(self, failures: u64) -> Self {
         self.on("consecutive_failures_threshold", failures)
     }
@@ -146,8 +146,8 @@ impl PolicyBuilder {
 
     /// Calls that take at least `threshold` are slow, and open the circuit at `percent` of calls.
     ///
-    /// Threshold `1 ms..=1 year`, and at most `call_timeout`; percent `1..=100`. Default off. Every call then reads a precise
-    /// clock twice. A slow probe counts as a failed one.
+    /// Threshold `1 ms..=1 year`, and at most `call_timeout`; percent `1..=100`. Default off. Every
+    /// call then reads a precise clock twice. A slow probe counts as a failed one.
     pub fn slow_calls(mut self, threshold: Duration, percent: u64) -> Self {
         self.rules.slow_call_rate_threshold = percent;
         self.on("slow_call_duration_threshold_ms", millis(threshold))
@@ -179,9 +179,9 @@ impl PolicyBuilder {
 
     /// Makes each consecutive wait `factor` times the one before, up to `longest`.
     ///
-    /// Factor `1.0..=100.0`, kept in hundredths; default 1 (off). `longest` `1 ms..=1 year`, default
-    /// 10 min; with a factor above 1 at least the first wait. It also limits what a `retry_after` can
-    /// ask for.
+    /// Factor `1.0..=100.0`, kept in hundredths; default 1 (off). `longest` `1 ms..=1 year`,
+    /// default 10 min; with a factor above 1 at least the first wait. It also limits what a
+    /// `retry_after` can ask for.
     pub fn backoff(mut self, factor: f64, longest: Duration) -> Self {
         self.bad_factor = None;
         if (1.0..=100.0).contains(&factor) {
@@ -229,8 +229,8 @@ impl PolicyBuilder {
 
     /// Opens again when half-open has lasted this long with probes out or lost.
     ///
-    /// Range `1 ms..=1 year`, and at least `call_timeout`. Default 60 s. A half-open that only lacked calls
-    /// waits on.
+    /// Range `1 ms..=1 year`, and at least `call_timeout`. Default 60 s. A half-open that only
+    /// lacked calls waits on.
     pub fn max_wait_duration_in_half_open_state(mut self, wait: Duration) -> Self {
         self.rules.max_wait_duration_in_half_open_state_ms = millis(wait);
         self
@@ -238,7 +238,8 @@ impl PolicyBuilder {
 
     /// Sets how long a probe may be out before its permit goes to another.
     ///
-    /// Range `1 ms..=1 year`, and at least `call_timeout`. Default 30 s. Choose it above the longest call.
+    /// Range `1 ms..=1 year`, and at least `call_timeout`. Default 30 s. Choose it above the
+    /// longest call.
     pub fn probe_lease(mut self, lease: Duration) -> Self {
         self.rules.probe_lease_ms = millis(lease);
         self

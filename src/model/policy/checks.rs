@@ -94,9 +94,9 @@ impl Rules {
 impl Policy {
     /// Returns what is unwise in this policy, one sentence each; nothing for most policies.
     ///
-    /// A replica logs them when it takes the policy. [`PolicyBuilder::build`] refuses settings that can mean
-    /// nothing. A stored policy was checked against the code of the caller who stored it; where it
-    /// contradicts this replica's code, the only sentence is what `build` would say.
+    /// A replica logs them when it takes the policy. [`PolicyBuilder::build`] refuses settings that
+    /// can mean nothing. A stored policy was checked against the code of the caller who stored it;
+    /// where it contradicts this replica's code, the only sentence is what `build` would say.
     ///
     /// ```
     /// use std::time::Duration;

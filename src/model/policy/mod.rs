@@ -38,11 +38,11 @@ pub enum OnStoreFailure {
 pub enum LatencyRecording {
     /// 0: none.
     Off,
-    /// 1: a random sample. Of each thread and circuit the first 512 calls in every 5 seconds; after them
-    /// one call at random out of 2, then of 4, of 8 and so on, which counts for all of them. So every
-    /// call of a quiet circuit, and several hundred to 2,000 a second of a busy thread. The duration and
-    /// the order of the calls have no influence on the choice. A p99 of a minute of one busy thread lies,
-    /// in 95 of 100 cases, between the exact p98.8 and p99.2.
+    /// 1: a random sample. Of each thread and circuit the first 512 calls in every 5 seconds; after
+    /// them one call at random out of 2, then of 4, of 8 and so on, which counts for all of them.
+    /// So every call of a quiet circuit, and several hundred to 2,000 a second of a busy thread.
+    /// The duration and the order of the calls have no influence on the choice. A p99 of a minute
+    /// of one busy thread lies, in 95 of 100 cases, between the exact p98.8 and p99.2.
     #[default]
     Sampled,
     /// 2: every call's; each then reads a precise clock twice.
@@ -51,22 +51,23 @@ pub enum LatencyRecording {
 
 /// When a call that was dropped before it ended is a failure.
 ///
-/// A future is dropped by its caller's timeout, by `select!`, by a hedged call that lost, by a client
-/// that hung up, and at shutdown. Such a call is abandoned: it has a count of its own, and it is a failure
-/// too where it ran for so long that the service must have hung. While the window has no success at
-/// all, every abandoned call counts as a failure, since nothing else is known of the service.
+/// A future is dropped by its caller's timeout, by `select!`, by a hedged call that lost, by a
+/// client that hung up, and at shutdown. Such a call is abandoned: it has a count of its own, and
+/// it is a failure too where it ran for so long that the service must have hung. While the window
+/// has no success at all, every abandoned call counts as a failure, since nothing else is known of
+/// the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AbandonedCalls {
     /// Never a failure, unless it ran past `call_timeout` or the slow-call threshold.
     Ignored,
-    /// A failure from `call_timeout` or the slow-call threshold on, where one is set, the shorter of
-    /// them; otherwise from twice the 99th percentile of this process' successful calls on, and 10 ms
-    /// at least. The percentile needs [`LatencyRecording`] to be on.
+    /// A failure from `call_timeout` or the slow-call threshold on, where one is set, the shorter
+    /// of them; otherwise from twice the 99th percentile of this process' successful calls on, and
+    /// 10 ms at least. The percentile needs [`LatencyRecording`] to be on.
     #[default]
     Automatic,
-    /// A failure when it ran for at least this long (`1 ms..=1 year`), or past `call_timeout` or the
-    /// slow-call threshold.
+    /// A failure when it ran for at least this long (`1 ms..=1 year`), or past `call_timeout` or
+    /// the slow-call threshold.
     After(Duration),
 }
 
@@ -82,10 +83,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Starts from the defaults: 50 % failures of at least 20 calls in 10 s, or 20 failures in a row,
-    /// open for 30 s.
+    /// Starts from the defaults: 50 % failures of at least 20 calls in 10 s, or 20 failures in a
+    /// row, open for 30 s.
     ///
-    /// The rate's numbers are Hystrix's. The run opens on a total outage within 20 calls, at any traffic.
+    /// The rate's numbers are Hystrix's. The run opens on a total outage within 20 calls, at any
+    /// traffic.
     pub fn builder() -> PolicyBuilder {
         PolicyBuilder::default()
     }

@@ -25,7 +25,8 @@ pub struct Simulation {
     pub calls: u64,
     /// Failures among them.
     pub failures: u64,
-    /// Calls in it that were dropped before they ended; those that had run too long are among the failures too.
+    /// Calls in it that were dropped before they ended; those that had run too long are among the
+    /// failures too.
     pub abandoned: u64,
     /// The settings that were tried and are not in force.
     pub changed: Settings,

@@ -1,8 +1,9 @@
 //! A past that goes through the model again.
 //!
-//! A slice has counts but no order, so its calls are spread evenly over its time, failures, abandoned and slow calls
-//! evenly among them. A slice does not say which abandoned calls were failures too: as many of them as it has
-//! failures are taken to be, so none is counted twice. Invariant: the same past under the same rules takes the same course.
+//! A slice has counts but no order, so its calls are spread evenly over its time, failures,
+//! abandoned and slow calls evenly among them. A slice does not say which abandoned calls were
+//! failures too: as many of them as it has failures are taken to be, so none is counted twice.
+//! Invariant: the same past under the same rules takes the same course.
 
 use crate::{
     Event, Rules,

@@ -357,7 +357,8 @@ fn setup(way: Way) -> (Vec<(String, Policy)>, Setup) {
     let policy = Policy::builder()
         .wait_duration_in_open_state(Duration::from_secs(600))
         .decision_ttl(way.decision_ttl);
-    // Quick to notice, though all was well before, and not before each process has seen a failure of its own.
+    // Quick to notice, though all was well before, and not before each process has seen a failure
+    // of its own.
     let quick = policy
         .clone()
         .sliding_window_time(ms(1000), 10)

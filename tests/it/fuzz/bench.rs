@@ -277,8 +277,8 @@ impl Bench {
         let mut parts = [0; 4];
         match kind.as_str() {
             "hash" => {
-                // The newest bucket is what the whole has beyond those that have ended; but undecided
-                // calls that opened the circuit are failures there.
+                // The newest bucket is what the whole has beyond those that have ended; but
+                // undecided calls that opened the circuit are failures there.
                 let recorded = ended.iter().zip(&whole).take(3);
                 if recorded.into_iter().any(|(ended, whole)| ended > whole) {
                     return fail(format!("ended {ended:?}, whole {whole:?}"));

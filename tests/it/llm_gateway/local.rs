@@ -1,4 +1,5 @@
-//! The local server: its check and its circuit, and the chain of a client that has it behind the cloud.
+//! The local server: its check and its circuit, and the chain of a client that has it behind the
+//! cloud.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Answers as streams: what callers get, whom they get it from, and what circuits learn of each end.
+//! Answers as streams: what callers get, whom they get it from, and what circuits learn of each
+//! end.
 
 use std::time::Duration;
 

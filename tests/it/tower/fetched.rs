@@ -148,7 +148,8 @@ async fn a_reader_who_has_read_all_bytes_may_leave_and_one_who_has_not_has_left(
     once.ends_as(DROPPED, "unread").await;
 }
 
-/// A server of one request over HTTP/2, which answers it as told. What it is given keeps the connection.
+/// A server of one request over HTTP/2, which answers it as told. What it is given keeps the
+/// connection.
 async fn told<F>(
     answer: impl FnOnce(RecvStream, SendResponse<Bytes>) -> F + Send + 'static,
 ) -> SocketAddr

@@ -206,7 +206,8 @@ async fn an_answer_without_a_body_is_a_success() {
     for version in VERSIONS {
         for (what, method, answer) in without.clone() {
             let got = answers(version, method, what, Arc::new(answer), SUCCESS).await;
-            // hyper sends a body that it is given also after a HEAD over HTTP/2, and its client says so.
+            // hyper sends a body that it is given also after a HEAD over HTTP/2, and its client
+            // says so.
             assert_eq!(got.unwrap_or_default(), "", "{version:?}, {what}");
         }
     }

@@ -277,7 +277,8 @@ impl<'s> Case<'s> {
         })
     }
 
-    /// `token:kind` or `token:kind@retry_after`, given under the generation that it was given under, or `token:kind:generation`.
+    /// `token:kind` or `token:kind@retry_after`, given under the generation that it was given
+    /// under, or `token:kind:generation`.
     fn settled(&self, text: &str) -> Result<Settled, String> {
         let parts: Vec<_> = text.split(':').collect();
         let (kind, retry_after_ms) = match parts.get(1).and_then(|kind| kind.split_once('@')) {
