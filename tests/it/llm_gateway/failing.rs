@@ -121,14 +121,8 @@ async fn who_says_when_to_come_back_is_left_alone_until_then() {
         let mut question = asking("Hi");
         question["model"] = json!(provider.model());
         assert_eq!(fleet.ask(0, &question).await["fallback"], true);
-        let stored = fleet.stored(provider).await;
-        assert_eq!(
-            stored.state,
-            State::Open,
-            "{provider:?}: one answer is enough"
-        );
-        let waits = stored.until_ms - stored.since_ms;
-        assert!((8_000..12_000).contains(&waits), "{provider:?}: {waits} ms");
+        // One answer is enough.
+        fleet.is_left_alone(provider).await;
     }
 }
 

@@ -14,7 +14,7 @@ mod streaming;
 
 use std::time::Duration;
 
-use commontrip::{CircuitBreaker, Snapshot};
+use commontrip::{CircuitBreaker, Snapshot, State};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -87,6 +87,14 @@ impl Fleet {
         let url = self.lab.replicas[replica].url(path);
         let answer = self.http.get(url).send().await.unwrap();
         (answer.status(), answer.text().await.unwrap())
+    }
+
+    /// A provider that said when to come back is left alone until then.
+    async fn is_left_alone(&self, provider: Provider) {
+        let stored = self.stored(provider).await;
+        assert_eq!(stored.state, State::Open, "{provider:?}");
+        let waits = stored.until_ms - stored.since_ms;
+        assert!((8_000..12_000).contains(&waits), "{provider:?}: {waits} ms");
     }
 
     /// What the store has of a circuit, with all that the replicas have seen.
