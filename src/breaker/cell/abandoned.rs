@@ -22,12 +22,12 @@ const USUAL_KEEPS_MS: u64 = 100;
 #[derive(Debug, Default)]
 pub(super) struct Usual {
     until: u64,
-    known: Option<Duration>,
+    known: Option<Percentiles>,
 }
 
-/// Percentiles of successful calls, ns.
+/// How long half of the successful calls take, and 99 of 100, ns.
 #[derive(Clone, Copy, Debug)]
-struct Duration {
+struct Percentiles {
     p50: u64,
     p99: u64,
 }
@@ -98,7 +98,7 @@ impl Cell {
     }
 
     /// How long calls usually take; `None` before the first success.
-    fn usual(&self) -> Option<Duration> {
+    fn usual(&self) -> Option<Percentiles> {
         let now = self.now();
         let mut usual = self.usual.lock();
         if now >= usual.until {
@@ -108,7 +108,7 @@ impl Cell {
                 Some(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
             };
             let known = ns(50.0).zip(ns(99.0));
-            usual.known = known.map(|(p50, p99)| Duration { p50, p99 });
+            usual.known = known.map(|(p50, p99)| Percentiles { p50, p99 });
             // The first success is to be seen at once.
             usual.until = now + usual.known.map_or(0, |_| USUAL_KEEPS_MS);
         }

@@ -60,7 +60,8 @@ impl Cell {
         }
         if !same {
             // A probe's permit that was fetched ahead is of the past.
-            drop(self.spare.lock().take());
+            let fetched = self.spare.lock().take();
+            drop(fetched);
         }
         self.generation.send_if_modified(|seen| {
             let newer = snapshot.generation > *seen;
