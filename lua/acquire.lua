@@ -26,7 +26,7 @@ if c.state == 'half_open' then
   redis.call('ZREMRANGEBYSCORE', PROBES, '-inf', now)
   if redis.call('ZSCORE', PROBES, token) then
     permitted = 2
-  elseif redis.call('ZCARD', PROBES) < policy[PERMITTED] then
+  elseif redis.call('ZCARD', PROBES) < in_use(c).permitted() then
     redis.call('ZADD', PROBES, now + policy[LEASE_MS], token)
     keep(c, PROBES)
     permitted = 2

@@ -16,7 +16,6 @@
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."
 
-local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
 local SLICE_MS, SLICES = 10000, 360 -- what is kept of the past
 local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 
@@ -59,7 +58,7 @@ local function note_replicas(c)
   -- Who reports so rarely only because it was told to is there too.
   local live_ms = math.max(REPLICA_LIVE_MS, math.floor(3 * c.replicas * 1000 / REPORTS_PER_SECOND))
   set(c, 'replicas', redis.call('ZCOUNT', REPLICAS, now - live_ms, '+inf'))
-  code().report(c)
+  return in_use(c).note(live_ms)
 end
 
 -- Begins a slice of the past: with what had been counted before it, from which a reader makes differences.
@@ -100,13 +99,16 @@ local c = load()
 
 -- Numbers seen before change nothing. What follows runs at each report, so it stands here and
 -- not in functions, which would be made anew each time.
-local last, seen = string.match(redis.call('HGET', SEQ, replica) or '', '^(%d+) (%d+)$')
+local last, seen, mark = string.match(redis.call('HGET', SEQ, replica) or '', '^(%d+) (%d+)( ?%d*)$')
 if not last or seq > tonumber(last) then
   local moment = math.floor(now / REPLICA_SEEN_MS) % 1000 -- short: it is kept for every replica
-  if tonumber(seen) ~= moment then note_replicas(c) end
+  if tonumber(seen) ~= moment then
+    local id = note_replicas(c)
+    mark = id > 1 and string.format(' %d', id) or ''
+  end
   local slice = now - now % SLICE_MS
   if slice ~= c.history_at and slice > 0 then begin_slice(c, slice) end -- a stream has no entry 0
-  if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment)) == 1 then
+  if redis.call('HSET', SEQ, replica, string.format('%.0f %.0f', seq, moment) .. mark) == 1 then
     keep(c, SEQ)
   end
 

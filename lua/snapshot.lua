@@ -9,4 +9,4 @@
 array(request, 5, 'request')
 local c = read()
 local is_open = c.state == 'open' or c.state == 'half_open'
-return cmsgpack.pack({ is_open and current(c) or picture(c, totals(c)), latency().seen(), code().text(c) })
+return cmsgpack.pack({ is_open and current(c) or picture(c, totals(c)), latency().seen(), c.code_policy or select(2, last_policy()) })

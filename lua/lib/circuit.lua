@@ -23,7 +23,7 @@ local function picture(c, calls, failures, slow, undecided)
     c.consecutive_failures, probes, c.probe_successes, c.probe_failures, c.ramp_until_ms, c.override_author,
     c.override_reason, c.policy, c.successes_total, c.failures_total, c.slow_total, c.ignored_total,
     c.not_permitted_total, c.last_success_ms, c.last_failure_ms, c.pace_ms,
-    c.replicas, failing, alone, c.policy_version, undecided, c.abandoned_total,
+    c.replicas, failing, alone, c.policy_version, undecided, c.abandoned_total, c.policies_differ,
   }
 end
 

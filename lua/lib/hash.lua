@@ -87,61 +87,41 @@ local function forget_window(c, also)
   c.window_calls, c.window_failures, c.window_slow, c.window_undecided = 0, 0, 0, 0
 end
 
--- Lets what is stored with the circuit win over the caller's policy; what is not understood, or
--- larger than a policy may have it, is left out.
-local function apply_stored(pairs_of_text)
+-- Changes settings by a text of `key=integer` pairs; what is not understood, or larger than a policy may
+-- have it, is left out.
+local function apply(values, pairs_of_text)
   local at = {}
   for i, key in ipairs(policy_keys()) do at[key] = i end
   for pair in string.gmatch(pairs_of_text, '%S+') do
     local key, value = string.match(pair, '^([%w_]+)=(%d+)$')
     local i, n = key and at[key], tonumber(value)
-    if i and n <= most_of(i) then policy[i] = n end
+    if i and n <= most_of(i) then values[i] = n end
   end
+  return values
 end
 
--- The policy in code as replicas report it, in a key of its own: a field that held it all would make the
--- circuit's hash take several times the memory.
-local function code()
-  -- What is not at its default, as text, and as it is held.
-  local function changed(values)
-    local keys, words, held = policy_keys(), {}, {}
-    for i, default in ipairs(policy_defaults()) do
-      if values[i] ~= default then
-        words[#words + 1] = string.format('%s=%d', keys[i], values[i])
-        held[#held + 1] = keys[i]
-        held[#held + 1] = string.format('%d', values[i])
-      end
-    end
-    return table.concat(words, ' '), held
-  end
-
-  local function reported()
-    local values, at, held = policy_defaults(), {}, redis.call('HGETALL', CODE)
-    for i, key in ipairs(policy_keys()) do at[key] = i end
-    for i = 1, #held, 2 do
-      local place, n = at[held[i]], tonumber(string.match(held[i + 1], '^%d+$'))
-      if place and n and n <= most_of(place) then values[place] = n end
-    end
-    return values, #held
-  end
-
-  local function report(c)
-    local values, length = reported()
-    local text, held = changed(c.policy_in_code)
-    if text == changed(values) and #held == length then return end
-    redis.call('DEL', CODE)
-    if #held > 0 then
-      redis.call('HSET', CODE, unpack(held))
-      keep(c, CODE)
+-- The policies in code that replicas noted: a list of {name, id, seen, replicas} in the order of their
+-- ids. A name is the settings that are not at their default, as text.
+local function policies_in_use()
+  local list, held = {}, redis.call('HLEN', CODE) <= 64 and redis.call('HGETALL', CODE) or {}
+  for i = 1, #held, 2 do
+    local id, seen, replicas = string.match(held[i + 1], '^(%d+) (%d+) (%d+)$')
+    id, seen, replicas = tonumber(id), tonumber(seen), tonumber(replicas)
+    if id and id <= LARGEST and seen <= LARGEST and replicas <= LARGEST and #held[i] <= LONGEST_TEXT then
+      list[#list + 1] = { name = held[i], id = id, seen = seen, replicas = replicas }
     end
   end
+  table.sort(list, function(a, b) return a.id < b.id or a.id == b.id and a.name < b.name end)
+  return list
+end
 
-  -- As text; where an operator asks, it was read already.
-  local function text(c)
-    return (changed(is_operator and c.policy_in_code or (reported())))
+-- The policy in code that was last noted: its settings, and the same as text.
+local function last_policy()
+  local last = { name = 'default', seen = -1 }
+  for _, p in ipairs(policies_in_use()) do
+    if p.seen >= last.seen then last = p end
   end
-
-  return { reported = reported, report = report, text = text }
+  return apply(policy_defaults(), last.name), last.name ~= 'default' and last.name or ''
 end
 
 -- Why a circuit can be in its state. Twin: `model::Reason`.
@@ -155,7 +135,7 @@ local function read()
     state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
     window = '', window_at = 0, window_ended = '', counts = '', recent = '', probe_successes = 0, probe_failures = 0,
     ramp_until_ms = 0, retry_after_until_ms = 0, override_author = '', override_reason = '', policy = '',
-    policy_version = 0, history_at = 0, replicas = 0, expires_ms = 0,
+    policy_version = 0, policies_differ = '', history_at = 0, replicas = 0, expires_ms = 0,
   }
   local changed, stored = {}, redis.call('HGETALL', CIRCUIT)
   for i = 1, #stored, 2 do
@@ -186,12 +166,12 @@ local function read()
   -- A replica that remembered a larger one would be refused from then on.
   if c.generation > LARGEST / 2 then set(c, 'generation', 0) end
   if is_operator then
-    for i, n in ipairs((code().reported())) do policy[i] = n end
+    policy, c.code_policy = last_policy()
   end
   c.policy_in_code = policy
   if c.policy ~= '' then
     c.policy_in_code = { unpack(policy) }
-    apply_stored(c.policy)
+    apply(policy, c.policy)
   end
   return c
 end

@@ -13,7 +13,7 @@
 -- KEYS[8]  alone     zset    member = replica, score = until when it is open for itself (Unix ms)
 -- KEYS[9]  latency   hash    slice start (Unix ms) -> "bucket:count ..." of how long calls took
 -- KEYS[10] history   stream  the newest 360 slices of 10 s in which something was reported
--- KEYS[11] code      hash    the policy in code as replicas last reported it: key -> integer, of what is not at its default
+-- KEYS[11] code      hash    the policies in code that replicas run under: settings -> "id noted_at replicas"
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
 --   {now_ms (0 = server time), entropy (0..999), replica,

@@ -6,12 +6,15 @@
 
 local REPLICA_LIVE_MS = 15000 -- who reported within this time is there
 local REPLICA_SEEN_MS = 5000 -- how exactly that is known
+local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
 
 local function quorum()
   local window = math.max(1, policy[WINDOW_MS])
 
   local function note_failing(c)
-    redis.call('ZREMRANGEBYSCORE', FAILING, '-inf', now - window)
+    -- Another policy's window may be longer.
+    local kept = c.policies_differ == '' and window or math.max(window, REPLICA_MEMORY_MS)
+    redis.call('ZREMRANGEBYSCORE', FAILING, '-inf', now - kept)
     if redis.call('ZADD', FAILING, now, replica) == 1 then keep(c, FAILING) end
   end
 

@@ -1,4 +1,4 @@
--- window: sliding-window counts of one circuit, running totals beside their parts.
+-- window: the one sliding window that nearly every circuit has: running totals beside their parts.
 --
 -- Owns bucket rotation, the ring and rate comparison; knows nothing of states.
 -- A time window is a hash of the buckets that have ended: bucket start (Unix ms) -> counts. The newest
@@ -34,14 +34,17 @@ local function end_newest(c)
 end
 
 -- Bucket width in ms and number of buckets.
-local function grid()
-  local n = math.max(1, policy[WINDOW_BUCKETS])
-  return math.max(1, math.floor(policy[WINDOW_MS] / n)), n
+local function grid(of)
+  of = of or policy
+  local n = math.max(1, of[WINDOW_BUCKETS])
+  return math.max(1, math.floor(of[WINDOW_MS] / n)), n
 end
 
-local function geometry()
-  if policy[WINDOW_CALLS] > 0 then return policy[WINDOW_CALLS] .. ' calls' end
-  local width, n = grid()
+-- The shape of a policy's window; without one, of the caller's.
+local function geometry(of)
+  of = of or policy
+  if of[WINDOW_CALLS] > 0 then return of[WINDOW_CALLS] .. ' calls' end
+  local width, n = grid(of)
   return n .. 'x' .. width .. 'ms'
 end
 
@@ -59,18 +62,6 @@ local function expired(c, width, n, b)
     end
   end
   return names, calls, failures, slow, undecided
-end
-
--- Totals as they are now, without writing: what has left the window does not count.
-local function totals(c)
-  if string.sub(c.window, -2) == 'ms' and c.window == geometry() then
-    local width, n = grid()
-    local b = math.floor(now / width)
-    local gap = b - math.floor(c.window_at / width)
-    if gap >= n or gap <= -n then return 0, 0, 0, 0 end
-    return less(c, select(2, expired(c, width, n, b)))
-  end
-  return c.window_calls, c.window_failures, c.window_slow, c.window_undecided
 end
 
 local function add_time(c, calls, failures, slow, undecided)
@@ -96,108 +87,44 @@ local function add_time(c, calls, failures, slow, undecided)
   shift(c, calls, failures, slow, undecided)
 end
 
--- The ring, and going from one kind of window to another: made only when there is a call for it.
-local function rings()
-  -- How many of `part` in `total` come before position i, when spread evenly.
+-- A batch as characters of a ring of n, its outcomes spread evenly: a batch has counts but no order.
+local function spread(n, calls, failures, slow_failures, slow_successes)
+  -- How many of `part` in `total` come before position i.
   local function before(i, part, total)
     return math.floor(i * part / total)
   end
 
-  -- Writes a batch into the ring, its outcomes spread evenly: a batch has counts but no order.
-  local function add_count(c, calls, failures, slow_failures, slow_successes)
-    local n = policy[WINDOW_CALLS]
-    local successes = calls - failures
-    local chars = {}
-    for i = math.max(0, calls - n), calls - 1 do
-      local f = before(i, failures, calls)
-      if before(i + 1, failures, calls) > f then
-        local slow = before(f + 1, slow_failures, failures) > before(f, slow_failures, failures)
-        chars[#chars + 1] = slow and 'F' or 'f'
-      else
-        local s = i - f
-        local slow = before(s + 1, slow_successes, successes) > before(s, slow_successes, successes)
-        chars[#chars + 1] = slow and 'S' or 's'
-      end
+  local successes, chars = calls - failures, {}
+  for i = math.max(0, calls - n), calls - 1 do
+    local f = before(i, failures, calls)
+    if before(i + 1, failures, calls) > f then
+      local slow = before(f + 1, slow_failures, failures) > before(f, slow_failures, failures)
+      chars[#chars + 1] = slow and 'F' or 'f'
+    else
+      local s = i - f
+      local slow = before(s + 1, slow_successes, successes) > before(s, slow_successes, successes)
+      chars[#chars + 1] = slow and 'S' or 's'
     end
-    local written, at = table.concat(chars), c.window_at % n
-    while #written > 0 do
-      local piece = string.sub(written, 1, n - at)
-      written = string.sub(written, #piece + 1)
-      local old = redis.call('GETRANGE', WINDOW, at, at + #piece - 1)
-      local function gone(pattern) return select(2, string.gsub(old, pattern, '')) end
-      local function came(pattern) return select(2, string.gsub(piece, pattern, '')) end
-      redis.call('SETRANGE', WINDOW, at, piece)
-      shift(c, #piece - #old, came('[fF]') - gone('[fF]'), came('[SF]') - gone('[SF]'), 0)
-      at = (at + #piece) % n
-    end
-    set(c, 'window_at', at)
-    keep(c, WINDOW)
   end
-
-  -- Carries the counts over to another window: old buckets go to the bucket that holds their
-  -- start; where one side is a ring, the totals go over as one batch.
-  local function convert(c)
-    local was, is = c.window, geometry()
-    local calls, failures, slow, undecided = c.window_calls, c.window_failures, c.window_slow, c.window_undecided
-    -- Somebody may have written that a ring is a time window.
-    local buckets = string.sub(was, -2) == 'ms' and redis.pcall('HGETALL', WINDOW) or {}
-    if buckets.err then buckets = {} end
-    local at = c.window_at
-    buckets[#buckets + 1] = string.format('%d', at)
-    buckets[#buckets + 1] = write(newest(c))
-    forget_window(c)
-    set(c, 'window', is)
-    if policy[WINDOW_CALLS] > 0 then
-      local slow_failures = math.min(slow, failures)
-      if calls > 0 then add_count(c, calls, failures, slow_failures, slow - slow_failures) end
-      if calls <= failures then c.window_undecided = undecided end
-      return
-    end
-    local width, n = grid()
-    if string.sub(was, -2) ~= 'ms' then
-      set(c, 'window_at', math.floor(now / width) * width)
-      add_time(c, calls, failures, slow, undecided)
-      return
-    end
-    local last = math.floor(at / width)
-    set(c, 'window_at', last * width)
-    local merged = {}
-    for i = 1, #buckets, 2 do
-      local start = string.match(buckets[i], '^%d+$')
-      local b = start and math.floor(tonumber(start) / width)
-      if b and b > last - n and b <= last then
-        local x, y, z, w = parse(buckets[i + 1])
-        local m = merged[b] or { 0, 0, 0, 0 }
-        merged[b] = { m[1] + x, m[2] + y, m[3] + z, m[4] + w }
-      end
-    end
-    local present = merged[last]
-    merged[last] = nil
-    for b, m in pairs(merged) do
-      if m[1] + m[4] > 0 then
-        redis.call('HSET', WINDOW, string.format('%d', b * width), write(unpack(m)))
-        shift(c, unpack(m))
-      end
-    end
-    keep(c, WINDOW)
-    end_newest(c)
-    shift(c, unpack(present))
-  end
-
-  return { add = add_count, convert = convert }
+  return table.concat(chars)
 end
 
--- Files a batch under now. A count window has the undecided calls since its last success; a batch
--- has no order: its own are taken to have come before its successes.
-local function record(c, successes, failures, slow_successes, slow_failures, undecided)
-  local calls = successes + failures
-  if c.window ~= geometry() then rings().convert(c) end
-  if policy[WINDOW_CALLS] == 0 then
-    add_time(c, calls, failures, slow_successes + slow_failures, undecided)
-    return
+local function failures_in(ring) return select(2, string.gsub(ring, '[fF]', '')) end
+local function slow_in(ring) return select(2, string.gsub(ring, '[SF]', '')) end
+
+local function add_count(c, calls, failures, slow_failures, slow_successes)
+  local n = policy[WINDOW_CALLS]
+  local written, at = spread(n, calls, failures, slow_failures, slow_successes), c.window_at % n
+  while #written > 0 do
+    local piece = string.sub(written, 1, n - at)
+    written = string.sub(written, #piece + 1)
+    local old = redis.call('GETRANGE', WINDOW, at, at + #piece - 1)
+    redis.call('SETRANGE', WINDOW, at, piece)
+    shift(c, #piece - #old, failures_in(piece) - failures_in(old), slow_in(piece) - slow_in(old), 0)
+    at = (at + #piece) % n
   end
-  if calls > 0 then rings().add(c, calls, failures, slow_failures, slow_successes) end
-  c.window_undecided = successes > 0 and 0 or c.window_undecided + undecided
+  set(c, 'window_at', at)
+  keep(c, WINDOW)
 end
 
 -- Whether nothing in the window says that the service works, so that undecided calls are evidence

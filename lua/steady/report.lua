@@ -42,9 +42,9 @@ local breached = first >= most_run or longest >= most_run or y >= most_failures
   or x >= minimum and (y * 100 >= rate * x or z * 100 >= slow_rate * x)
 if breached or x + y + z + w + t1 + t2 + t3 + t4 + t5 + t6 + run + success + failure > 4503599627370495 then return false end
 
-local last, seen = string.match(redis.call('HGET', KEYS[2], ARGV[3]) or '', '^(%d+) (%d+)$')
+local last, seen, mark = string.match(redis.call('HGET', KEYS[2], ARGV[3]) or '', '^(%d+) (%d+)( ?%d*)$')
 if not last or seq <= tonumber(last) or tonumber(seen) ~= math.floor(now / 5000) % 1000 then return false end
-redis.call('HSET', KEYS[2], ARGV[3], string.format('%d ', seq) .. seen)
+redis.call('HSET', KEYS[2], ARGV[3], string.format('%d ', seq) .. seen .. mark)
 local counts = string.format('window=%d/%d/%d/%d total=%d/%d/%d/%d/%d/%d', x, y, z, w, t1, t2, t3, t4, t5, t6)
 local recent = string.format('run=%d success=%d failure=%d', final, now, failures > 0 and now or failure)
 redis.call('HSET', KEYS[1], 'counts', counts, 'recent', recent)

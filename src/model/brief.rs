@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     Acquire, Control, Counts, Head, Release, Report, Rules, State,
     quorum::REPLICA_SEEN_MS,
-    window::{geometry, grid},
+    window::{Shape, grid},
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -130,7 +130,7 @@ impl Request for Report {
         let replica = self.head.replica.clone();
         Some(vec![
             numbers.0,
-            geometry(rules).into_bytes(),
+            Shape::of(rules).to_string().into_bytes(),
             replica.into_bytes(),
         ])
     }

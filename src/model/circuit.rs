@@ -11,8 +11,10 @@ use super::{
     Event, Head, Interval, Kind, Members, Memory, Reason, Rules, Snapshot, State, Times,
     history::History,
     request::LONGEST_MS,
+    in_use::Policies,
     slices::Slices,
-    window::{Sums, Window},
+    window::Sums,
+    windows::Windows,
 };
 
 /// How many transitions are kept.
@@ -29,7 +31,7 @@ pub struct Circuit {
     pub(super) until_ms: u64,
     pub(super) reason: Reason,
     pub(super) consecutive_opens: u64,
-    pub(super) window: Window,
+    pub(super) window: Windows,
     pub(super) consecutive_failures: u64,
     pub(super) probe_successes: u64,
     pub(super) probe_failures: u64,
@@ -40,14 +42,16 @@ pub struct Circuit {
     pub(super) override_reason: String,
     pub(super) policy: String,
     pub(super) policy_version: u64,
-    /// The policy in code as replicas last reported it.
-    pub(super) code: String,
+    /// The policies in code that replicas have.
+    pub(super) policies: Policies,
+    /// In what they differ.
+    pub(super) differ: String,
     pub(super) pace_ms: u64,
     pub(super) live_replicas: u64,
     /// Token -> lease deadline.
     pub(super) probes: BTreeMap<String, u64>,
-    /// Replica -> number of its last report, and when it was noted.
-    pub(super) replicas: HashMap<String, (u64, u64)>,
+    /// Replica -> number of its last report, when it was noted, and the id of its policy.
+    pub(super) replicas: HashMap<String, (u64, u64, u64)>,
     /// Replica -> when it last reported a failure.
     pub(super) failing: BTreeMap<String, u64>,
     /// Replica -> until when it is open for itself.
@@ -155,15 +159,20 @@ impl Circuit {
     pub fn members(&self, now: u64) -> Members {
         let seen = self.replicas.iter();
         let seen: Times = seen
-            .map(|(name, (_, seen))| (name.clone(), *seen))
+            .map(|(name, (_, seen, _))| (name.clone(), *seen))
             .collect();
         let (probes, alone) = (self.probes.clone(), self.alone.clone());
         Members::new(now, probes, &seen, &self.failing, alone)
     }
 
+    /// Whether outcomes are filed in the window.
+    pub(super) const fn records(&self) -> bool {
+        matches!(self.state, State::Closed | State::MetricsOnly)
+    }
+
     pub(super) fn turn<'a>(&self, head: &'a Head, now: u64) -> Turn<'a> {
         let in_code = match head.is_operator {
-            true => Rules::default().with(&self.code),
+            true => Rules::default().with(&self.code()),
             false => head.policy,
         };
         Turn {
@@ -413,6 +422,7 @@ impl Circuit {
             alone: self.alone_now(t),
             undecided,
             abandoned_total: self.totals.abandoned,
+            policies_differ: self.differ.clone(),
             latency: None,
             code_policy: String::new(),
         }

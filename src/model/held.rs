@@ -19,15 +19,20 @@ impl Circuit {
         let texts = |pairs: &mut dyn Iterator<Item = (&String, u64)>| -> BTreeMap<_, _> {
             pairs.map(|(k, v)| (k.clone(), v.to_string())).collect()
         };
-        let seen = |(r, (_, seen)): (_, &(u64, u64))| (r, *seen);
+        let seen = |(r, (_, seen, _)): (_, &(u64, u64, u64))| (r, *seen);
         held.insert(":window", self.window.held());
         held.insert(
             ":probes",
             texts(&mut self.probes.iter().map(|(t, d)| (t, *d))),
         );
         held.insert(":replicas", texts(&mut self.replicas.iter().map(seen)));
-        let both = |(r, (seq, seen)): (&String, &(u64, u64))| {
-            (r.clone(), format!("{seq} {}", moment(*seen)))
+        let both = |(r, (seq, seen, policy)): (&String, &(u64, u64, u64))| {
+            let first = format!("{seq} {}", moment(*seen));
+            let text = match policy {
+                1 => first,
+                other => format!("{first} {other}"),
+            };
+            (r.clone(), text)
         };
         held.insert(":seq", self.replicas.iter().map(both).collect());
         for (part, of) in [(":failing", &self.failing), (":alone", &self.alone)] {
@@ -35,22 +40,19 @@ impl Circuit {
         }
         held.insert(":latency", self.latencies.held());
         held.insert(":history", self.history.held());
-        let code = self.code.split_whitespace();
-        let code = code.filter_map(|pair| pair.split_once('='));
-        let code = code.map(|(key, n)| (key.to_owned(), n.to_owned()));
-        held.insert(":code", code.collect());
+        held.insert(":code", self.held_policies());
         held.retain(|_, fields| !fields.is_empty());
         held
     }
 
     fn fields(&self) -> BTreeMap<String, String> {
         let [counts, recent] = self.held_counts();
-        let ended = self.window.held_ended();
+        let (windows, window_at, ended) = self.window.fields();
         let numbers = [
             ("since_ms", self.since_ms),
             ("until_ms", self.until_ms),
             ("consecutive_opens", self.consecutive_opens),
-            ("window_at", self.window.at),
+            ("window_at", window_at),
             ("probe_successes", self.probe_successes),
             ("probe_failures", self.probe_failures),
             ("ramp_until_ms", self.ramp_until_ms),
@@ -60,13 +62,14 @@ impl Circuit {
             ("history_at", self.history.at),
         ];
         let texts = [
-            ("window", &self.window.geometry),
+            ("window", &windows),
             ("counts", &counts),
             ("recent", &recent),
             ("window_ended", &ended),
             ("override_author", &self.override_author),
             ("override_reason", &self.override_reason),
             ("policy", &self.policy),
+            ("policies_differ", &self.differ),
         ];
         let numbers = numbers.iter().filter(|(_, n)| *n > 0);
         let texts = texts.iter().filter(|(_, text)| !text.is_empty());

@@ -9,6 +9,7 @@ mod claims;
 mod event;
 mod held;
 mod history;
+mod in_use;
 pub(crate) mod latency;
 mod members;
 mod name;
@@ -21,6 +22,7 @@ mod slices;
 mod snapshot;
 mod state;
 mod window;
+mod windows;
 
 pub(crate) use self::{
     history::{Begin, SLICE_MS, intervals},

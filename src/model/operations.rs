@@ -11,7 +11,7 @@ use super::{
 };
 
 /// How long an unheard replica's last number is kept.
-const REPLICA_MEMORY_MS: u64 = 3_600_000;
+pub(super) const REPLICA_MEMORY_MS: u64 = 3_600_000;
 /// The budget that those share who are there.
 const REPORTS_PER_SECOND: u64 = 200;
 
@@ -71,7 +71,7 @@ impl Circuit {
         if self.probes.contains_key(token) {
             return Permission::Probe;
         }
-        if self.probes.len() as u64 >= t.rules.permitted_number_of_calls_in_half_open_state {
+        if self.probes.len() as u64 >= self.permitted_probes(t) {
             return Permission::Rejected;
         }
         self.probes
@@ -90,8 +90,7 @@ impl Circuit {
             for s in &report.settled {
                 self.settle(&t, s.generation, &s.token, s.kind, s.retry_after_ms);
             }
-            let records = matches!(self.state, State::Closed | State::MetricsOnly);
-            if report.generation == self.generation && records {
+            if report.generation == self.generation && self.records() {
                 self.file(&t, report);
             }
         }
@@ -103,31 +102,30 @@ impl Circuit {
     fn is_news(&mut self, t: &Turn<'_>, report: &Report, now: u64) -> bool {
         let replica = &report.head.replica;
         let known = self.replicas.get(replica).copied();
-        if known.is_some_and(|(last, _)| report.seq <= last) {
+        if known.is_some_and(|(last, ..)| report.seq <= last) {
             return false;
         }
-        let seen = match known {
-            Some((_, seen)) if moment(seen) == moment(now) => seen,
-            _ => {
-                self.note_replicas(replica, now);
-                self.code = t.in_code.text();
-                now
-            }
+        let (seen, policy) = match known {
+            Some((_, seen, policy)) if moment(seen) == moment(now) => (seen, policy),
+            _ => (now, self.note_replicas(t, now)),
         };
-        self.replicas.insert(replica.clone(), (report.seq, seen));
+        self.replicas
+            .insert(replica.clone(), (report.seq, seen, policy));
         true
     }
 
-    /// Notes who is here, and lets go of who has not been for long.
-    fn note_replicas(&mut self, replica: &str, now: u64) {
-        let number = self.replicas.get(replica).map_or(0, |(last, _)| *last);
-        self.replicas.insert(replica.to_owned(), (number, now));
+    /// Notes who is here, and lets go of who has not been for long; returns the id of the replica's
+    /// policy.
+    fn note_replicas(&mut self, t: &Turn<'_>, now: u64) -> u64 {
+        let (number, _, policy) = self.replicas.get(t.replica).copied().unwrap_or_default();
+        self.replicas
+            .insert(t.replica.to_owned(), (number, now, policy));
         if let Some(forgotten) = now.checked_sub(REPLICA_MEMORY_MS) {
             let gone = self
                 .replicas
                 .iter()
-                .filter(|(_, (_, seen))| *seen <= forgotten);
-            let mut gone: Vec<_> = gone.map(|(r, (_, seen))| (*seen, r.clone())).collect();
+                .filter(|(_, (_, seen, _))| *seen <= forgotten);
+            let mut gone: Vec<_> = gone.map(|(r, (_, seen, _))| (*seen, r.clone())).collect();
             gone.sort();
             for (_, replica) in gone.into_iter().take(CLEARED) {
                 self.replicas.remove(&replica);
@@ -136,8 +134,9 @@ impl Circuit {
         // Who reports so rarely only because it was told to is there too.
         let live_ms = REPLICA_LIVE_MS.max(3 * self.live_replicas * 1000 / REPORTS_PER_SECOND);
         let since = now.saturating_sub(live_ms);
-        let live = self.replicas.values().filter(|(_, seen)| *seen >= since);
+        let live = self.replicas.values().filter(|(_, seen, _)| *seen >= since);
         self.live_replicas = live.count() as u64;
+        self.note_policy(t, live_ms)
     }
 
     fn count_totals(&mut self, report: &Report, now: u64) {
@@ -251,7 +250,7 @@ impl Circuit {
         let mut snapshot = self.picture(&t, counts);
         snapshot.pace_ms = 0;
         snapshot.latency = self.latencies.seen(&t.rules, now).percentiles();
-        snapshot.code_policy.clone_from(&self.code);
+        snapshot.code_policy = self.code();
         snapshot
     }
 }

@@ -4,7 +4,7 @@
 //! every breach is agreed on. Both are cleared of what is over when something is noted, and what
 //! is over never counts. Twin: `lua/lib/quorum.lua`.
 
-use super::{Circuit, Counts, Rules, circuit::Turn, request::LONGEST_MS};
+use super::{Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS, request::LONGEST_MS};
 
 /// Who reported within this time is there.
 pub(super) const REPLICA_LIVE_MS: u64 = 15_000;
@@ -23,7 +23,12 @@ impl Circuit {
         if t.rules.quorum <= 1 || counts.failures == 0 && !slow && !hung {
             return;
         }
-        self.failing.retain(|_, at| *at + window(&t.rules) > t.now);
+        // Another policy's window may be longer.
+        let kept = match self.differ.is_empty() {
+            true => window(&t.rules),
+            false => window(&t.rules).max(REPLICA_MEMORY_MS),
+        };
+        self.failing.retain(|_, at| *at + kept > t.now);
         self.failing.insert(t.replica.to_owned(), t.now);
     }
 
@@ -63,7 +68,7 @@ impl Circuit {
         // A replica's place in `replicas` can be older than its last report by what it is known to.
         let within = window(&t.rules).max(REPLICA_LIVE_MS) + REPLICA_SEEN_MS;
         let since = t.now.saturating_sub(within);
-        let live = self.replicas.values().filter(|(_, seen)| *seen >= since);
+        let live = self.replicas.values().filter(|(_, seen, _)| *seen >= since);
         let live = live.count() as u64;
         self.failing_now(t) >= t.rules.quorum.min(live.max(1))
     }

@@ -94,6 +94,10 @@ pub struct Snapshot {
     /// Calls that were dropped before they ended in the circuit's life; those that had run too long
     /// are among the failures too.
     pub abandoned_total: u64,
+    /// Where replicas of the circuit run under different policies: the settings that differ, each with
+    /// its values and how many replicas have which, `window_ms=60000 (3), 5000 (1); …`; else empty.
+    #[serde(deserialize_with = "text")]
+    pub policies_differ: String,
     /// How long the calls of the window took (of the last minute, where the window counts calls); only
     /// where a snapshot was asked for, and `None` when no latency was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,10 +1,10 @@
-//! Sliding-window counts of one circuit, running totals beside their parts.
+//! One sliding window: running totals beside their parts.
 //!
 //! Owns bucket rotation, the ring and rate comparison; knows nothing of states or Redis.
 //! Invariant: the totals are the sum of the parts. Twin: `lua/lib/window.lua`, which keeps the newest
 //! bucket as the difference between the totals and those that have ended.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use super::{Counts, Reason, Rules};
 
@@ -15,17 +15,33 @@ use super::{Counts, Reason, Rules};
 /// since the last success.
 pub(crate) type Sums = [u64; 4];
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Window {
-    /// What the parts below are made for: `10x6000ms`, `100 calls`, or empty.
-    pub(crate) geometry: String,
-    /// Time: start of the newest bucket, Unix ms. Count: where the ring is written next.
-    pub(crate) at: u64,
-    pub(crate) sums: Sums,
-    /// Bucket start -> counts.
-    pub(crate) buckets: BTreeMap<u64, Sums>,
-    /// One character an outcome.
-    pub(crate) ring: Vec<u8>,
+/// How a window is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// So many buckets of so many ms each.
+    Time { buckets: u64, width: u64 },
+    /// So many calls.
+    Count(u64),
+}
+
+impl Shape {
+    pub(crate) fn of(rules: &Rules) -> Self {
+        let (width, buckets) = grid(rules);
+        match rules.window_calls {
+            0 => Self::Time { buckets, width },
+            calls => Self::Count(calls),
+        }
+    }
+}
+
+/// As Redis holds it: `10x6000ms`, `100 calls`.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time { buckets, width } => write!(f, "{buckets}x{width}ms"),
+            Self::Count(calls) => write!(f, "{calls} calls"),
+        }
+    }
 }
 
 /// Bucket width in ms and number of buckets.
@@ -34,12 +50,16 @@ pub(super) fn grid(rules: &Rules) -> (u64, u64) {
     ((rules.window_ms / n).max(1), n)
 }
 
-pub(super) fn geometry(rules: &Rules) -> String {
-    if rules.window_calls > 0 {
-        return format!("{} calls", rules.window_calls);
-    }
-    let (width, n) = grid(rules);
-    format!("{n}x{width}ms")
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    pub(super) shape: Shape,
+    /// Time: start of the newest bucket, Unix ms. Count: where the ring is written next.
+    pub(super) at: u64,
+    pub(super) sums: Sums,
+    /// Bucket start -> counts.
+    buckets: BTreeMap<u64, Sums>,
+    /// One character an outcome.
+    ring: Vec<u8>,
 }
 
 fn plus(a: Sums, b: Sums) -> Sums {
@@ -52,12 +72,11 @@ fn minus(a: Sums, b: Sums) -> Sums {
     std::array::from_fn(|i| a[i].saturating_sub(b[i]))
 }
 
-/// Counts as Redis holds them; empty when there are none.
+/// Counts as Redis holds them.
 fn text([calls, failures, slow, undecided]: &Sums) -> String {
-    match (calls, slow, undecided) {
-        (0, _, 0) => String::new(),
-        (_, 0, 0) => format!("{calls} {failures}"),
-        (_, _, 0) => format!("{calls} {failures} {slow}"),
+    match (slow, undecided) {
+        (0, 0) => format!("{calls} {failures}"),
+        (_, 0) => format!("{calls} {failures} {slow}"),
         _ => format!("{calls} {failures} {slow} {undecided}"),
     }
 }
@@ -73,85 +92,150 @@ fn sums_of(outcomes: &[u8]) -> Sums {
 }
 
 impl Window {
-    pub(crate) fn forget(&mut self) {
-        *self = Self::default();
+    pub(super) fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            at: 0,
+            sums: [0; 4],
+            buckets: BTreeMap::new(),
+            ring: Vec::new(),
+        }
+    }
+
+    /// A window of another shape, with what lies in both. An old bucket goes where its last moment
+    /// lies, for its calls may all have come then; where one side is a ring and the other is not, the
+    /// totals go over as one batch.
+    pub(super) fn continuing(from: &Self, shape: Shape, now: u64) -> Self {
+        let mut new = Self::new(shape);
+        match (from.shape, shape) {
+            (Shape::Count(_), Shape::Count(n)) => {
+                let (newest, oldest) = from.ring.split_at(from.at as usize);
+                let outcomes = [oldest, newest].concat();
+                for outcome in &outcomes[outcomes.len().saturating_sub(n as usize)..] {
+                    new.push(n as usize, *outcome);
+                }
+                new.sums[3] = from.sums[3];
+            }
+            (Shape::Time { width: was, .. }, Shape::Time { buckets, width }) => {
+                let newest = (now / width).max(from.at / width);
+                new.at = newest * width;
+                for (start, sums) in &from.buckets {
+                    let b = now.min(start + was - 1).max(*start) / width;
+                    if b + buckets > newest {
+                        new.add(b * width, *sums);
+                    }
+                }
+            }
+            _ => new.seed(now, from.totals(now)),
+        }
+        new
+    }
+
+    /// Begins with totals seen elsewhere, as one batch.
+    pub(super) fn seed(&mut self, now: u64, [calls, failures, slow, undecided]: Sums) {
+        let slow_failures = slow.min(failures);
+        self.record(
+            now,
+            &Counts {
+                abandoned: undecided,
+                successes: calls - failures,
+                failures,
+                slow_successes: slow - slow_failures,
+                slow_failures,
+                ..Counts::default()
+            },
+        );
+    }
+
+    /// How long a time window is, ms; 0 for a ring.
+    pub(super) const fn span_ms(&self) -> u64 {
+        match self.shape {
+            Shape::Time { buckets, width } => buckets * width,
+            Shape::Count(_) => 0,
+        }
     }
 
     /// The parts as Redis holds them: buckets that have ended, or the ring.
-    pub(crate) fn held(&self) -> BTreeMap<String, String> {
+    pub(super) fn held(&self) -> BTreeMap<String, String> {
         let ended = self.ended();
         let mut held: BTreeMap<_, _> = ended
             .map(|(start, sums)| (start.to_string(), text(sums)))
             .collect();
         if !self.ring.is_empty() {
-            let ring = String::from_utf8_lossy(&self.ring).into_owned();
-            held.insert("ring".to_owned(), ring);
+            held.insert("ring".to_owned(), self.ring_text());
         }
         held
+    }
+
+    /// The whole in one text, as Redis holds one of several.
+    pub(super) fn packed(&self) -> String {
+        let parts = match self.shape {
+            Shape::Count(_) => self.ring_text(),
+            Shape::Time { .. } => {
+                let buckets = self.buckets.iter();
+                let buckets: Vec<_> = buckets
+                    .map(|(start, sums)| format!("{start}={}", text(sums)))
+                    .collect();
+                buckets.join(",")
+            }
+        };
+        format!("{}|{}|{parts}", self.at, text(&self.sums))
+    }
+
+    fn ring_text(&self) -> String {
+        String::from_utf8_lossy(&self.ring).into_owned()
     }
 
     fn ended(&self) -> impl Iterator<Item = (&u64, &Sums)> {
         self.buckets.iter().filter(|(start, _)| **start != self.at)
     }
 
-    /// Sums of the buckets that have ended, as Redis holds them.
-    pub(crate) fn held_ended(&self) -> String {
-        text(&self.ended().fold([0; 4], |sum, (_, b)| plus(sum, *b)))
-    }
-
-    /// Buckets that a grid seen from bucket `b` no longer shows.
-    fn expired(&self, width: u64, n: u64, b: u64) -> Vec<u64> {
-        (self.at / width + 1..=b)
-            .filter_map(|k| k.checked_sub(n))
-            .map(|k| k * width)
-            .filter(|start| self.buckets.contains_key(start))
-            .collect()
-    }
-
-    fn bucket_sums(&self, starts: &[u64]) -> Sums {
-        starts
-            .iter()
-            .fold([0; 4], |sum, start| plus(sum, self.buckets[start]))
+    /// Sums of the buckets that have ended, as Redis holds them; empty when there are none.
+    pub(super) fn held_ended(&self) -> String {
+        match self.ended().fold([0; 4], |sum, (_, b)| plus(sum, *b)) {
+            [0, _, _, 0] => String::new(),
+            sums => text(&sums),
+        }
     }
 
     /// Totals as they are at `now`: what has left the window does not count.
-    pub(crate) fn totals(&self, rules: &Rules, now: u64) -> Sums {
-        if !self.geometry.ends_with("ms") || self.geometry != geometry(rules) {
+    pub(super) fn totals(&self, now: u64) -> Sums {
+        let Shape::Time { buckets, width } = self.shape else {
             return self.sums;
-        }
-        let (width, n) = grid(rules);
+        };
         let b = now / width;
-        if b.abs_diff(self.at / width) >= n {
+        if b.abs_diff(self.at / width) >= buckets {
             return [0; 4];
         }
-        minus(self.sums, self.bucket_sums(&self.expired(width, n, b)))
+        let expired = self.buckets.iter();
+        let expired = expired.filter(|(start, _)| **start + buckets * width <= b * width);
+        expired.fold(self.sums, |sums, (_, gone)| minus(sums, *gone))
     }
 
-    fn add_time(&mut self, rules: &Rules, now: u64, sums: Sums) {
-        let (width, n) = grid(rules);
+    fn add(&mut self, start: u64, sums: Sums) {
+        let bucket = self.buckets.entry(start).or_default();
+        *bucket = plus(*bucket, sums);
+        self.sums = plus(self.sums, sums);
+    }
+
+    fn add_time(&mut self, buckets: u64, width: u64, now: u64, sums: Sums) {
         let b = now / width;
-        if b.abs_diff(self.at / width) >= n {
-            self.forget();
-            self.geometry = geometry(rules);
+        if b.abs_diff(self.at / width) >= buckets {
+            *self = Self::new(self.shape);
             self.at = b * width;
         } else if b > self.at / width {
-            for start in self.expired(width, n, b) {
-                if let Some(gone) = self.buckets.remove(&start) {
-                    self.sums = minus(self.sums, gone);
-                }
-            }
+            self.sums = self.totals(now);
+            self.buckets
+                .retain(|start, _| start + buckets * width > b * width);
             self.at = b * width;
         }
         if sums != [0; 4] {
-            let bucket = self.buckets.entry(self.at).or_default();
-            *bucket = plus(*bucket, sums);
-            self.sums = plus(self.sums, sums);
+            self.add(self.at, sums);
         }
     }
 
     /// Writes a batch into the ring, its outcomes spread evenly: a batch has counts but no order.
-    fn add_count(&mut self, rules: &Rules, counts: &Counts) {
-        let n = rules.window_calls;
+    fn add_count(&mut self, n: u64, counts: &Counts) {
         let (calls, failures, successes) = (counts.calls(), counts.failures, counts.successes);
         for i in calls.saturating_sub(n)..calls {
             let f = before(i, failures, calls);
@@ -178,69 +262,20 @@ impl Window {
         self.at = ((at + 1) % n) as u64;
     }
 
-    /// Carries the counts over to another window: old buckets go to the bucket that holds their
-    /// start; where one side is a ring, the totals go over as one batch.
-    fn convert(&mut self, rules: &Rules, now: u64) {
-        let is = geometry(rules);
-        if self.geometry == is {
-            return;
-        }
-        let was = std::mem::take(self);
-        self.geometry = is;
-        if rules.window_calls > 0 || !was.geometry.ends_with("ms") {
-            self.seed(rules, now, was.sums);
-            return;
-        }
-        let (width, n) = grid(rules);
-        let newest = was.at / width;
-        self.at = newest * width;
-        for (start, sums) in was.buckets {
-            let b = start / width;
-            if b + n > newest {
-                let bucket = self.buckets.entry(b * width).or_default();
-                *bucket = plus(*bucket, sums);
-                self.sums = plus(self.sums, sums);
-            }
-        }
-    }
-
-    /// Begins with totals seen elsewhere, as one batch.
-    pub(crate) fn seed(&mut self, rules: &Rules, now: u64, sums: Sums) {
-        let [calls, failures, slow, undecided] = sums;
-        let slow_failures = slow.min(failures);
-        let counts = Counts {
-            abandoned: undecided,
-            successes: calls - failures,
-            failures,
-            slow_successes: slow - slow_failures,
-            slow_failures,
-            ..Counts::default()
-        };
-        self.record(rules, now, &counts);
-    }
-
     /// Files a batch under `now`.
-    pub(crate) fn record(&mut self, rules: &Rules, now: u64, counts: &Counts) {
-        self.convert(rules, now);
-        if rules.window_calls == 0 {
-            self.add_time(rules, now, sums_of_batch(counts));
-        } else {
-            self.add_count(rules, counts);
-            let before = self.sums[3];
-            // A batch has no order: its own are taken to have come before its successes.
-            self.sums[3] = match counts.successes {
-                0 => before + counts.undecided(),
-                _ => 0,
-            };
-        }
-    }
-
-    /// Counts the undecided calls as failures: they are what opened the circuit.
-    pub(crate) fn decide(&mut self, rules: &Rules) {
-        if rules.is_silent(self.sums) {
-            let [_, failures, slow, undecided] = self.sums;
-            let failed = failures + undecided;
-            self.sums = [failed, failed, slow.min(failed), 0];
+    pub(super) fn record(&mut self, now: u64, counts: &Counts) {
+        match self.shape {
+            Shape::Time { buckets, width } => {
+                self.add_time(buckets, width, now, sums_of_batch(counts));
+            }
+            Shape::Count(n) => {
+                self.add_count(n, counts);
+                // A batch has no order: its own are taken to have come before its successes.
+                self.sums[3] = match counts.successes {
+                    0 => self.sums[3] + counts.undecided(),
+                    _ => 0,
+                };
+            }
         }
     }
 }

@@ -344,7 +344,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => pairs().prop_map(Does::StorePolicy),
         3 => window().prop_map(Does::StorePolicy),
         2 => Just(Does::Snapshot),
-        1 => pairs().prop_map(Does::DeployPolicy),
+        2 => pairs().prop_map(Does::DeployPolicy),
+        3 => window().prop_map(Does::DeployPolicy),
         1 => Just(Does::LoseCircuit),
     ];
     (when(), 0..REPLICAS.len(), remembered(), does).prop_map(|(when, replica, memory, does)| Step {
@@ -375,7 +376,8 @@ struct Pair<'a> {
     name: Name,
     model: Circuit,
     now: u64,
-    rules: Rules,
+    /// The policy in code of each replica: a deploy reaches one after the other.
+    rules: [Rules; 3],
     seqs: [i64; 3],
 }
 
@@ -406,7 +408,7 @@ impl Pair<'_> {
                 left_ms: m.left_ms,
                 age_ms: match m.age {
                     Age::Ms(ms) => ms,
-                    Age::Beyond(ms) => self.memorable_ms().saturating_add_signed(ms),
+                    Age::Beyond(ms) => self.memorable_ms(step.replica).saturating_add_signed(ms),
                 },
                 opens: m.opens,
                 author: "ada".into(),
@@ -419,7 +421,7 @@ impl Pair<'_> {
             now_ms: self.now,
             entropy: self.now % 1000,
             replica: REPLICAS[step.replica].into(),
-            policy: self.rules,
+            policy: self.rules[step.replica],
             is_operator: false,
             memory,
             // As who has just been told: so reports and permits go the steady way where they can.
@@ -428,14 +430,14 @@ impl Pair<'_> {
     }
 
     /// How long an open circuit is remembered, under the policy that holds.
-    fn memorable_ms(&self) -> u64 {
+    fn memorable_ms(&self, replica: usize) -> u64 {
         let stored = self.model.snapshot(&Head::default(), self.now).policy;
         let value = |key: &str, in_code: u64| {
             let mut pairs = stored.split(' ').filter_map(|pair| pair.split_once('='));
             let found = pairs.rfind(|(k, _)| *k == key);
             found.map_or(in_code, |(_, value)| value.parse().unwrap())
         };
-        let r = &self.rules;
+        let r = &self.rules[replica];
         let longest = value(
             "wait_duration_in_open_state_ms",
             r.wait_duration_in_open_state_ms,
@@ -536,7 +538,7 @@ impl Pair<'_> {
                     &self.model.snapshot(&head, now),
                 )?;
             }
-            Does::DeployPolicy(pairs) => self.rules = pairs.rules(),
+            Does::DeployPolicy(pairs) => self.rules[step.replica] = pairs.rules(),
             Does::LoseCircuit => {
                 redis::cmd("DEL").arg(self.keys()).exec(self.redis).unwrap();
                 self.model = Circuit::default();
@@ -726,6 +728,7 @@ fn the_scripts_do_what_the_model_does() {
         .unwrap();
     let client = redis::Client::open(admin_url()).unwrap();
     let steps = AtomicU64::new(0);
+    let several = AtomicU64::new(0);
     let transitions = Mutex::new(BTreeMap::<&str, u64>::new());
 
     let config = match std::env::var_os("PROPTEST_CASES") {
@@ -755,11 +758,15 @@ fn the_scripts_do_what_the_model_does() {
             name,
             model: Circuit::default(),
             now: history.starts_at,
-            rules: history.policy.rules(),
+            rules: [history.policy.rules(); 3],
             seqs: [0; 3],
         };
         let taken = history.steps.iter().try_for_each(|step| {
             steps.fetch_add(1, Ordering::Relaxed);
+            let held = pair.model.held();
+            let windows = held.get("").and_then(|circuit| circuit.get("window"));
+            let mixed = windows.is_some_and(|window| window.contains(" + "));
+            several.fetch_add(u64::from(mixed), Ordering::Relaxed);
             pair.take(step)
         });
         for event in pair.model.events_after(0) {
@@ -771,8 +778,9 @@ fn the_scripts_do_what_the_model_does() {
     // Straight to stderr: what eprintln! writes is hidden by the test harness.
     let _ = writeln!(
         io::stderr(),
-        "differential: {} steps, transitions {:?}",
+        "differential: {} steps, {} of them with several windows, transitions {:?}",
         steps.into_inner(),
+        several.load(Ordering::Relaxed),
         transitions.into_inner()
     );
     if let Err(difference) = outcome {

@@ -53,12 +53,14 @@ pub fn kept<const N: usize>(field: &str) -> [u64; N] {
 pub fn script(name: &str) -> Script {
     let lib = |part| read(&format!("lua/lib/{part}.lua"));
     Script::new(&format!(
-        "{}local function operate()\n{}{}{}{}{}{}end\nreturn operate()\n",
+        "{}local function operate()\n{}{}{}{}{}{}{}{}end\nreturn operate()\n",
         lib("prelude"),
         lib("hash"),
         lib("window"),
+        lib("windows"),
         lib("latency"),
         lib("quorum"),
+        lib("in_use"),
         lib("circuit"),
         read(&format!("lua/{name}.lua")),
     ))

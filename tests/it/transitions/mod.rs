@@ -9,7 +9,7 @@
 //! was), `lose` (the store forgets), `events` (all of them, `from>to:reason:generation`).
 //!
 //! Expectations: a permission, a state, `key=value` with the fields of a snapshot (`left`, `opens`
-//! for short; of its latency `measured`, `p50_us`, `p95_us`, `p99_us`; `@N` is a time, `A..B` a range, a comma stands for a space), or `same`: nothing but
+//! for short; of its latency `measured`, `p50_us`, `p95_us`, `p99_us`; `@N` is a time, `A..B` a range, a comma stands for a space, and those of the text are left out), or `same`: nothing but
 //! the fields that follow differs from the last snapshot.
 
 mod parse;
@@ -430,8 +430,8 @@ fn fields(snapshot: &Snapshot) -> Map<String, Value> {
 
 fn matches(key: &str, found: &Value, wanted: &str) -> Result<(), String> {
     let Some(found) = found.as_u64() else {
-        let found = found.as_str().unwrap_or_default();
-        return differs(key, &found, &wanted.replace(',', " ").as_str());
+        let found = found.as_str().unwrap_or_default().replace(',', "");
+        return differs(key, &found.as_str(), &wanted.replace(',', " ").as_str());
     };
     let number = |text: &str| {
         let (base, text) = text.strip_prefix('@').map_or((0, text), |at| (BASE, at));

@@ -1,0 +1,119 @@
+//! The windows of one circuit: one for each shape that the fleet's policies ask for.
+//!
+//! Owns which windows there are and that each outcome is filed in every one, so that replicas whose
+//! policies differ do not lose each other's counts. Nearly always there is one window.
+//! Twin: `lua/lib/windows.lua`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Counts, Rules,
+    window::{Shape, Sums, Window},
+};
+
+/// How many windows a circuit has at most.
+const MOST: usize = 8;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Windows {
+    /// In the order in which they were first asked for.
+    all: Vec<Window>,
+    /// Totals of the window of whoever reported last.
+    pub(super) sums: Sums,
+}
+
+impl Windows {
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    fn own(&self, rules: &Rules) -> Option<&Window> {
+        let shape = Shape::of(rules);
+        self.all.iter().find(|window| window.shape == shape)
+    }
+
+    /// Adds the window of these rules where it is missing, with what the longest one knows.
+    fn join(&mut self, rules: &Rules, now: u64) {
+        if self.own(rules).is_some() {
+            return;
+        }
+        let shape = Shape::of(rules);
+        let longest = self.all.iter().rev().max_by_key(|window| window.span_ms());
+        let new = match longest {
+            Some(longest) => Window::continuing(longest, shape, now),
+            None => Window::new(shape),
+        };
+        if self.all.len() == MOST {
+            self.all.remove(0);
+        }
+        self.all.push(new);
+    }
+
+    /// Files a batch under `now`.
+    pub(super) fn record(&mut self, rules: &Rules, now: u64, counts: &Counts) {
+        self.join(rules, now);
+        for window in &mut self.all {
+            window.record(now, counts);
+        }
+        self.sums = self.own(rules).map_or([0; 4], |window| window.sums);
+    }
+
+    /// Lets go of the windows that no policy in use asks for; these rules' own is one of them.
+    pub(super) fn keep(&mut self, rules: &Rules, now: u64, in_use: &[Shape]) {
+        if self.all.is_empty() {
+            return;
+        }
+        self.join(rules, now);
+        self.all.retain(|window| in_use.contains(&window.shape));
+        if let [window] = &self.all[..] {
+            self.sums = window.sums;
+        }
+    }
+
+    /// Begins with totals seen elsewhere, as one batch.
+    pub(super) fn seed(&mut self, rules: &Rules, now: u64, sums: Sums) {
+        let mut window = Window::new(Shape::of(rules));
+        window.seed(now, sums);
+        self.sums = window.sums;
+        self.all = vec![window];
+    }
+
+    /// Totals as they are at `now`: what has left the window does not count.
+    pub(super) fn totals(&self, rules: &Rules, now: u64) -> Sums {
+        self.own(rules)
+            .map_or(self.sums, |window| window.totals(now))
+    }
+
+    /// Counts the undecided calls as failures: they are what opened the circuit.
+    pub(super) fn decide(&mut self, rules: &Rules) {
+        if rules.is_silent(self.sums) {
+            let [_, failures, slow, undecided] = self.sums;
+            let failed = failures + undecided;
+            self.sums = [failed, failed, slow.min(failed), 0];
+            if let [window] = &mut self.all[..] {
+                window.sums = self.sums;
+            }
+        }
+    }
+
+    /// The windows' names, and the start and the sums of ended buckets, as the circuit's hash has them.
+    pub(super) fn fields(&self) -> (String, u64, String) {
+        let names: Vec<_> = self.all.iter().map(|w| w.shape.to_string()).collect();
+        let (at, ended) = match &self.all[..] {
+            [window] => (window.at, window.held_ended()),
+            _ => (0, String::new()),
+        };
+        (names.join(" + "), at, ended)
+    }
+
+    /// What Redis holds beside the circuit's hash.
+    pub(super) fn held(&self) -> BTreeMap<String, String> {
+        match &self.all[..] {
+            [window] => window.held(),
+            several => several
+                .iter()
+                .map(|window| (window.shape.to_string(), window.packed()))
+                .collect(),
+        }
+    }
+}
