@@ -165,7 +165,7 @@ local function several(c)
 
   local function save_only(w)
     local ended = { 0, 0, 0, 0 }
-    if w.calls and w.ring ~= '' then redis.call('SET', WINDOW, w.ring) end
+    if w.calls and w.ring ~= '' then redis.call('SETRANGE', WINDOW, 0, w.ring) end
     for _, start in ipairs(w.width and starts_of(w) or {}) do
       if start ~= w.at then
         redis.call('HSET', WINDOW, string.format('%d', start), write(unpack(w.buckets[start])))

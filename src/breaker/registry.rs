@@ -204,12 +204,29 @@ impl Commontrip {
 
     /// The circuit of that name.
     ///
-    /// The same name is the same circuit; the policy given last is the one in force.
+    /// The same name is the same circuit; the policy given last is the one in force. Taking a circuit with
+    /// two policies is usually a mistake, so the first time it happens is logged, with the settings
+    /// that differ.
     ///
     /// # Errors
     /// [`NameError`] when `name` is empty, longer than 200 bytes, or has control characters or
     /// braces.
     pub fn circuit(&self, name: &str, policy: Policy) -> Result<CircuitBreaker, NameError> {
+        if let Some(cell) = Name::new(name)
+            .ok()
+            .and_then(|name| self.life.0.cell(&name))
+        {
+            cell.warn_of_another(&policy);
+        }
+        self.circuit_with(name, policy)
+    }
+
+    /// The circuit of that name, which has this policy from now on.
+    pub(crate) fn circuit_with(
+        &self,
+        name: &str,
+        policy: Policy,
+    ) -> Result<CircuitBreaker, NameError> {
         let name = Name::new(name)?;
         let shared = &self.life.0;
         let mut circuits = shared.circuits.lock();

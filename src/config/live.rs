@@ -113,7 +113,7 @@ impl Shared {
             .map(|(name, code)| Ok((name, config.policy_over(name, code)?)))
             .collect();
         for (name, policy) in policies? {
-            self.circuits.circuit(name, policy)?;
+            self.circuits.circuit_with(name, policy)?;
         }
         self.circuits.set_enabled(config.enabled());
         current.config = config;

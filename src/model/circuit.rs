@@ -9,11 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
     Event, Head, Interval, Kind, Members, Memory, Reason, Rules, Snapshot, State, Times,
-    history::History,
-    request::LONGEST_MS,
-    in_use::Policies,
-    slices::Slices,
-    window::Sums,
+    history::History, in_use::Policies, request::LONGEST_MS, slices::Slices, window::Sums,
     windows::Windows,
 };
 

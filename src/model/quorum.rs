@@ -4,7 +4,9 @@
 //! every breach is agreed on. Both are cleared of what is over when something is noted, and what
 //! is over never counts. Twin: `lua/lib/quorum.lua`.
 
-use super::{Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS, request::LONGEST_MS};
+use super::{
+    Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS, request::LONGEST_MS,
+};
 
 /// Who reported within this time is there.
 pub(super) const REPLICA_LIVE_MS: u64 = 15_000;

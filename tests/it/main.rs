@@ -67,6 +67,7 @@ mod operator;
 #[cfg(all(feature = "admin", feature = "metrics"))]
 mod ops;
 mod pacing;
+mod policies;
 mod processes;
 mod properties;
 mod provision;

@@ -190,6 +190,7 @@ function drawFacts(c) {
     ["Last failure", moment(c.last_failure_ms)],
     ["In its life", `${number(c.successes_total)} succeeded, ${number(c.failures_total)} failed, ${number(c.slow_total)} slow, ${number(c.abandoned_total)} abandoned, ${number(c.ignored_total)} ignored, ${number(c.not_permitted_total)} rejected`],
     ["Generation", number(c.generation)],
+    ["Policies in code", c.policies_differ ? `differ between replicas: ${c.policies_differ}` : "the same in all replicas"],
   ];
   const { facts: list } = page.parts;
   if (!list.childElementCount) list.append(...facts.map(([title, value]) => h("div", {}, h("dt", {}, title), h("dd", {}, value))));

@@ -225,6 +225,11 @@ impl Page<'_> {
     }
 
     fn policy(&mut self, details: &Details) {
+        let differ = &details.circuit.snapshot.policies_differ;
+        if !differ.is_empty() {
+            let words = format!("differ between replicas: {}", shown(differ));
+            self.row("policies", &self.out.paint(YELLOW, &words));
+        }
         let name = shown(details.circuit.name.as_str());
         let policy = &details.policy;
         let version = details.circuit.snapshot.policy_version;

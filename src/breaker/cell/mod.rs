@@ -69,6 +69,8 @@ pub(super) struct Cell {
     away: AtomicU8,
     /// This replica is open for itself, for want of a quorum.
     alone: AtomicBool,
+    /// Whether it was logged that the circuit is taken with two policies.
+    told_of_another: AtomicBool,
     /// This replica's own circuit.
     own: Mutex<Circuit>,
     /// One caller asks for a probe permit; the others do not.
@@ -204,6 +206,7 @@ impl Cell {
             stale: AtomicBool::new(false),
             away: AtomicU8::new(Away::No as u8),
             alone: AtomicBool::new(false),
+            told_of_another: AtomicBool::new(false),
             own: Mutex::default(),
             asking: AtomicBool::new(false),
             ask_turn: tokio::sync::Mutex::default(),

@@ -35,6 +35,10 @@ impl Cell {
             self.warn_of(&policy);
             self.policy.store(Arc::new(policy));
         }
+        if view.shared.policies_differ.is_empty() && !snapshot.policies_differ.is_empty() {
+            let differ = snapshot.policies_differ.as_str();
+            tracing::warn!(circuit = %self.name, differ, "replicas run this circuit under different policies; the number of replicas that have a value is in brackets");
+        }
         if snapshot.generation > view.shared.generation && view.confirmed.is_some() {
             self.tell_of_fleet(view.shared.state, snapshot);
         } else if !stays_alone && view.source.is_own() && view.seen.state != snapshot.state {
@@ -270,6 +274,14 @@ impl Cell {
     pub(in crate::breaker) fn warn_of(&self, policy: &Policy) {
         for warning in policy.warnings() {
             tracing::warn!(circuit = %self.name, warning, "the circuit's policy is unwise");
+        }
+    }
+
+    /// Logs, once, that the circuit is taken with another policy than before.
+    pub(in crate::breaker) fn warn_of_another(&self, policy: &Policy) {
+        let differ = self.view.lock().code.rules.differences(&policy.rules);
+        if !differ.is_empty() && !self.told_of_another.swap(true, Ordering::Relaxed) {
+            tracing::warn!(circuit = %self.name, %differ, "the circuit is taken with another policy than before; the last one is in force");
         }
     }
 

@@ -121,6 +121,14 @@ impl Rules {
         words.join(" ")
     }
 
+    /// The settings in which another policy differs: `window_ms=60000, not 5000; quorum=1, not 2`.
+    pub(crate) fn differences(&self, other: &Self) -> String {
+        let pairs = self.pairs().zip(other.pairs());
+        let differ = pairs.filter(|(before, now)| before != now);
+        let words = differ.map(|((key, before), (_, now))| format!("{key}={now}, not {before}"));
+        words.collect::<Vec<_>>().join("; ")
+    }
+
     /// Takes over `key=integer` pairs; what is not understood, or larger than any policy may have
     /// it, is left out.
     pub(crate) fn apply(&mut self, pairs: &str) {

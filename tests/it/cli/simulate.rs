@@ -1,6 +1,9 @@
 //! `simulate` beside what a real circuit did.
 
+use commontrip::State;
+
 use super::Service;
+use crate::wait::until;
 
 #[tokio::test]
 async fn the_policy_in_force_trips_as_it_did_and_others_do_not() {
@@ -72,6 +75,10 @@ async fn what_a_dry_run_recorded_shows_what_a_threshold_would_have_done() {
     let breaker = service.circuit("payments", 1, 0).await;
     let ran = service.run(&["metrics-only", "payments"]).await;
     assert_eq!(ran.status, 0, "{ran:?}");
+    until("the replica has heard of it", async || {
+        breaker.state() == State::MetricsOnly
+    })
+    .await;
     service.call(&breaker, 40, 160).await;
     let told = service
         .json(&["simulate", "payments", "failure_rate_threshold=60%"])

@@ -275,7 +275,23 @@ impl Bench {
             .query(&mut self.redis)
             .unwrap();
         let mut parts = [0; 4];
+        let shapes = fields.get(b"window".as_slice());
+        let several = shapes.is_some_and(|shapes| shapes.contains(&b'+'));
         match kind.as_str() {
+            "hash" if several => {
+                let windows: HashMap<String, String> = redis::cmd("HGETALL")
+                    .arg(&self.keys[1])
+                    .query(&mut self.redis)
+                    .unwrap();
+                for (shape, packed) in windows {
+                    let whole = sums_of(&packed, 1);
+                    let parts = sums_of(&packed, 2);
+                    if shape.ends_with("ms") && whole != parts {
+                        return fail(format!("{shape}: totals {whole:?}, parts {parts:?}"));
+                    }
+                }
+                (whole, parts) = ([0; 4], [0; 4]);
+            }
             "hash" => {
                 // The newest bucket is what the whole has beyond those that have ended; but
                 // undecided calls that opened the circuit are failures there.
@@ -314,4 +330,17 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// The counts of one of several windows: its totals (1) or its buckets (2), added up.
+fn sums_of(packed: &str, part: usize) -> [i64; 4] {
+    let mut sums = [0; 4];
+    let part = packed.split('|').nth(part).unwrap_or_default();
+    for bucket in part.split(',') {
+        let counts = bucket.rsplit('=').next().unwrap_or_default();
+        for (sum, n) in sums.iter_mut().zip(counts.split_whitespace()) {
+            *sum += n.parse::<i64>().unwrap();
+        }
+    }
+    sums
 }

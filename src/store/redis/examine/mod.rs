@@ -6,6 +6,7 @@
 mod circuit;
 mod cluster;
 mod node;
+mod policies;
 mod rights;
 mod server;
 mod storage;
@@ -160,6 +161,7 @@ impl RedisStore {
         checks.push(everywhere(&nodes, storage::persistence).await);
         checks.push(everywhere(&nodes, server::clock).await);
         checks.push(storage::keys(&nodes).await);
+        checks.push(policies::differ(&nodes).await);
         checks
     }
 

@@ -62,7 +62,7 @@ const fn of_queues(command: &'static str, how: Try) -> Right {
 }
 
 /// All of it, in the order of the alphabet.
-pub(super) const RIGHTS: [Right; 40] = [
+pub(super) const RIGHTS: [Right; 41] = [
     Right {
         command: "asking",
         when: When::Cluster,
@@ -84,6 +84,7 @@ pub(super) const RIGHTS: [Right; 40] = [
     right("hdel", Try::Key("f")),
     right("hget", Try::Key("f")),
     right("hgetall", Try::Key("")),
+    right("hlen", Try::Key("")),
     // What is no number: an error, but only once the right was looked at.
     of_queues("hincrby", Try::Key("f x")),
     of_queues("hlen", Try::Key("")),
