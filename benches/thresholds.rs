@@ -165,16 +165,22 @@ impl Noise {
     /// takes the place of a success and completes the share, or the call is the one that completes
     /// the minimum. Crossings that come in clusters are counted singly, so this is rather too many.
     fn by_rate(&self) -> f64 {
+        let (rules, minimum) = (&self.rules, self.rules.minimum_number_of_calls);
+        let half = rules.window_buckets / 2;
+        self.by_rate_of(rules.window_buckets, minimum) + self.by_rate_of(half, 10 * minimum)
+    }
+
+    /// The same of the newest so many buckets, where they have so many calls at least.
+    fn by_rate_of(&self, buckets: u64, least: u64) -> f64 {
         let (rules, p) = (&self.rules, f64::from(self.percent) / 100.0);
         let rate = rules.failure_rate_threshold;
         if rate == 0 {
             return 0.0;
         }
         // A bucket leaves as a whole: on average half of one is missing.
-        let buckets = rules.window_buckets as f64;
-        let mean = self.traffic * rules.window_ms as f64 / 1000.0 * (buckets - 0.5) / buckets;
+        let width = rules.window_ms as f64 / 1000.0 / rules.window_buckets as f64;
+        let mean = self.traffic * width * (buckets as f64 - 0.5);
         let spread = 8.0 * mean.sqrt();
-        let least = rules.minimum_number_of_calls;
         let from = (mean - spread).max(least as f64) as u64;
         let needed = |n: u64| (n * rate).div_ceil(100);
         let crossing = |n: u64| {

@@ -146,10 +146,12 @@ if not last or seq > tonumber(last) then
     end
     if retry_after_ms > 0 then transitions().heed(c, retry_after_ms) end
     if c.state == 'closed' then
-      local reason = trips > 0 and 'tripped' or successes + failures + undecided > 0 and breach(c, longest)
-      if reason and (policy[QUORUM] <= 1 or quorum().agreed()) then
-        if is_silent(c) then count_undecided(c) end
-        transitions().open(c, reason)
+      local some = successes + failures + undecided > 0
+      local reason = trips > 0 and 'tripped' or some and breach(c, longest)
+      local by_half = some and not reason and breaches_in_half(c)
+      if (reason or by_half) and (policy[QUORUM] <= 1 or quorum().agreed()) then
+        if by_half then show_half(c) elseif is_silent(c) then count_undecided(c) end
+        transitions().open(c, reason or 'failure_rate')
       end
     end
   end

@@ -9,6 +9,10 @@
 -- somebody else wrote into them: then they are wrong, but never negative, until a reset.
 -- Twin: `model::window`.
 
+-- How many times the minimum number of calls the newest half of a window must have to be judged alone: few
+-- calls are more often half failures by chance.
+local HALF_MINIMUM = 10
+
 local function shift(c, calls, failures, slow, undecided)
   c.window_calls = math.max(0, c.window_calls + calls)
   c.window_failures = math.max(0, c.window_failures + failures)
@@ -87,6 +91,21 @@ local function add_time(c, calls, failures, slow, undecided)
   shift(c, calls, failures, slow, undecided)
 end
 
+-- Calls and failures in the newest half of the buckets of a time window.
+local function newest_half(c)
+  local width, n = grid()
+  if policy[WINDOW_CALLS] > 0 or n < 2 then return nil end
+  if c.half then return unpack(c.half) end
+  local names, b = {}, math.floor(c.window_at / width)
+  for k = math.max(0, b + 1 - math.floor(n / 2)), b - 1 do names[#names + 1] = string.format('%d', k * width) end
+  local calls, failures = newest(c)
+  for _, bucket in ipairs(#names > 0 and redis.call('HMGET', WINDOW, unpack(names)) or {}) do
+    local x, y = parse(bucket or '')
+    calls, failures = calls + x, failures + y
+  end
+  return calls, failures
+end
+
 -- A batch as characters of a ring of n, its outcomes spread evenly: a batch has counts but no order.
 local function spread(n, calls, failures, slow_failures, slow_successes)
   -- How many of `part` in `total` come before position i.
@@ -133,6 +152,21 @@ local function is_silent(c)
   local undecided, length = c.window_undecided, policy[WINDOW_CALLS]
   return undecided > 0 and policy[ABANDONED] > 0
     and (c.window_calls == c.window_failures or length > 0 and undecided >= length)
+end
+
+-- Whether the newest half of the window opens the circuit, so that a healthy past does not hide a failing
+-- majority until it leaves: where the whole window has half the threshold already.
+local function breaches_in_half(c)
+  local rate, least, calls = policy[FAILURE_RATE], policy[MINIMUM_CALLS] * HALF_MINIMUM, c.window_calls
+  if rate == 0 or calls < least or c.window_failures * 200 < rate * calls then return false end
+  local x, y = newest_half(c)
+  return x and x >= least and y * 100 >= rate * x
+end
+
+-- Shows the newest half of the window as the whole: it is what opened the circuit.
+local function show_half(c)
+  c.window_calls, c.window_failures = newest_half(c)
+  c.window_slow, c.window_undecided = math.min(c.window_slow, c.window_calls), 0
 end
 
 -- Counts the undecided calls as failures: they are what opened the circuit.

@@ -54,6 +54,15 @@ local function several(c)
     return sums
   end
 
+  local function half_of(w)
+    local since = math.max(0, math.floor(w.at / w.width) + 1 - math.floor(w.n / 2)) * w.width
+    local calls, failures = 0, 0
+    for start, counts in pairs(w.buckets) do
+      if start >= since then calls, failures = calls + counts[1], failures + counts[2] end
+    end
+    return calls, failures
+  end
+
   local function push(w, written)
     while #written > 0 do
       local at = w.at % w.calls
@@ -223,6 +232,7 @@ local function several(c)
     for _, w in ipairs(list) do file(w, ...) end
     store(list)
     c.window_calls, c.window_failures, c.window_slow, c.window_undecided = unpack(mine.sums)
+    c.half = mine.width and { half_of(mine) }
   end
 
   -- Lets go of the windows that no policy in use asks for; the caller's own is one of them.

@@ -40,6 +40,7 @@ t1, t2, t3, t4, t5, t6 = t1 + successes, t2 + failures, t3 + slow, t4 + ignored,
 if first > 0 then first = run + first end
 local breached = first >= most_run or longest >= most_run or y >= most_failures
   or x >= minimum and (y * 100 >= rate * x or z * 100 >= slow_rate * x)
+  or x >= minimum * 10 and y * 200 >= rate * x -- `report` looks at the newest half
 if breached or x + y + z + w + t1 + t2 + t3 + t4 + t5 + t6 + run + success + failure > 4503599627370495 then return false end
 
 local last, seen, mark = string.match(redis.call('HGET', KEYS[2], ARGV[3]) or '', '^(%d+) (%d+)( ?%d*)$')

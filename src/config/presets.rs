@@ -8,6 +8,7 @@ type Preset = &'static [(&'static str, u64)];
 /// What is called thousands of times a second and answers within milliseconds: a cache, a service next
 /// door. It asks for more evidence, which comes soon, and a short wait costs little.
 const FAST: Preset = &[
+    ("window_ms", 10_000),
     ("minimum_number_of_calls", 50),
     ("consecutive_failures_threshold", 50),
     ("wait_duration_in_open_state_ms", 5_000),

@@ -169,17 +169,18 @@ impl Circuit {
         if self.state != State::Closed {
             return;
         }
-        let reason = if report.trips > 0 {
-            Some(Reason::Tripped)
-        } else if report.counts.calls() + report.counts.undecided() > 0 {
-            t.rules.breach(self.window.sums, longest)
-        } else {
-            None
+        let some = report.counts.calls() + report.counts.undecided() > 0;
+        let by_all = match report.trips {
+            0 if some => t.rules.breach(self.window.sums, longest),
+            0 => None,
+            _ => Some(Reason::Tripped),
         };
+        let by_half = by_all.is_none() && some && self.window.breaches_in_half(&t.rules);
+        let reason = by_all.or(by_half.then_some(Reason::FailureRate));
         if let Some(reason) = reason
             && self.agreed(t)
         {
-            self.window.decide(&t.rules);
+            self.window.decide(&t.rules, by_half);
             self.open(t, reason);
         }
     }

@@ -50,6 +50,17 @@ pub(super) fn grid(rules: &Rules) -> (u64, u64) {
     ((rules.window_ms / n).max(1), n)
 }
 
+/// What is in the newest half of a time window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Half {
+    pub(super) calls: u64,
+    pub(super) failures: u64,
+}
+
+/// How many times the minimum number of calls the newest half of a window must have to be judged
+/// alone: few calls are more often half failures by chance.
+const HALF_MINIMUM: u64 = 10;
+
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) shape: Shape,
@@ -212,6 +223,17 @@ impl Window {
         expired.fold(self.sums, |sums, (_, gone)| minus(sums, *gone))
     }
 
+    /// The newest half of the buckets of a time window: calls and failures.
+    pub(super) fn newest_half(&self) -> Option<Half> {
+        let Shape::Time { buckets, width } = self.shape else {
+            return None;
+        };
+        let since = (self.at / width + 1).saturating_sub(buckets / 2) * width;
+        let newest = self.buckets.range(since..);
+        let [calls, failures, ..] = newest.fold([0; 4], |sum, (_, b)| plus(sum, *b));
+        (buckets > 1).then_some(Half { calls, failures })
+    }
+
     fn add(&mut self, start: u64, sums: Sums) {
         let bucket = self.buckets.entry(start).or_default();
         *bucket = plus(*bucket, sums);
@@ -292,6 +314,16 @@ impl Rules {
     pub(crate) fn is_silent(&self, [calls, failures, _, undecided]: Sums) -> bool {
         let replaced = self.window_calls > 0 && undecided >= self.window_calls;
         self.abandoned_calls > 0 && undecided > 0 && (calls == failures || replaced)
+    }
+
+    /// Whether the newest half of a window opens the circuit, so that a healthy past does not hide a
+    /// failing majority until it leaves: where the whole window has half the threshold already.
+    pub(crate) fn breaches_in_half(&self, [calls, failures, ..]: Sums, half: Option<Half>) -> bool {
+        let rate = self.failure_rate_threshold;
+        let least = self.minimum_number_of_calls * HALF_MINIMUM;
+        let may = rate > 0 && calls >= least && failures * 200 >= rate * calls;
+        may && half
+            .is_some_and(|half| half.calls >= least && half.failures * 100 >= rate * half.calls)
     }
 
     /// The first trip condition that the sums and the longest run of failures meet.

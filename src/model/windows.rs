@@ -84,15 +84,29 @@ impl Windows {
             .map_or(self.sums, |window| window.totals(now))
     }
 
-    /// Counts the undecided calls as failures: they are what opened the circuit.
-    pub(super) fn decide(&mut self, rules: &Rules) {
-        if rules.is_silent(self.sums) {
+    /// Whether the newest half of these rules' window opens the circuit.
+    pub(super) fn breaches_in_half(&self, rules: &Rules) -> bool {
+        let half = self.own(rules).and_then(Window::newest_half);
+        rules.breaches_in_half(self.sums, half)
+    }
+
+    /// What opened the circuit is what is shown: undecided calls count as failures, and of a window
+    /// whose newest half did it, that half.
+    pub(super) fn decide(&mut self, rules: &Rules, by_half: bool) {
+        let half = self.own(rules).and_then(Window::newest_half);
+        if let Some(half) = half.filter(|_| by_half) {
+            self.show([half.calls, half.failures, self.sums[2].min(half.calls), 0]);
+        } else if rules.is_silent(self.sums) {
             let [_, failures, slow, undecided] = self.sums;
             let failed = failures + undecided;
-            self.sums = [failed, failed, slow.min(failed), 0];
-            if let [window] = &mut self.all[..] {
-                window.sums = self.sums;
-            }
+            self.show([failed, failed, slow.min(failed), 0]);
+        }
+    }
+
+    fn show(&mut self, sums: Sums) {
+        self.sums = sums;
+        if let [window] = &mut self.all[..] {
+            window.sums = sums;
         }
     }
 

@@ -78,13 +78,13 @@ async fn a_total_outage_opens_within_20_calls_at_any_traffic() {
 
 #[tokio::test]
 async fn a_failing_majority_opens_before_the_window_has_passed() {
-    for traffic in [10.0, 120.0] {
+    for (traffic, within) in [(10.0, 9), (120.0, 6)] {
         let service = Service::new(traffic);
         assert_eq!(service.run(secs(20), |_| false).await, (0, None));
         // 60 %: what succeeded before has to leave the window until half of it has failed.
         let (failed, took) = service.run(secs(30), |call| call % 5 < 3).await;
         let took = took.unwrap_or_else(|| panic!("{traffic}/s: closed after {failed} failures"));
-        assert!(took <= secs(6), "{traffic}/s: {took:?}");
+        assert!(took < secs(within), "{traffic}/s: {took:?}");
     }
     // With nothing before, as soon as there are enough calls.
     let (failed, took) = Service::new(120.0).run(secs(30), |call| call % 5 < 3).await;
@@ -93,13 +93,12 @@ async fn a_failing_majority_opens_before_the_window_has_passed() {
 
 #[tokio::test]
 async fn noise_opens_nothing() {
-    // At 10 calls a second the window has 70, of which 30 % become half 50 times a day.
-    for (traffic, share) in [(1.0, 0.3), (10.0, 0.2), (120.0, 0.3)] {
+    for traffic in [1.0, 10.0, 120.0] {
         let service = Service::new(traffic);
         let mut noise = fastrand::Rng::with_seed(11);
         let calls = 20_000.0 / traffic;
         let time = Duration::from_secs_f64(calls);
-        let (failed, took) = service.run(time, |_| noise.f64() < share).await;
+        let (failed, took) = service.run(time, |_| noise.f64() < 0.3).await;
         assert!(took.is_none(), "{traffic}/s: {failed} failures in {took:?}");
     }
 }

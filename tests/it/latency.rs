@@ -69,10 +69,10 @@ proptest! {
                 all.push(micros);
             }
             // Each replica reports in a slice of its own.
-            circuit.report(&report(&format!("r{n}"), 1, latencies), BASE + 800 * n as u64);
+            circuit.report(&report(&format!("r{n}"), 1, latencies), BASE + 1000 * n as u64);
         }
         let head = Head::default();
-        let seen = circuit.snapshot(&head, BASE + 800 * replicas.len() as u64).latency;
+        let seen = circuit.snapshot(&head, BASE + 1000 * replicas.len() as u64).latency;
         let seen = seen.expect("calls were measured");
         prop_assert_eq!(seen.count, all.len() as u64);
         all.sort_unstable();
@@ -113,9 +113,9 @@ async fn latencies_leave_the_window_as_the_clock_goes_on() {
     let head = Head::default();
     let seen = async || store.snapshot(&name, &head).await.unwrap().latency;
     assert_eq!(seen().await.unwrap().count, 7);
-    clock.advance(Duration::from_secs(6));
+    clock.advance(Duration::from_secs(8));
     assert_eq!(seen().await.unwrap().count, 7);
-    clock.advance(Duration::from_secs(1));
+    clock.advance(Duration::from_secs(2));
     assert_eq!(seen().await, None);
 }
 

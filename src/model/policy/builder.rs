@@ -86,7 +86,7 @@ impl PolicyBuilder {
 
     /// Counts the calls of the last `length`, in `buckets` parts that leave one by one.
     ///
-    /// Length `1 ms..=1 year`, default 7 s; buckets `1..=100`, default 10 and at most one a
+    /// Length `1 ms..=1 year`, default 10 s; buckets `1..=100`, default 10 and at most one a
     /// millisecond.
     pub fn sliding_window_time(mut self, length: Duration, buckets: u64) -> Self {
         self.rules.window_ms = millis(length);
@@ -104,7 +104,9 @@ impl PolicyBuilder {
 
     /// Sets the failure rate at which the circuit opens.
     ///
-    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (Hystrix).
+    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (Hystrix). The newest
+    /// half of a time window is judged alone once it has ten times `minimum_number_of_calls`, and the
+    /// whole window half the threshold: a healthy past then hides a failing majority half as long.
     /// Ignored until `minimum_number_of_calls` are in the window.
     pub fn failure_rate_threshold(self, percent: u64) -> Self {
         self.on("failure_rate_threshold", percent)
@@ -156,7 +158,7 @@ impl PolicyBuilder {
     /// Sets how many replicas must have failed within the window before the circuit opens for all.
     ///
     /// Unit: distinct replicas that reported a failure (or, with `slow_calls`, a slow call) within
-    /// the window's length; with a count window that length is the one of a time window, 7 s
+    /// the window's length; with a count window that length is the one of a time window, 10 s
     /// unless `window_ms` says otherwise. Range `1..=1000`. Default 1. It is capped by the number
     /// of replicas that reported within that time (15 s at least), so that a small fleet can still
     /// open. Below it no condition opens the shared circuit, nor does

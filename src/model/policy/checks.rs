@@ -329,7 +329,7 @@ mod tests {
             ),
             (
                 Policy::builder().report_interval(ms(20_000)),
-                "report_interval_ms (20000) is above window_ms (7000): a report covers more than the window",
+                "report_interval_ms (20000) is above window_ms (10000): a report covers more than the window",
             ),
             (
                 Policy::builder()

@@ -43,8 +43,8 @@ macro_rules! rules {
 }
 
 rules! {
-    /// Length of a time window, ms. Default 7 s.
-    window_ms = 7_000,
+    /// Length of a time window, ms. Default 10 s.
+    window_ms = 10_000,
     /// Buckets of a time window. Default 10.
     window_buckets = 10,
     /// Length of a count window, calls; 0 = a time window. Default 0.

@@ -62,7 +62,7 @@ const fn of_queues(command: &'static str, how: Try) -> Right {
 }
 
 /// All of it, in the order of the alphabet.
-pub(super) const RIGHTS: [Right; 41] = [
+pub(super) const RIGHTS: [Right; 40] = [
     Right {
         command: "asking",
         when: When::Cluster,
@@ -87,7 +87,6 @@ pub(super) const RIGHTS: [Right; 41] = [
     right("hlen", Try::Key("")),
     // What is no number: an error, but only once the right was looked at.
     of_queues("hincrby", Try::Key("f x")),
-    of_queues("hlen", Try::Key("")),
     right("hmget", Try::Key("f")),
     // Fields without values: an error, but only once the right was looked at.
     right("hset", Try::Key("f v f")),
