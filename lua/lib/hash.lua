@@ -3,7 +3,7 @@
 -- Owns field names, defaults and expiry; knows no transition. Only fields that are not at their
 -- default are ever written. Invariants: a key that a script has written has a TTL when it returns;
 -- what somebody else wrote into the hash and is not a value of its field reads as the default, and
--- is written over by the next save.
+-- is written over by the next save; fields that are not known are kept.
 -- Twin: the fields of `model::Circuit`.
 
 local DAY = 86400000
@@ -132,7 +132,7 @@ local REASONS = ' failure_rate failure_count consecutive_failures slow_call_rate
 -- each by name: what is at its default is not there.
 local function read()
   local c = {
-    state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
+    format = 0, state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
     window = '', window_at = 0, window_ended = '', counts = '', recent = '', probe_successes = 0, probe_failures = 0,
     ramp_until_ms = 0, retry_after_until_ms = 0, override_author = '', override_reason = '', policy = '',
     policy_version = 0, policies_differ = '', history_at = 0, replicas = 0, expires_ms = 0,
@@ -153,6 +153,9 @@ local function read()
     elseif default then
       changed[#changed + 1] = field
     end
+  end
+  if c.format > NEWEST_FORMAT then
+    refuse('EFORMAT', string.format('the circuit has format %d, and this release can work with formats up to %d', c.format, NEWEST_FORMAT))
   end
   c.changed, c.missing, c.pace_ms = changed, #stored == 0, 0
   parse_kept(c)
@@ -180,6 +183,7 @@ end
 local function save(c, renew)
   renew = renew or c.missing or c.expires_ms - now < lifetime(c) - DAY / 8
   if renew then set(c, 'expires_ms', now + lifetime(c)) end
+  if c.format < FORMAT then set(c, 'format', FORMAT) end
   write_kept(c)
   local args = c.missing and { 'state', c.state, 'generation', c.generation } or {}
   for _, field in ipairs(c.changed) do

@@ -19,11 +19,15 @@
 --   {now_ms (0 = server time), entropy (0..999), replica,
 --    policy {28 integers; none of an operator, who has no policy: what replicas last reported counts},
 --    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
--- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range).
+-- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range),
+-- EFORMAT (a newer release has written the circuit).
 
 local CIRCUIT, WINDOW, PROBES, REPLICAS, SEQ, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local FAILING, ALONE, LATENCY, HISTORY = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local CODE = KEYS[11]
+
+local FORMAT = 1 -- of a circuit's keys: the one that this release writes
+local NEWEST_FORMAT = 1 -- the newest one that it can work with
 
 local MAX_INT = 9007199254740991
 local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact

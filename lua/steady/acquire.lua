@@ -15,9 +15,9 @@ if now == 0 then
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
-local c = redis.call('HMGET', KEYS[1], 'generation', 'counts', 'recent', 'expires_ms', 'policy')
+local c = redis.call('HMGET', KEYS[1], 'generation', 'counts', 'recent', 'expires_ms', 'policy', 'format')
 local expires = tonumber(c[4])
-if tonumber(c[1]) ~= generation or (c[5] or '') ~= '' or not expires or expires % 1 ~= 0
+if tonumber(c[1]) ~= generation or (c[5] or '') ~= '' or c[6] ~= '1' or not expires or expires % 1 ~= 0
   or expires - now < keeps_ms or redis.call('ZCARD', KEYS[2]) > 0
 then
   return false

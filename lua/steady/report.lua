@@ -23,12 +23,12 @@ if now == 0 then
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
-local c = redis.call('HMGET', KEYS[1], 'generation', 'counts', 'recent', 'window', 'window_at', 'policy')
+local c = redis.call('HMGET', KEYS[1], 'generation', 'counts', 'recent', 'window', 'window_at', 'policy', 'format')
 local at = tonumber(c[5])
 local x, y, z, w, t1, t2, t3, t4, t5, t6 = string.match(c[2] or '',
   '^window=(%d+)/(%d+)/(%d+)/(%d+) total=(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/(%d+)$')
 local run, success, failure = string.match(c[3] or '', '^run=(%d+) success=(%d+) failure=(%d+)$')
-if not x or not run or tonumber(c[1]) ~= generation or c[4] ~= ARGV[2] or (c[6] or '') ~= '' or not at
+if not x or not run or tonumber(c[1]) ~= generation or c[4] ~= ARGV[2] or (c[6] or '') ~= '' or c[7] ~= '1' or not at
   or at % width ~= 0 or now < at or now >= at + width
 then
   return false

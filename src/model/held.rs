@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use super::{Circuit, Reason, circuit::Totals, operations::moment};
 
 impl Circuit {
+    /// The version of what a circuit's keys hold, as this release writes it.
+    pub(crate) const FORMAT: u64 = 1;
+
     /// What Redis would hold of the circuit, as text: key's suffix -> field -> value.
     ///
     /// Without events, fields at their default and empty keys; a count window is the field `ring`.
@@ -77,6 +80,7 @@ impl Circuit {
             .map(|(field, n)| ((*field).to_owned(), n.to_string()))
             .chain(texts.map(|(field, text)| ((*field).to_owned(), (*text).clone())))
             .collect();
+        fields.insert("format".to_owned(), Self::FORMAT.to_string());
         fields.insert("state".to_owned(), self.state.to_string());
         fields.insert("generation".to_owned(), self.generation.to_string());
         if self.reason != Reason::Created {

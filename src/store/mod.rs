@@ -45,6 +45,9 @@ pub enum StoreError {
     /// It would refuse this request each time.
     #[error("the request is not valid: {0}")]
     Invalid(String),
+    /// A newer release of this crate has written the circuit, in a format that this one does not know.
+    #[error("a newer release has written the circuit; upgrade this one: {0}")]
+    NewerFormat(String),
     /// It answered something that is not an answer.
     #[error("the store's answer cannot be read: {0}")]
     Unreadable(String),

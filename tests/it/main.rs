@@ -41,6 +41,7 @@ mod failover;
 #[cfg(feature = "fallback")]
 mod fallback;
 mod faults;
+mod formats;
 mod fuzz;
 #[cfg(feature = "health")]
 mod health;

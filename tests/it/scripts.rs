@@ -51,8 +51,12 @@ pub fn kept<const N: usize>(field: &str) -> [u64; N] {
 
 /// A script as the store sends it.
 pub fn script(name: &str) -> Script {
+    Script::new(&text(name))
+}
+
+pub fn text(name: &str) -> String {
     let lib = |part| read(&format!("lua/lib/{part}.lua"));
-    Script::new(&format!(
+    format!(
         "{}local function operate()\n{}{}{}{}{}{}{}{}end\nreturn operate()\n",
         lib("prelude"),
         lib("hash"),
@@ -63,7 +67,7 @@ pub fn script(name: &str) -> Script {
         lib("in_use"),
         lib("circuit"),
         read(&format!("lua/{name}.lua")),
-    ))
+    )
 }
 
 /// What the store sends first where a request has a brief, and the keys that it takes.

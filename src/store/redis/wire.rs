@@ -217,6 +217,7 @@ pub(super) fn error(error: RedisError) -> StoreError {
         | ErrorKind::RESP3NotSupported => StoreError::Unable(words),
         _ if error.code().is_some_and(|code| UNABLE.contains(&code)) => StoreError::Unable(words),
         _ if error.code().is_some_and(|code| INVALID.contains(&code)) => StoreError::Invalid(words),
+        _ if error.code() == Some("EFORMAT") => StoreError::NewerFormat(words),
         _ if UNABLE_IN_SCRIPT.iter().any(|said| words.contains(said)) => {
             StoreError::Unable(format!("{LACKS_A_RIGHT}{words}"))
         }

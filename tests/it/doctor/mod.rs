@@ -137,6 +137,7 @@ fn a_healthy_server_is_found_well_and_left_as_it_was() {
         "persistence",
         "clock",
         "keys",
+        "format",
         "policies",
     ];
     assert_eq!(names, expected);

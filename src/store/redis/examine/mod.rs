@@ -4,9 +4,9 @@
 //! deletes. What it is not allowed to look at is a note, never a failure.
 
 mod circuit;
+mod circuits;
 mod cluster;
 mod node;
-mod policies;
 mod rights;
 mod server;
 mod storage;
@@ -161,7 +161,7 @@ impl RedisStore {
         checks.push(everywhere(&nodes, storage::persistence).await);
         checks.push(everywhere(&nodes, server::clock).await);
         checks.push(storage::keys(&nodes).await);
-        checks.push(policies::differ(&nodes).await);
+        checks.extend(circuits::checks(&nodes).await);
         checks
     }
 
