@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -49,6 +50,15 @@ pin_project! {
         Asking { asking: Asking, call: Option<(S, Req)> },
         Calling { #[pin] call: S::Future, permit: Option<Permit>, limit: Option<Limit> },
         Refused { refused: Option<Refused> },
+    }
+}
+
+/// Drops the permit while the thread panics, whoever catches the panic later; forgotten otherwise.
+struct OnPanic<'a>(&'a mut Option<Permit>);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take());
     }
 }
 
@@ -129,23 +139,20 @@ where
                     permit,
                     limit,
                 } => {
-                    // Here, so that a panic drops it while the thread panics, whoever catches it
-                    // later.
-                    let held = permit.take().unwrap_or_else(|| over());
-                    if let Poll::Ready(result) = call.poll(cx) {
+                    let guard = OnPanic(permit);
+                    let polled = call.poll(cx);
+                    mem::forget(guard);
+                    if let Poll::Ready(result) = polled {
+                        let permit = permit.take().unwrap_or_else(|| over());
                         let asked = this.asked.take().unwrap_or_else(|| over());
-                        let result = this.classifier.settle(asked, result, held);
+                        let result = this.classifier.settle(asked, result, permit);
                         return Poll::Ready(result.map_err(R::failed));
                     }
                     let Some(limit) = limit else {
-                        *permit = Some(held);
                         return Poll::Pending;
                     };
-                    if limit.end.as_mut().poll(cx).is_pending() {
-                        *permit = Some(held);
-                        return Poll::Pending;
-                    }
-                    held.timed_out();
+                    ready!(limit.end.as_mut().poll(cx));
+                    permit.take().unwrap_or_else(|| over()).timed_out();
                     Step::refused(CallError::TimedOut(limit.after))
                 }
                 At::Refused { refused } => {
