@@ -23,11 +23,14 @@ end
 
 local permitted = 0
 if c.state == 'half_open' then
+  local latest = now + policy[LEASE_MS]
   redis.call('ZREMRANGEBYSCORE', PROBES, '-inf', now)
+  keep_scores(PROBES, latest)
+  redis.call('ZREMRANGEBYSCORE', PROBES, string.format('(%.0f', latest), '+inf')
   if redis.call('ZSCORE', PROBES, token) then
     permitted = 2
   elseif redis.call('ZCARD', PROBES) < in_use(c).permitted() then
-    redis.call('ZADD', PROBES, now + policy[LEASE_MS], token)
+    redis.call('ZADD', PROBES, latest, token)
     keep(c, PROBES)
     permitted = 2
   end

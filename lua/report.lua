@@ -17,6 +17,7 @@
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 local SLICE_MS, SLICES = 10000, 360 -- what is kept of the past
+local MOST_AHEAD_MS = 60000 -- how far the newest may lie ahead before the past begins anew
 local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 
 array(request, 15, 'request')
@@ -50,6 +51,7 @@ if undecided < 0 or counts[8] > failures then refuse('EREQUEST', 'more abandoned
 -- Notes now and then who is here, and lets go of who has not been for long.
 local function note_replicas(c)
   if redis.call('ZADD', REPLICAS, now, replica) == 1 then keep(c, REPLICAS) end
+  keep_scores(REPLICAS, now)
   local gone = redis.call('ZRANGEBYSCORE', REPLICAS, '-inf', now - REPLICA_MEMORY_MS, 'LIMIT', 0, 100)
   if #gone > 0 then
     redis.call('ZREM', REPLICAS, unpack(gone))
@@ -62,9 +64,11 @@ local function note_replicas(c)
 end
 
 -- Begins a slice of the past: with what had been counted before it, from which a reader makes differences.
--- One that lies far ahead is of a clock that was set back.
+-- Where the last one lies far ahead the clock was set back, and a stream takes no entry before its last.
 local function begin_slice(c, slice)
-  if slice < c.history_at and slice > c.history_at - SLICE_MS * SLICES then return end
+  local is_back = slice < c.history_at
+  if is_back and c.history_at - slice <= MOST_AHEAD_MS then return end
+  if is_back then redis.call('DEL', HISTORY) end
   set(c, 'history_at', slice)
   local function append()
     return redis.pcall('XADD', HISTORY, 'MAXLEN', SLICES, string.format('%d-0', slice), 'successes', c.successes_total,

@@ -23,7 +23,11 @@ if type(for_ms) ~= 'number' or for_ms < 0 or for_ms > 31536000000 or for_ms % 1 
 end
 
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= owner then return 0 end
+if holder and holder ~= owner then
+  -- Longer than the caller's would last it is only where the clock was set back.
+  if for_ms > 0 then redis.call('PEXPIRE', KEYS[1], string.format('%d', for_ms), 'LT') end
+  return 0
+end
 if for_ms == 0 then
   redis.call('DEL', KEYS[1])
 else

@@ -7,6 +7,9 @@
 -- Lua makes every function anew at each call of a script, at a price for each variable that it
 -- captures. So what only a transition needs is made by `transitions`, when there is one.
 
+-- A difference in time between Redis and its callers that is no delay of an answer, ms.
+local STEP_MS = 1000
+
 -- The circuit as others see it. Order: `model::Snapshot`.
 local function picture(c, calls, failures, slow, undecided)
   local probes = 0
@@ -45,11 +48,17 @@ local function transitions()
       'by', by, 'note', note or '', 'origin', origin or '', 'policy', stored or '')
   end
 
-  local function transition(c, to, reason, until_ms, by, note, origin)
+  -- After the last there is the first: no fleet comes there, but somebody may have written it.
+  local function next_generation(c)
+    set(c, 'generation', c.generation < MOST_GENERATIONS and c.generation + 1 or 1)
+  end
+
+  -- `why`: what the event says, where that is not the reason of the state.
+  local function transition(c, to, reason, until_ms, by, note, origin, why)
     local from = c.state
-    local ramp = reason == 'recovered' and policy[RAMP_MS] or 0
+    local ramp = reason == 'recovered' and not why and policy[RAMP_MS] or 0
     set(c, 'state', to)
-    set(c, 'generation', c.generation + 1)
+    next_generation(c)
     set(c, 'since_ms', now)
     set(c, 'until_ms', until_ms)
     set(c, 'reason', reason)
@@ -60,18 +69,13 @@ local function transitions()
       set(c, 'override_author', '')
       set(c, 'override_reason', '')
     end
-    announce(c, from, reason, by, note, origin)
+    announce(c, from, why or reason, by, note, origin)
     if to == 'closed' or to == 'metrics_only' then
       forget_window(c, FAILING)
       c.consecutive_failures = 0
       set(c, 'retry_after_until_ms', 0)
     end
     publish(c)
-  end
-
-  local function longest_wait()
-    local wait = math.max(policy[WAIT_MS], policy[MAX_WAIT_MS])
-    return wait + math.floor(wait * policy[JITTER] / 100)
   end
 
   -- The wait of the n-th consecutive open.
@@ -90,7 +94,8 @@ local function transitions()
   local function open(c, reason)
     local calm = c.state == 'closed' and now >= c.ramp_until_ms and math.max(0, now - c.since_ms) >= policy[BACKOFF_RESET_MS]
     set(c, 'consecutive_opens', calm and 1 or c.consecutive_opens + 1)
-    transition(c, 'open', reason, math.max(now + open_wait(c.consecutive_opens), c.retry_after_until_ms), replica)
+    local asked = math.min(c.retry_after_until_ms, now + longest_wait())
+    transition(c, 'open', reason, math.max(now + open_wait(c.consecutive_opens), asked), replica)
   end
 
   -- Remembers how long the protected service asked to be left alone.
@@ -107,22 +112,26 @@ local function transitions()
   -- Takes over what the caller remembers of a circuit that Redis has lost or has an older state of.
   local function adopt(c, memory)
     local generation, state, left, age, opens = memory[1], memory[2], memory[3], memory[4], memory[5]
-    local author, note = text(memory[6], 'memory.author'), text(memory[7], 'memory.reason')
-    if generation > LARGEST / 4 then refuse('EREQUEST', 'memory.generation is too large') end
+    local author, note, why, probes = text(memory[6], 'memory.author'), text(memory[7], 'memory.reason'), memory[8], memory[9]
     if not is_state(state) then refuse('EREQUEST', 'memory.state is not a state') end
     if left ~= -1 then left = math.min(whole(left, 'memory.left_ms'), CENTURY_MS) end
     whole(age, 'memory.age_ms')
     whole(opens, 'memory.opens')
+    whole(probes, 'memory.probes')
+    if not is_reason(text(why, 'memory.why')) then refuse('EREQUEST', 'memory.why is not a reason') end
     set(c, 'generation', generation)
     if (state == 'open' or state == 'half_open') and age <= longest_wait() + policy[LEASE_MS] then
+      -- Where a probe may be out, or is about to be, for as long as that is.
+      local lease = (state == 'half_open' or left <= STEP_MS or probes > 0 or age >= policy[WAIT_MS]) and policy[LEASE_MS] or 0
       set(c, 'consecutive_opens', opens)
-      transition(c, 'open', 'adopted', now + math.max(left, policy[LEASE_MS]), replica)
+      transition(c, 'open', state == 'open' and why or 'adopted', now + math.max(math.min(left, longest_wait()), lease), replica,
+        nil, nil, 'adopted')
     elseif is_override(state) and left ~= 0 then
       set(c, 'override_author', author)
       set(c, 'override_reason', note)
-      transition(c, state, 'adopted', left < 0 and 0 or now + left, replica, note)
+      transition(c, state, why, left < 0 and 0 or now + left, replica, note, nil, 'adopted')
     elseif state ~= 'closed' or not c.missing then
-      set(c, 'generation', generation + 1)
+      next_generation(c)
       set(c, 'reason', 'adopted')
       announce(c, c.state, 'adopted', replica)
       publish(c)
@@ -144,8 +153,17 @@ end
 local function load()
   local c = read()
   if c.missing then set(c, 'since_ms', now) end
-  local memory = array(request[5], 7, 'memory')
-  if whole(memory[1], 'memory.generation') > c.generation then transitions().adopt(c, memory) end
+  local memory = array(request[5], 9, 'memory')
+  local generation, left = whole(memory[1], 'memory.generation'), memory[3]
+  if generation > c.generation then
+    -- The last one of all would be adopted again and again.
+    if generation < MOST_GENERATIONS then transitions().adopt(c, memory) end
+  elseif c.until_ms > now + STEP_MS and generation == c.generation and memory[2] == c.state and c.state ~= 'half_open'
+    and left ~= -1 and c.until_ms > now + whole(left, 'memory.left_ms') + STEP_MS
+  then
+    -- The caller's clock, which nobody sets, says that less is left: Redis' was set back.
+    set(c, 'until_ms', now + left)
+  end
   if c.until_ms > 0 and now >= c.until_ms and is_override(c.state) then
     set(c, 'consecutive_opens', 0)
     transitions().to(c, 'closed', 'override_expired', 0, replica)

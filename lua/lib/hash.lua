@@ -100,10 +100,16 @@ local function apply(values, pairs_of_text)
   return values
 end
 
+-- Whether somebody wrote more fields into a hash than we would have. Who lacks the right to ask does not know.
+local function is_flooded(key, most)
+  local length = redis.pcall('HLEN', key)
+  return type(length) == 'number' and length > most
+end
+
 -- The policies in code that replicas noted: a list of {name, id, seen, replicas} in the order of their
 -- ids. A name is the settings that are not at their default, as text.
 local function policies_in_use()
-  local list, held = {}, redis.call('HLEN', CODE) <= 64 and redis.call('HGETALL', CODE) or {}
+  local list, held = {}, is_flooded(CODE, 64) and {} or redis.call('HGETALL', CODE)
   for i = 1, #held, 2 do
     local id, seen, replicas = string.match(held[i + 1], '^(%d+) (%d+) (%d+)$')
     id, seen, replicas = tonumber(id), tonumber(seen), tonumber(replicas)
@@ -124,12 +130,43 @@ local function last_policy()
   return apply(policy_defaults(), last.name), last.name ~= 'default' and last.name or ''
 end
 
+-- The longest wait in open, jitter included.
+local function longest_wait()
+  local wait = math.max(policy[WAIT_MS], policy[MAX_WAIT_MS])
+  return wait + math.floor(wait * policy[JITTER] / 100)
+end
+
+-- The times of a state, where the clock was set back, or another server's is behind, or somebody wrote them: it has
+-- begun by now, lasts no longer than it was to, nor than the policy has it last. Twin: `model::snapshot::Span`.
+local function keep_in_time(c)
+  local ahead, state = math.max(0, c.since_ms - now), c.state
+  local function bound(field, longest)
+    if c[field] > 0 then set(c, field, math.min(math.max(c[field] - ahead, ahead > 0 and now or 0), now + longest)) end
+  end
+  bound('until_ms', state == 'open' and math.max(longest_wait(), policy[LEASE_MS])
+    or state == 'half_open' and policy[HALF_OPEN_MS] or CENTURY_MS)
+  bound('ramp_until_ms', policy[RAMP_MS])
+  bound('retry_after_until_ms', LARGEST)
+  if ahead > 0 then set(c, 'since_ms', now) end
+end
+
+-- Times that are later than any can be, as those of a clock that was set back, are read as the latest.
+local function keep_scores(key, latest)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, string.format('(%.0f', latest), '+inf', 'LIMIT', 0, 100)) do
+    redis.call('ZADD', key, latest, member)
+  end
+end
+
 -- Why a circuit can be in its state. Twin: `model::Reason`.
 local REASONS = ' failure_rate failure_count consecutive_failures slow_call_rate tripped wait_elapsed probe_failed'
   .. ' half_open_timeout recovered override override_expired reset adopted '
 
--- A field whose default is 0 is a number. Reading all that there is costs less than asking for
--- each by name: what is at its default is not there.
+local function is_reason(word)
+  return word == 'created' or string.find(word, '^[%l_]+$') and string.find(REASONS, ' ' .. word .. ' ', 1, true)
+end
+
+-- A field whose default is 0 is a number. Asked for by name, so that what somebody else wrote beside them,
+-- however much it is, costs nothing and stays.
 local function read()
   local c = {
     format = 0, state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,
@@ -137,37 +174,43 @@ local function read()
     ramp_until_ms = 0, retry_after_until_ms = 0, override_author = '', override_reason = '', policy = '',
     policy_version = 0, policies_differ = '', history_at = 0, replicas = 0, expires_ms = 0,
   }
-  local changed, stored = {}, redis.call('HGETALL', CIRCUIT)
-  for i = 1, #stored, 2 do
-    local field, value = stored[i], stored[i + 1]
-    local default = c[field]
-    if default == 0 then
-      value = tonumber(value)
-      if value and value >= 0 and value <= LARGEST and value % 1 == 0 then
+  local fields = {
+    'state', 'generation', 'since_ms', 'until_ms', 'reason', 'consecutive_opens', 'window', 'window_at', 'window_ended',
+    'counts', 'recent', 'probe_successes', 'probe_failures', 'ramp_until_ms', 'retry_after_until_ms', 'override_author',
+    'override_reason', 'policy', 'policy_version', 'policies_differ', 'history_at', 'replicas', 'expires_ms', 'format',
+  }
+  local changed, stored, missing = {}, redis.call('HMGET', CIRCUIT, unpack(fields)), true
+  for i = 1, #fields do
+    local field, value = fields[i], stored[i]
+    if value then
+      local default = c[field]
+      missing = false
+      if default == 0 then
+        value = tonumber(value)
+        if value and value >= 0 and value <= LARGEST and value % 1 == 0 then
+          c[field] = value
+        else
+          changed[#changed + 1] = field
+        end
+      elseif #value <= LONGEST_TEXT then
         c[field] = value
       else
         changed[#changed + 1] = field
       end
-    elseif default and #value <= LONGEST_TEXT then
-      c[field] = value
-    elseif default then
-      changed[#changed + 1] = field
     end
   end
   if c.format > NEWEST_FORMAT then
     refuse('EFORMAT', string.format('the circuit has format %d, and this release can work with formats up to %d', c.format, NEWEST_FORMAT))
   end
-  c.changed, c.missing, c.pace_ms = changed, #stored == 0, 0
+  c.changed, c.missing, c.pace_ms = changed, missing, 0
   parse_kept(c)
   local state, reason = c.state, c.reason
   if state ~= 'closed' and state ~= 'open' and state ~= 'half_open' and not is_override(state) then
     set(c, 'state', 'closed')
   end
-  if reason ~= 'created' and not (string.find(reason, '^[%l_]+$') and string.find(REASONS, ' ' .. reason .. ' ', 1, true)) then
-    set(c, 'reason', 'created')
-  end
-  -- A replica that remembered a larger one would be refused from then on.
-  if c.generation > LARGEST / 2 then set(c, 'generation', 0) end
+  if not is_reason(reason) then set(c, 'reason', 'created') end
+  -- No replica could have another adopt it.
+  if c.generation > MOST_GENERATIONS then set(c, 'generation', 0) end
   if is_operator then
     policy, c.code_policy = last_policy()
   end
@@ -176,13 +219,15 @@ local function read()
     c.policy_in_code = { unpack(policy) }
     apply(policy, c.policy)
   end
+  if c.since_ms > now or c.until_ms > now or c.ramp_until_ms > now then keep_in_time(c) end
   return c
 end
 
 -- Writes what was set; renews every TTL when the last renewal is long ago or `renew` is true.
 local function save(c, renew)
-  renew = renew or c.missing or c.expires_ms - now < lifetime(c) - DAY / 8
-  if renew then set(c, 'expires_ms', now + lifetime(c)) end
+  local left, most = c.expires_ms - now, lifetime(c)
+  renew = renew or c.missing or left < most - DAY / 8 or left > most + DAY
+  if renew then set(c, 'expires_ms', now + most) end
   if c.format < FORMAT then set(c, 'format', FORMAT) end
   write_kept(c)
   local args = c.missing and { 'state', c.state, 'generation', c.generation } or {}

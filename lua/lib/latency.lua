@@ -75,18 +75,23 @@ local function latency()
     local width, n = slices()
     local start = string.format('%d', math.floor(now / width) * width)
     local slice = redis.call('HGET', LATENCY, start) or ''
-    if redis.call('HSET', LATENCY, start, merged(#slice <= LONGEST_SLICE and slice or '', values)) == 0 then return end
+    slice = merged(#slice <= LONGEST_SLICE and slice or '', values)
+    if redis.call('HSET', LATENCY, start, slice) == 0 then return end
+    if is_flooded(LATENCY, 5000) then
+      redis.call('DEL', LATENCY)
+      redis.call('HSET', LATENCY, start, slice)
+    end
     keep(c, LATENCY)
     local held = redis.call('HGETALL', LATENCY)
     for i = 1, #held, 2 do
-      if not is_in_window(held[i], width, n) then redis.call('HDEL', LATENCY, held[i]) end
+      if not is_in_window(held[i], width, n) or #held[i + 1] > LONGEST_SLICE then redis.call('HDEL', LATENCY, held[i]) end
     end
   end
 
   -- The slices of the window, as they stand: to add them up is cheaper elsewhere.
   local function seen()
     local width, n = slices()
-    local found, held = {}, redis.call('HGETALL', LATENCY)
+    local found, held = {}, is_flooded(LATENCY, 5000) and {} or redis.call('HGETALL', LATENCY)
     for i = 1, #held, 2 do
       if #held[i + 1] <= LONGEST_SLICE and #found < MOST_SLICES and is_in_window(held[i], width, n) then
         found[#found + 1] = held[i + 1]

@@ -18,7 +18,8 @@
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
 --   {now_ms (0 = server time), entropy (0..999), replica,
 --    policy {28 integers; none of an operator, who has no policy: what replicas last reported counts},
---    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason}}
+--    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason of the override, reason of the
+--            state, probes that were out}}
 -- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range),
 -- EFORMAT (a newer release has written the circuit).
 
@@ -31,6 +32,7 @@ local NEWEST_FORMAT = 1 -- the newest one that it can work with
 
 local MAX_INT = 9007199254740991
 local LARGEST = 4503599627370495 -- 2^52-1: what is kept, and sums of it, stay exact
+local MOST_GENERATIONS = 1099511627776 -- 2^40: a transition a millisecond for 34 years
 local MOST_CALLS = 1000000000000 -- no report has more
 local YEAR_MS = 31536000000 -- no setting is larger
 local CENTURY_MS = 100 * YEAR_MS -- no time that is asked for is longer

@@ -16,15 +16,19 @@ local function quorum()
     local kept = c.policies_differ == '' and window or math.max(window, REPLICA_MEMORY_MS)
     redis.call('ZREMRANGEBYSCORE', FAILING, '-inf', now - kept)
     if redis.call('ZADD', FAILING, now, replica) == 1 then keep(c, FAILING) end
+    keep_scores(FAILING, now)
   end
 
   local function note_alone(c, alone_ms)
+    -- As long as its circuit can be open, or half-open.
+    local latest = now + math.max(longest_wait(), policy[LEASE_MS], policy[HALF_OPEN_MS])
+    keep_scores(ALONE, latest)
     if alone_ms == 0 then
       redis.call('ZREM', ALONE, replica)
       return
     end
     redis.call('ZREMRANGEBYSCORE', ALONE, '-inf', now)
-    if redis.call('ZADD', ALONE, now + math.min(alone_ms, CENTURY_MS), replica) == 1 then keep(c, ALONE) end
+    if redis.call('ZADD', ALONE, math.min(now + alone_ms, latest), replica) == 1 then keep(c, ALONE) end
   end
 
   local function failing()

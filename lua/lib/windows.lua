@@ -146,7 +146,8 @@ local function several(c)
     local w = new(c.window)
     if not w then return {} end
     w.at, w.sums = c.window_at, { c.window_calls, c.window_failures, c.window_slow, c.window_undecided }
-    local held = redis.pcall(w.calls and 'GET' or 'HGETALL', WINDOW)
+    local flooded = not w.calls and is_flooded(WINDOW, 5000)
+    local held = flooded and {} or redis.pcall(w.calls and 'GET' or 'HGETALL', WINDOW)
     if w.calls then
       read_parts(w, type(held) == 'string' and held or '')
     elseif not held.err then

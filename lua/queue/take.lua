@@ -36,6 +36,16 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', ms(now), 'LIMIT
   if job then make_ready(id, job) end
 end
 
+-- One that was taken in what is the future since the clock was set back has its lease from now on.
+local last = redis.call('ZRANGE', LEASES, -1, -1, 'WITHSCORES')
+local latest = last[1] and tonumber(last[2]) > now + lease_ms and load(last[1])
+local taken = latest and tonumber(latest.at_ms)
+if taken and taken > now then
+  redis.call('ZADD', LEASES, ms(now + math.min(math.max(0, tonumber(last[2]) - taken), CENTURY_MS)), last[1])
+  latest.at_ms = now
+  save(last[1], latest)
+end
+
 -- First those whose workers are gone.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', ms(now), 'LIMIT', 0, AT_ONCE)) do
   local job = load(id)

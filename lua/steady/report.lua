@@ -9,15 +9,15 @@
 --
 -- KEYS[1]  circuit   hash
 -- KEYS[2]  seq       hash
--- ARGV[1]  brief     19 numbers of fixed width (`model::brief`)
+-- ARGV[1]  brief     20 numbers of fixed width (`model::brief`)
 -- ARGV[2]  geometry  of the window
 -- ARGV[3]  replica
 -- Returns  text: "steady|", server time, "|", the fields `counts` and `recent` with a bar between; nil: ask
 --          `report`
 
-local now, seq, generation, successes, failures, slow, ignored, not_permitted, abandoned, undecided, first, longest, final, width,
+local now, seq, generation, since, successes, failures, slow, ignored, not_permitted, abandoned, undecided, first, longest, final, width,
   minimum, rate, most_failures, most_run, slow_rate =
-  struct.unpack('>I6I6I6I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4', ARGV[1])
+  struct.unpack('>I6I6I6I6I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4', ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -29,7 +29,7 @@ local x, y, z, w, t1, t2, t3, t4, t5, t6 = string.match(c[2] or '',
   '^window=(%d+)/(%d+)/(%d+)/(%d+) total=(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/(%d+)$')
 local run, success, failure = string.match(c[3] or '', '^run=(%d+) success=(%d+) failure=(%d+)$')
 if not x or not run or tonumber(c[1]) ~= generation or c[4] ~= ARGV[2] or (c[6] or '') ~= '' or c[7] ~= '1' or not at
-  or at % width ~= 0 or now < at or now >= at + width
+  or at % width ~= 0 or now < at or now < since or now >= at + width
 then
   return false
 end

@@ -259,7 +259,7 @@ impl Cell {
                     && asked_at.elapsed() > self.shared.store_timeout =>
             {
                 // This process stood still: the permit may be another's by now.
-                self.take_shared(&grant.snapshot);
+                self.take_shared(&grant.snapshot, asked_at);
                 self.give_back(request.token);
                 Err(self.requested())
             }
@@ -298,7 +298,7 @@ impl Cell {
         let fetched = |ticket| Fetched::new(Arc::clone(self), ticket, asked_at);
         match answer {
             Ok(grant) => {
-                self.take_shared(&grant.snapshot);
+                self.take_shared(&grant.snapshot, asked_at);
                 let ticket = self.granted(grant.permission, request.token, &grant.snapshot, false);
                 let ticket = ticket.map_or_else(|| self.by_cache(), Ok);
                 ticket.map(fetched)

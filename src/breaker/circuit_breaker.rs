@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use tokio::time::Instant;
+
 use super::{
     CallError, ControlError, Events, Override, Permit, Rejection, cell::Cell, permit::Held,
     registry::Life,
@@ -342,8 +344,9 @@ impl CircuitBreaker {
     ) -> Result<Snapshot, ControlError> {
         let cell = &self.cell;
         let request = with.request(cell.head(), command, policy)?;
+        let asked = Instant::now();
         let snapshot = cell.shared.store.control(&cell.name, &request).await?;
-        cell.take_shared(&snapshot);
+        cell.take_shared(&snapshot, asked);
         Ok(snapshot)
     }
 

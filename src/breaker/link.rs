@@ -176,12 +176,12 @@ impl Shared {
             return true;
         };
         let report = cell.pending_or_empty();
-        let number = report.seq;
+        let (number, asked) = (report.seq, Instant::now());
         let error = match self.ask(cell, report).await {
             Ok(snapshot) => {
                 cell.delivered(number, snapshot.pace_ms);
                 self.returned(cells);
-                cell.take_shared(&snapshot);
+                cell.take_shared(&snapshot, asked);
                 return true;
             }
             Err(error) => error,

@@ -30,12 +30,14 @@ pub(super) async fn run(
         let mut listening = shared.store.listen(followed.clone(), sender);
         let ended = loop {
             tokio::select! {
-                ended = &mut listening => break ended,
+                // Notices first: however many come, they do not pile up.
+                biased;
+                () = stopped(&mut stop) => return,
                 Some(notice) = notices.recv() => {
                     (wait, warned) = (FIRST_WAIT, false);
                     hear(&shared, notice);
                 }
-                () = stopped(&mut stop) => return,
+                ended = &mut listening => break ended,
             }
         };
         drop(listening);

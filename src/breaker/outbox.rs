@@ -42,6 +42,9 @@ pub(super) struct Outbox {
     pub(super) last: Option<Instant>,
     /// When a report leaves, whatever the pace.
     pub(super) alarm: Option<Instant>,
+    /// Something was pushed that is to be asked about, and when that was last done.
+    asks: bool,
+    asked: Option<Instant>,
     /// When outcomes last left at once.
     urged: Option<Instant>,
     pub(super) pace_ms: u64,
@@ -74,6 +77,20 @@ impl Outbox {
     /// Has a report leave at this time, unless one does before.
     pub(super) fn set_alarm(&mut self, at: Instant) {
         self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
+    }
+
+    /// Has a report leave at this time, or so long after the last that did, though it says nothing.
+    pub(super) fn ask(&mut self, at: Instant, apart: Duration) {
+        self.asks = true;
+        self.set_alarm(self.asked.map_or(at, |asked| at.max(asked + apart)));
+    }
+
+    /// Whether the next report leaves though it says nothing; it is about to.
+    pub(super) fn asks(&mut self) -> bool {
+        if self.asks {
+            self.asked = Some(Instant::now());
+        }
+        std::mem::take(&mut self.asks)
     }
 
     /// Remembers how long the service asked to be left alone.

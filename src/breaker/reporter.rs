@@ -187,20 +187,26 @@ impl Shared {
 }
 
 async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
+    let asked = Instant::now();
     let answers = shared.file(batch).await;
     let now = Instant::now();
     for ((cell, report), answer) in batch.iter().zip(answers) {
         cell.outbox.lock().last = Some(now);
-        cell.answered(report.seq, answer);
+        cell.answered(report.seq, answer, asked);
     }
 }
 
 impl Cell {
-    fn answered(self: &Arc<Self>, number: u64, answer: Result<Snapshot, StoreError>) {
+    fn answered(
+        self: &Arc<Self>,
+        number: u64,
+        answer: Result<Snapshot, StoreError>,
+        asked: Instant,
+    ) {
         match answer {
             Ok(snapshot) => {
                 self.delivered(number, snapshot.pace_ms);
-                self.take_shared(&snapshot);
+                self.take_shared(&snapshot, asked);
             }
             Err(StoreError::Invalid(why)) => self.lose_report(number, &why),
             Err(error) => self.shared.store_failed(self, &error),
@@ -214,7 +220,7 @@ impl Cell {
             let Some(report) = self.report(false) else {
                 break;
             };
-            let number = report.seq;
+            let (number, asked) = (report.seq, Instant::now());
             let batch = [(self.name.clone(), report)];
             let Some(Ok(answers)) = self.shared.store.report(&batch).now_or_never() else {
                 break;
@@ -223,7 +229,7 @@ impl Cell {
                 self.noted
                     .lock()
                     .note_report(answer.is_ok(), Duration::ZERO);
-                self.answered(number, answer);
+                self.answered(number, answer, asked);
             }
         }
         if !self.outbox.lock().releases.is_empty() {
@@ -256,9 +262,10 @@ async fn release(shared: &Arc<Shared>, cell: &Arc<Cell>) {
             head: cell.head(),
             token,
         };
+        let asked = Instant::now();
         let answer = shared.store.release(&cell.name, &request);
         match shared.in_time(answer).await {
-            Ok(snapshot) => cell.take_shared(&snapshot),
+            Ok(snapshot) => cell.take_shared(&snapshot, asked),
             Err(error) => {
                 cell.outbox.lock().releases.push(request.token);
                 shared.store_failed(cell, &error);

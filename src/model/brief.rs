@@ -58,6 +58,7 @@ impl Head {
             && seen.generation == generation
             && memory.generation <= generation
             && seen.policy.is_empty()
+            && seen.ramp_until_ms <= seen.now_ms + self.policy.ramp_duration_ms
             && self.policy.quorum <= 1
     }
 }
@@ -71,7 +72,7 @@ impl Request for Acquire {
             ..
         } = &self.head;
         let mut numbers = Numbers::default();
-        numbers.wide([*now_ms, seen.generation, keeps_ms(policy)])?;
+        numbers.wide([*now_ms, seen.generation, seen.since_ms, keeps_ms(policy)])?;
         let plain = self.head.is_plain(seen.generation);
         plain.then(|| vec![numbers.0])
     }
@@ -108,7 +109,8 @@ impl Request for Report {
             _ => off(rules.slow_call_rate_threshold, NEVER_PERCENT),
         };
         let mut numbers = Numbers::default();
-        numbers.wide([self.head.now_ms, self.seq, self.generation])?;
+        let since_ms = self.head.seen.since_ms;
+        numbers.wide([self.head.now_ms, self.seq, self.generation, since_ms])?;
         numbers.narrow([
             counts.successes,
             counts.failures,

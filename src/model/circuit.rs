@@ -9,12 +9,19 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
     Event, Head, Interval, Kind, Members, Memory, Reason, Rules, Snapshot, State, Times,
-    history::History, in_use::Policies, request::LONGEST_MS, slices::Slices, window::Sums,
+    history::History,
+    in_use::Policies,
+    request::LONGEST_MS,
+    slices::Slices,
+    snapshot::{MOST_GENERATIONS, Span},
+    window::Sums,
     windows::Windows,
 };
 
 /// How many transitions are kept.
 const EVENTS: usize = 256;
+/// A difference in time between a store and its callers that is no delay of an answer, ms.
+const STEP_MS: u64 = 1000;
 
 /// One circuit, as Redis holds it. The default is one that no store has heard of.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +53,7 @@ pub struct Circuit {
     pub(super) live_replicas: u64,
     /// Token -> lease deadline.
     pub(super) probes: BTreeMap<String, u64>,
-    /// Replica -> number of its last report, when it was noted, and the id of its policy.
-    pub(super) replicas: HashMap<String, (u64, u64, u64)>,
+    pub(super) replicas: HashMap<String, Noted>,
     /// Replica -> when it last reported a failure.
     pub(super) failing: BTreeMap<String, u64>,
     /// Replica -> until when it is open for itself.
@@ -57,6 +63,19 @@ pub struct Circuit {
     pub(super) history: History,
     events: VecDeque<Event>,
     published: Vec<Snapshot>,
+}
+
+/// A replica that reports here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// Number of its last report.
+    pub(super) number: u64,
+    /// When it was seen.
+    pub(super) seen: u64,
+    /// The moment of that by which it is known to be noted.
+    pub(super) moment: u64,
+    /// The id of its policy.
+    pub(super) policy: u64,
 }
 
 /// Counts of a circuit's whole life.
@@ -81,6 +100,16 @@ pub(super) struct Turn<'a> {
     pub(super) rules: Rules,
 }
 
+/// The generation after this one. After the last there is the first: no fleet comes there, but
+/// somebody may have written it.
+const fn next(generation: u64) -> u64 {
+    if generation < MOST_GENERATIONS {
+        generation + 1
+    } else {
+        1
+    }
+}
+
 /// What an event says of whoever made it; the origin and the stored policy are an operator's.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Words<'a> {
@@ -88,6 +117,8 @@ pub(super) struct Words<'a> {
     pub(super) note: &'a str,
     pub(super) origin: &'a str,
     pub(super) policy: &'a str,
+    /// What the event says, where that is not the reason of the state.
+    pub(super) why: Option<Reason>,
 }
 
 impl<'a> Words<'a> {
@@ -155,7 +186,7 @@ impl Circuit {
     pub fn members(&self, now: u64) -> Members {
         let seen = self.replicas.iter();
         let seen: Times = seen
-            .map(|(name, (_, seen, _))| (name.clone(), *seen))
+            .map(|(name, noted)| (name.clone(), noted.seen))
             .collect();
         let (probes, alone) = (self.probes.clone(), self.alone.clone());
         Members::new(now, probes, &seen, &self.failing, alone)
@@ -188,6 +219,7 @@ impl Circuit {
         if !self.exists {
             self.since_ms = now;
         }
+        self.keep_in_time(&t);
         self.adopt(&t, &head.memory);
         self.exists = true;
         if self.state.is_override() && self.until_ms > 0 && now >= self.until_ms {
@@ -203,34 +235,70 @@ impl Circuit {
         t
     }
 
-    /// Takes over what the caller remembers of a circuit that was lost or is in an older state.
+    fn keep_in_time(&mut self, t: &Turn<'_>) {
+        let times = Span {
+            since: self.since_ms,
+            until: self.until_ms,
+            ramp_until: self.ramp_until_ms,
+            retry_after_until: self.retry_after_until_ms,
+        };
+        let times = times.as_of(t.now, self.state, &t.rules);
+        self.since_ms = times.since;
+        self.until_ms = times.until;
+        self.ramp_until_ms = times.ramp_until;
+        self.retry_after_until_ms = times.retry_after_until;
+    }
+
+    /// Takes over what the caller remembers of a circuit that was lost or is in an older state; of
+    /// the present one, how much of it is left, where the store's clock was set back.
     fn adopt(&mut self, t: &Turn<'_>, memory: &Memory) {
-        if memory.generation <= self.generation {
+        let left = u64::try_from(memory.left_ms).map_or(0, |left| left.min(LONGEST_MS));
+        if memory.generation == self.generation {
+            let same = memory.state == self.state && self.state != State::HalfOpen;
+            // The caller's clock, which nobody sets, says so.
+            if same && memory.left_ms >= 0 && self.until_ms > t.now + left + STEP_MS {
+                self.until_ms = t.now + left;
+            }
+            return;
+        }
+        // The last one of all would be adopted again and again.
+        if memory.generation < self.generation || memory.generation >= MOST_GENERATIONS {
             return;
         }
         self.generation = memory.generation;
-        let left = u64::try_from(memory.left_ms).map_or(0, |left| left.min(LONGEST_MS));
         let recent = memory.age_ms <= t.rules.longest_wait_ms() + t.rules.probe_lease_ms;
+        let adopted = Words {
+            why: Some(Reason::Adopted),
+            ..Words::of(t.replica)
+        };
         if matches!(memory.state, State::Open | State::HalfOpen) && recent {
             self.consecutive_opens = memory.opens;
-            let until = t.now + left.max(t.rules.probe_lease_ms);
-            self.transition(t, State::Open, Reason::Adopted, until, Words::of(t.replica));
+            // Where a probe may be out, or is about to be, for as long as that is.
+            let may_probe = memory.state == State::HalfOpen
+                || left <= STEP_MS
+                || memory.probes > 0
+                || memory.age_ms >= t.rules.wait_duration_in_open_state_ms;
+            let lease = if may_probe { t.rules.probe_lease_ms } else { 0 };
+            let until = t.now + left.min(t.rules.longest_wait_ms()).max(lease);
+            let reason = match memory.state {
+                State::Open => memory.why,
+                _ => Reason::Adopted,
+            };
+            self.transition(t, State::Open, reason, until, adopted);
         } else if memory.state.is_override() && memory.left_ms != 0 {
             self.override_author.clone_from(&memory.author);
             self.override_reason.clone_from(&memory.reason);
             let until = if memory.left_ms < 0 { 0 } else { t.now + left };
+            let note = &memory.reason;
             self.transition(
                 t,
                 memory.state,
-                Reason::Adopted,
+                memory.why,
                 until,
-                Words {
-                    note: &memory.reason,
-                    ..Words::of(t.replica)
-                },
+                Words { note, ..adopted },
             );
         } else if memory.state != State::Closed || self.exists {
-            self.generation += 1;
+            self.generation = next(self.generation);
             self.reason = Reason::Adopted;
             self.announce(t, self.state, self.reason, Words::of(t.replica));
             self.publish(t);
@@ -246,12 +314,12 @@ impl Circuit {
         words: Words<'_>,
     ) {
         let from = std::mem::replace(&mut self.state, to);
-        let ramp = if reason == Reason::Recovered {
+        let ramp = if reason == Reason::Recovered && words.why.is_none() {
             t.rules.ramp_duration_ms
         } else {
             0
         };
-        self.generation += 1;
+        self.generation = next(self.generation);
         self.since_ms = t.now;
         self.until_ms = until_ms;
         self.reason = reason;
@@ -262,7 +330,7 @@ impl Circuit {
             self.override_author.clear();
             self.override_reason.clear();
         }
-        self.announce(t, from, reason, words);
+        self.announce(t, from, words.why.unwrap_or(reason), words);
         if matches!(to, State::Closed | State::MetricsOnly) {
             self.window.forget();
             self.failing.clear();
@@ -314,7 +382,10 @@ impl Circuit {
             && t.now.saturating_sub(self.since_ms) >= t.rules.backoff_reset_after_ms;
         self.consecutive_opens = if calm { 1 } else { self.consecutive_opens + 1 };
         let wait = t.rules.open_wait_ms(self.consecutive_opens, t.entropy);
-        let until = (t.now + wait).max(self.retry_after_until_ms);
+        let asked = self
+            .retry_after_until_ms
+            .min(t.now + t.rules.longest_wait_ms());
+        let until = (t.now + wait).max(asked);
         self.transition(t, State::Open, reason, until, Words::of(t.replica));
     }
 

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Circuit, Reason, circuit::Totals, operations::moment};
+use super::{
+    Circuit, Reason,
+    circuit::{Noted, Totals},
+};
 
 impl Circuit {
     /// The version of what a circuit's keys hold, as this release writes it.
@@ -22,16 +25,16 @@ impl Circuit {
         let texts = |pairs: &mut dyn Iterator<Item = (&String, u64)>| -> BTreeMap<_, _> {
             pairs.map(|(k, v)| (k.clone(), v.to_string())).collect()
         };
-        let seen = |(r, (_, seen, _)): (_, &(u64, u64, u64))| (r, *seen);
+        let seen = |(r, noted): (_, &Noted)| (r, noted.seen);
         held.insert(":window", self.window.held());
         held.insert(
             ":probes",
             texts(&mut self.probes.iter().map(|(t, d)| (t, *d))),
         );
         held.insert(":replicas", texts(&mut self.replicas.iter().map(seen)));
-        let both = |(r, (seq, seen, policy)): (&String, &(u64, u64, u64))| {
-            let first = format!("{seq} {}", moment(*seen));
-            let text = match policy {
+        let both = |(r, noted): (&String, &Noted)| {
+            let first = format!("{} {}", noted.number, noted.moment);
+            let text = match noted.policy {
                 1 => first,
                 other => format!("{first} {other}"),
             };

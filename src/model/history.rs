@@ -12,6 +12,9 @@ pub(crate) const SLICE_MS: u64 = 10_000;
 /// How many are kept; slices in which nothing was reported are none.
 pub(crate) const SLICES: usize = 360;
 
+/// How far the newest may lie ahead before the past begins anew.
+const MOST_AHEAD_MS: u64 = 60_000;
+
 /// What was reported of a circuit within ten seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -64,13 +67,13 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Begins a slice where `now` is in another than the last; one that lies far ahead is of a
-    /// clock that was set back.
+    /// Begins a slice where `now` is in another than the last; where that lies far ahead the clock
+    /// was set back, and the past begins anew.
     pub(super) fn begin(&mut self, now: u64, totals: [u64; 6]) {
         let slice = now - now % SLICE_MS;
         let ahead = slice < self.at;
         // A stream has no entry 0.
-        if slice == 0 || slice == self.at || ahead && slice + SLICE_MS * SLICES as u64 > self.at {
+        if slice == 0 || slice == self.at || ahead && self.at - slice <= MOST_AHEAD_MS {
             return;
         }
         if ahead {

@@ -5,7 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Circuit, Rules, circuit::Turn, quorum::REPLICA_SEEN_MS, window::Shape};
+use super::{
+    Circuit, Rules,
+    circuit::{Noted, Turn},
+    quorum::REPLICA_SEEN_MS,
+    window::Shape,
+};
 
 /// How many policies are known at most.
 const MOST: usize = 8;
@@ -97,7 +102,13 @@ impl Circuit {
     fn count_policies(&mut self, t: &Turn<'_>, mine: u64, since: u64) {
         let mut counted = BTreeMap::<u64, u64>::new();
         if self.policies.len() > 1 {
-            for (replica, (_, seen, id)) in &self.replicas {
+            for (
+                replica,
+                Noted {
+                    seen, policy: id, ..
+                },
+            ) in &self.replicas
+            {
                 let id = if replica == t.replica { mine } else { *id };
                 *counted.entry(id).or_default() += u64::from(*seen >= since);
             }

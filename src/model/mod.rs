@@ -30,7 +30,7 @@ pub(crate) use self::{
     members::Times,
     operations::pace_ms,
     request::{FOREVER, millis},
-    snapshot::{LARGEST, text},
+    snapshot::{LARGEST, MOST_GENERATIONS, text},
     window::{Sums, before},
 };
 pub use brief::Request;

@@ -6,7 +6,7 @@ use super::{
     Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Rules,
     Snapshot, State,
     circuit::{Turn, Words},
-    quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS},
+    quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS, no_later},
     request::LONGEST_MS,
 };
 
@@ -67,15 +67,16 @@ impl Circuit {
     }
 
     fn probe(&mut self, t: &Turn<'_>, token: &str) -> Permission {
+        let latest = t.now + t.rules.probe_lease_ms;
         self.probes.retain(|_, deadline| *deadline > t.now);
+        no_later(self.probes.values_mut(), latest);
         if self.probes.contains_key(token) {
             return Permission::Probe;
         }
         if self.probes.len() as u64 >= self.permitted_probes(t) {
             return Permission::Rejected;
         }
-        self.probes
-            .insert(token.to_owned(), t.now + t.rules.probe_lease_ms);
+        self.probes.insert(token.to_owned(), latest);
         Permission::Probe
     }
 
@@ -102,30 +103,28 @@ impl Circuit {
     fn is_news(&mut self, t: &Turn<'_>, report: &Report, now: u64) -> bool {
         let replica = &report.head.replica;
         let known = self.replicas.get(replica).copied();
-        if known.is_some_and(|(last, ..)| report.seq <= last) {
+        if known.is_some_and(|known| report.seq <= known.number) {
             return false;
         }
-        let (seen, policy) = match known {
-            Some((_, seen, policy)) if moment(seen) == moment(now) => (seen, policy),
-            _ => (now, self.note_replicas(t, now)),
-        };
-        self.replicas
-            .insert(replica.clone(), (report.seq, seen, policy));
+        let mut noted = known.unwrap_or_default();
+        if known.is_none_or(|known| known.moment != moment(now)) {
+            (noted.seen, noted.moment) = (now, moment(now));
+            self.replicas.insert(replica.clone(), noted);
+            noted.policy = self.note_replicas(t, now);
+        }
+        noted.number = report.seq;
+        self.replicas.insert(replica.clone(), noted);
         true
     }
 
-    /// Notes who is here, and lets go of who has not been for long; returns the id of the replica's
-    /// policy.
+    /// Lets go of who has not been here for long, and says how many are; returns the id of the
+    /// replica's policy.
     fn note_replicas(&mut self, t: &Turn<'_>, now: u64) -> u64 {
-        let (number, _, policy) = self.replicas.get(t.replica).copied().unwrap_or_default();
-        self.replicas
-            .insert(t.replica.to_owned(), (number, now, policy));
+        no_later(self.replicas.values_mut().map(|noted| &mut noted.seen), now);
         if let Some(forgotten) = now.checked_sub(REPLICA_MEMORY_MS) {
-            let gone = self
-                .replicas
-                .iter()
-                .filter(|(_, (_, seen, _))| *seen <= forgotten);
-            let mut gone: Vec<_> = gone.map(|(r, (_, seen, _))| (*seen, r.clone())).collect();
+            let gone = self.replicas.iter();
+            let gone = gone.filter(|(_, noted)| noted.seen <= forgotten);
+            let mut gone: Vec<_> = gone.map(|(r, noted)| (noted.seen, r.clone())).collect();
             gone.sort();
             for (_, replica) in gone.into_iter().take(CLEARED) {
                 self.replicas.remove(&replica);
@@ -134,7 +133,7 @@ impl Circuit {
         // Who reports so rarely only because it was told to is there too.
         let live_ms = REPLICA_LIVE_MS.max(3 * self.live_replicas * 1000 / REPORTS_PER_SECOND);
         let since = now.saturating_sub(live_ms);
-        let live = self.replicas.values().filter(|(_, seen, _)| *seen >= since);
+        let live = self.replicas.values().filter(|noted| noted.seen >= since);
         self.live_replicas = live.count() as u64;
         self.note_policy(t, live_ms)
     }
@@ -212,6 +211,7 @@ impl Circuit {
             note: &request.reason,
             origin: t.replica,
             policy: "",
+            why: None,
         };
         let to = match request.command {
             Command::Reset => State::Closed,
@@ -249,6 +249,7 @@ impl Circuit {
             _ => self.window.totals(&t.rules, now),
         };
         let mut snapshot = self.picture(&t, counts);
+        snapshot = snapshot.in_time(&t.rules);
         snapshot.pace_ms = 0;
         snapshot.latency = self.latencies.seen(&t.rules, now).percentiles();
         snapshot.code_policy = self.code();

@@ -4,9 +4,7 @@
 //! every breach is agreed on. Both are cleared of what is over when something is noted, and what
 //! is over never counts. Twin: `lua/lib/quorum.lua`.
 
-use super::{
-    Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS, request::LONGEST_MS,
-};
+use super::{Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS};
 
 /// Who reported within this time is there.
 pub(super) const REPLICA_LIVE_MS: u64 = 15_000;
@@ -16,6 +14,12 @@ pub(super) const REPLICA_SEEN_MS: u64 = 5_000;
 /// How long a failure counts, ms.
 fn window(rules: &Rules) -> u64 {
     rules.window_ms.max(1)
+}
+
+/// Times that are later than any can be, as those of a clock that was set back, are read as the
+/// latest. Redis takes a hundred at a time.
+pub(super) fn no_later<'a>(times: impl Iterator<Item = &'a mut u64>, latest: u64) {
+    times.for_each(|at| *at = latest.min(*at));
 }
 
 impl Circuit {
@@ -32,18 +36,23 @@ impl Circuit {
         };
         self.failing.retain(|_, at| *at + kept > t.now);
         self.failing.insert(t.replica.to_owned(), t.now);
+        no_later(self.failing.values_mut(), t.now);
     }
 
     pub(super) fn note_alone(&mut self, t: &Turn<'_>, alone_ms: u64) {
         if t.rules.quorum <= 1 {
             return;
         }
+        // As long as its circuit can be open, or half-open.
+        let longest = t.rules.longest_wait_ms().max(t.rules.probe_lease_ms);
+        let latest = t.now + longest.max(t.rules.max_wait_duration_in_half_open_state_ms);
+        no_later(self.alone.values_mut(), latest);
         if alone_ms == 0 {
             self.alone.remove(t.replica);
             return;
         }
         self.alone.retain(|_, until| *until > t.now);
-        let until = t.now + alone_ms.min(LONGEST_MS);
+        let until = t.now.saturating_add(alone_ms).min(latest);
         self.alone.insert(t.replica.to_owned(), until);
     }
 
@@ -70,7 +79,7 @@ impl Circuit {
         // A replica's place in `replicas` can be older than its last report by what it is known to.
         let within = window(&t.rules).max(REPLICA_LIVE_MS) + REPLICA_SEEN_MS;
         let since = t.now.saturating_sub(within);
-        let live = self.replicas.values().filter(|(_, seen, _)| *seen >= since);
+        let live = self.replicas.values().filter(|noted| noted.seen >= since);
         let live = live.count() as u64;
         self.failing_now(t) >= t.rules.quorum.min(live.max(1))
     }

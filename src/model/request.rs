@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Counts, Latencies, Rules, Runs, Snapshot, State};
+use super::{Counts, Latencies, Reason, Rules, Runs, Snapshot, State};
 
 /// The longest time that goes over the wire, ms: a hundred years.
 pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
@@ -58,6 +58,10 @@ pub struct Memory {
     pub author: String,
     /// The override's reason.
     pub reason: String,
+    /// Why the circuit entered its state.
+    pub why: Reason,
+    /// Probe permits that were out when the store confirmed this.
+    pub probes: u64,
 }
 
 /// Asks for leave to make one call.

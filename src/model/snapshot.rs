@@ -7,10 +7,12 @@ use serde::{
     de::{Error, Visitor},
 };
 
-use super::{Percentiles, Reason, State};
+use super::{Percentiles, Reason, Rules, State, request::LONGEST_MS};
 
 /// The largest number that a store keeps: sums of a few stay exact in Lua.
 pub(crate) const LARGEST: u64 = (1 << 52) - 1;
+/// The largest generation: no fleet gets there, so a larger one is nobody's. Twin: `lua/lib/prelude.lua`.
+pub(crate) const MOST_GENERATIONS: u64 = 1 << 40;
 /// The longest pace, ms: that of the longest `report_interval`.
 const LONGEST_PACE_MS: u64 = 3_600_000;
 /// The longest text that a store takes, bytes.
@@ -18,7 +20,7 @@ const LONGEST_TEXT: usize = 4096;
 
 /// A circuit at one moment, as the store saw it.
 ///
-/// Times are Unix milliseconds by the store's clock; 0 means "none". Fields come in the order in
+/// Span are Unix milliseconds by the store's clock; 0 means "none". Fields come in the order in
 /// which the scripts reply. Twin: `picture` in `lua/lib/circuit.lua`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -131,8 +133,24 @@ impl Snapshot {
     }
 
     /// Grows as the circuit goes on: what has less was seen before, whenever it arrives.
-    pub(crate) const fn age(&self) -> (u64, u64, u64) {
-        (self.generation, self.policy_version, self.now_ms)
+    pub(crate) const fn version(&self) -> (u64, u64) {
+        (self.generation, self.policy_version)
+    }
+
+    /// The same with times that a circuit under these rules can have, whoever says so.
+    #[must_use]
+    pub(crate) fn in_time(mut self, rules: &Rules) -> Self {
+        let times = Span {
+            since: self.since_ms,
+            until: self.until_ms,
+            ramp_until: self.ramp_until_ms,
+            retry_after_until: 0,
+        };
+        let times = times.as_of(self.now_ms, self.state, rules);
+        self.since_ms = times.since;
+        self.until_ms = times.until;
+        self.ramp_until_ms = times.ramp_until;
+        self
     }
 
     /// Whether any store has heard of the circuit.
@@ -150,8 +168,8 @@ impl Snapshot {
     /// The same with numbers that can be added up, whatever a store that somebody wrote into says.
     #[must_use]
     pub(crate) fn bounded(mut self) -> Self {
+        self.generation = self.generation.min(MOST_GENERATIONS);
         let numbers = [
-            &mut self.generation,
             &mut self.now_ms,
             &mut self.since_ms,
             &mut self.until_ms,
@@ -183,6 +201,42 @@ impl Snapshot {
         self.slow = self.slow.min(self.calls);
         self.pace_ms = self.pace_ms.min(LONGEST_PACE_MS);
         self
+    }
+}
+
+/// When a state began and ends; 0 = never. Twin: `keep_in_time` in `lua/lib/hash.lua`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) since: u64,
+    pub(super) until: u64,
+    pub(super) ramp_until: u64,
+    pub(super) retry_after_until: u64,
+}
+
+impl Span {
+    /// The same where the clock was set back, or another server's is behind, or somebody wrote them: the state has begun
+    /// by now, lasts no longer than it was to, nor than the policy has it last.
+    pub(super) fn as_of(self, now: u64, state: State, rules: &Rules) -> Self {
+        let ahead = self.since.saturating_sub(now);
+        let earliest = if ahead > 0 { now } else { 0 };
+        let bound = |at: u64, longest: u64| match at {
+            0 => 0,
+            at => at
+                .saturating_sub(ahead)
+                .max(earliest)
+                .min(now.saturating_add(longest)),
+        };
+        let longest = match state {
+            State::Open => rules.longest_wait_ms().max(rules.probe_lease_ms),
+            State::HalfOpen => rules.max_wait_duration_in_half_open_state_ms,
+            _ => LONGEST_MS,
+        };
+        Self {
+            since: self.since.min(now),
+            until: bound(self.until, longest),
+            ramp_until: bound(self.ramp_until, rules.ramp_duration_ms),
+            retry_after_until: bound(self.retry_after_until, u64::MAX),
+        }
     }
 }
 

@@ -117,7 +117,8 @@ pub enum Reason {
     OverrideExpired,
     /// An operator reset the circuit.
     Reset,
-    /// Redis had lost the circuit, or had an older state, and a replica remembered.
+    /// Redis had lost the circuit, or had an older state, and a replica remembered. Where that was
+    /// an open circuit or an override only the event says so: the state keeps its own reason.
     Adopted,
     /// Events only: a policy was stored with the circuit, or taken away; its state goes on.
     Policy,

@@ -178,8 +178,16 @@ async fn gather(live: Live, news: broadcast::Sender<News>) {
                 gatherer.look().await;
             }
             Some(notice) = notices.recv() => {
-                if let Notice::Changed(name, snapshot) = notice {
-                    gatherer.hear(&name, *snapshot).await;
+                // However many have come, each circuit is looked at once.
+                let mut changed = BTreeMap::new();
+                let more = std::iter::from_fn(|| notices.try_recv().ok());
+                for notice in std::iter::once(notice).chain(more) {
+                    if let Notice::Changed(name, snapshot) = notice {
+                        changed.insert(name, snapshot.version());
+                    }
+                }
+                for (name, version) in changed {
+                    gatherer.hear(name, version).await;
                 }
             }
         }
@@ -229,18 +237,16 @@ impl Gatherer {
         Ok(now_ms)
     }
 
-    /// What was pushed lacks what only a look has.
-    async fn hear(&mut self, name: &Name, mut snapshot: Snapshot) {
-        if let Some(known) = self.known.get(name) {
-            let seen = &known.view.snapshot;
-            if snapshot.age() <= seen.age() {
-                return;
-            }
-            snapshot.latency = seen.latency;
-            snapshot.code_policy.clone_from(&seen.code_policy);
+    /// What was pushed says only that there may be something new.
+    async fn hear(&mut self, name: Name, version: (u64, u64)) {
+        let known = self.known.get(&name);
+        if known.is_some_and(|known| version <= known.view.snapshot.version()) {
+            return;
         }
         // What fails here is seen at the next look.
-        let _ = self.take(View::new(name, snapshot, Vec::new())).await;
+        if let Ok(view) = self.operator.view(name, 0).await {
+            let _ = self.take(view).await;
+        }
     }
 
     /// Takes over a circuit as it is, and tells what is new about it.
@@ -248,12 +254,8 @@ impl Gatherer {
         let seen = &view.snapshot;
         let before = self.known.get(&view.name);
         let was = before.map(|known| &known.view.snapshot);
-        if was.is_some_and(|was| was.generation > seen.generation) {
-            return Ok(());
-        }
-        let version = |of: &Snapshot| (of.generation, of.policy_version);
         let told = match before {
-            Some(known) if version(seen) == version(&known.view.snapshot) => known.told.clone(),
+            Some(known) if seen.version() == known.view.snapshot.version() => known.told.clone(),
             _ => self.tell_entries(&view.name, before).await?,
         };
         if self.looked && was.is_none_or(|was| differs(was, seen)) {

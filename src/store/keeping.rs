@@ -68,6 +68,8 @@ impl Shelf {
         let free = self.leases.find(key, now).is_none_or(|o| o == owner);
         if free {
             self.leases.put(key, owner.to_owned(), for_ms, now);
+        } else if for_ms > 0 {
+            self.leases.bound(key, now.saturating_add(for_ms));
         }
         free
     }
@@ -105,6 +107,13 @@ impl<T> Expiring<T> {
         }
         let until = now.saturating_add(for_ms);
         self.entries.insert(key.to_owned(), (what, until));
+    }
+
+    /// Longer than the caller's would last it is only where a clock was set back.
+    fn bound(&mut self, key: &str, latest: u64) {
+        if let Some((_, until)) = self.entries.get_mut(key) {
+            *until = latest.min(*until);
+        }
     }
 
     fn find(&self, key: &str, now: u64) -> Option<&T> {

@@ -78,7 +78,7 @@ macro_rules! tables {
     };
 }
 
-tables! { default closed_to_open window mixed open half_open overrides generations adoption policy quorum latency abandoned }
+tables! { default closed_to_open window mixed open half_open overrides generations adoption clock policy quorum latency abandoned }
 
 /// One test for each fact on each store.
 macro_rules! facts {

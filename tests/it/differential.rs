@@ -14,7 +14,7 @@ use commontrip::model::{
     Settled,
 };
 use commontrip::store::{RedisStore, Store};
-use commontrip::{Counts, Name, Policy, Rules, Snapshot, State};
+use commontrip::{Counts, Name, Policy, Reason, Rules, Snapshot, State};
 use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,6 +61,8 @@ struct Remembered {
     left_ms: i64,
     age: Age,
     opens: u64,
+    why: Reason,
+    probes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -210,6 +212,7 @@ fn when() -> impl Strategy<Value = When> {
         1 => Just(3_600_001_i64),
         2 => -200_i64..0,
         1 => -100_000_i64..-200,
+        1 => prop_oneof![Just(-3_600_000_i64), Just(-10_000_000)],
     ];
     prop_oneof![
         5 => after.prop_map(When::After),
@@ -224,13 +227,20 @@ fn remembered() -> impl Strategy<Value = Option<Remembered>> {
         1 => (-1_i64..2).prop_map(Age::Beyond),
     ];
     let state = prop::sample::select(State::ALL.to_vec());
-    let one = (-2_i64..4, state, left, age, 0_u64..5).prop_map(
-        |(newer_by, state, left_ms, age, opens)| Remembered {
+    let why = prop::sample::select(vec![
+        Reason::FailureRate,
+        Reason::Recovered,
+        Reason::Override,
+    ]);
+    let one = (-2_i64..4, state, left, age, 0_u64..5, why, 0_u64..2).prop_map(
+        |(newer_by, state, left_ms, age, opens, why, probes)| Remembered {
             newer_by,
             state,
             left_ms,
             age,
             opens,
+            why,
+            probes,
         },
     );
     prop::option::weighted(0.08, one)
@@ -398,7 +408,8 @@ fn differ<T: PartialEq + fmt::Debug>(
 }
 
 impl Pair<'_> {
-    fn head(&self, step: &Step) -> Head {
+    /// Of who was told of the circuit at that time.
+    fn head(&self, step: &Step, told: u64) -> Head {
         let memory = step
             .memory
             .as_ref()
@@ -413,10 +424,16 @@ impl Pair<'_> {
                 opens: m.opens,
                 author: "ada".into(),
                 reason: "remembered".into(),
+                why: m.why,
+                probes: m.probes,
             });
-        let mut seen = self.model.snapshot(&Head::default(), self.now);
+        let mut seen = self.model.snapshot(&Head::default(), told);
         seen.latency = None;
         seen.code_policy.clear();
+        // An answer to who only looks may show another time than is stored, and is not remembered.
+        let held = self.model.held();
+        let since = held.get("").and_then(|fields| fields.get("since_ms"));
+        seen.since_ms = since.map_or(0, |since| since.parse().unwrap());
         Head {
             now_ms: self.now,
             entropy: self.now % 1000,
@@ -472,8 +489,9 @@ impl Pair<'_> {
             When::Due(after) if until > 0 => (until, after),
             When::After(after) | When::Due(after) => (self.now, after),
         };
+        let told = self.now;
         self.now = from.saturating_add_signed(after).max(1);
-        let mut head = self.head(step);
+        let mut head = self.head(step, told);
         head.is_operator = now_and_then(self.now) && step.does.is_an_operators();
         let (name, now) = (self.name.clone(), self.now);
         match &step.does {

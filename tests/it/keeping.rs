@@ -35,6 +35,7 @@ on_each_store! {
     what_is_kept_ends_by_itself
     a_lease_has_one_owner_until_it_is_given_back
     a_lease_ends_by_itself_and_renewing_prolongs_it
+    a_lease_lasts_no_longer_than_that_of_who_asks_would
     of_many_who_want_a_lease_one_gets_it
     what_cannot_be_kept_is_refused_and_says_why
 }
@@ -87,6 +88,18 @@ async fn a_lease_ends_by_itself_and_renewing_prolongs_it(store: Arc<dyn Store>) 
     })
     .await;
     assert!(!store.lease("long", "ben", LONG_MS).await.unwrap());
+}
+
+/// As where the clock was set back since it was taken.
+async fn a_lease_lasts_no_longer_than_that_of_who_asks_would(store: Arc<dyn Store>) {
+    assert!(store.lease("hourly", "ana", LONG_MS).await.unwrap());
+    assert!(!store.lease("hourly", "ben", 0).await.unwrap());
+    assert!(!store.lease("hourly", "ben", 2 * LONG_MS).await.unwrap());
+    assert!(!store.lease("hourly", "ben", 200).await.unwrap());
+    until("ben has it", async || {
+        store.lease("hourly", "ben", LONG_MS).await.unwrap()
+    })
+    .await;
 }
 
 async fn of_many_who_want_a_lease_one_gets_it(store: Arc<dyn Store>) {

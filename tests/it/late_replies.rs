@@ -86,6 +86,8 @@ async fn late_news_do_not_set_the_generation_back_when_the_store_returns() {
     let circuits = patient(store.clone());
     let breaker = circuits.circuit("c", Policy::default()).unwrap();
     let other = circuits.circuit("other", Policy::default()).unwrap();
+    // What is published is shown to who has had an answer.
+    other.store_policy("").await.unwrap();
     let old = breaker.force_open(Override::because("old")).await.unwrap();
     let new = breaker.reset().await.unwrap();
     assert!(old.generation < new.generation);

@@ -68,6 +68,7 @@ mod operator;
 #[cfg(all(feature = "admin", feature = "metrics"))]
 mod ops;
 mod pacing;
+mod poison;
 mod policies;
 mod processes;
 mod properties;
@@ -86,6 +87,7 @@ mod scripts;
 mod soak;
 mod stats;
 mod steady;
+mod steps;
 mod stores;
 #[cfg(feature = "stream")]
 mod streams;

@@ -97,6 +97,13 @@ impl Proxy {
         self.cut();
     }
 
+    /// Passes new connections on to another server.
+    pub async fn turn_to(&mut self, server: u16) {
+        self.refuse().await;
+        self.server = server;
+        self.admit();
+    }
+
     /// Takes connections again, on the same port.
     pub fn admit(&mut self) {
         let socket = TcpSocket::new_v4().expect("a socket");

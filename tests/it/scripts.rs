@@ -149,6 +149,8 @@ pub fn request(operation: &str, now: u64) -> Part {
         Part::of(0),
         Part::of("ada"),
         Part::of("why"),
+        Part::of("override"),
+        Part::of(0),
     ];
     let mut parts = vec![
         Part::of(now),

@@ -124,6 +124,16 @@ impl OwnServer {
         server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
     }
 
+    /// Starts a server by a program that runs `redis-server` in its own way.
+    ///
+    /// # Panics
+    /// As [`start`](OwnServer::start) does.
+    #[track_caller]
+    pub fn start_by(program: &Path, args: &[&str]) -> OwnServer {
+        let server = OwnServer::launch(program, None, args);
+        server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
+    }
+
     /// Starts a server as a configuration file says, which it may write to; a sentinel, say.
     ///
     /// # Panics

@@ -175,7 +175,7 @@ impl Evidence {
 }
 
 /// The time over which the fleet's replicas take turns.
-fn spread_of(view: &View) -> Duration {
+pub(super) fn spread_of(view: &View) -> Duration {
     Duration::from_millis(spread_ms(view.seen.replicas))
 }
 
@@ -254,7 +254,7 @@ impl Cell {
         let mut silence = outbox.silence;
         silence.sift(&mut counts, self.tally.in_flight());
         let pending = outbox.pending.as_ref();
-        let pending = pending.filter(|report| report.generation == view.shared.generation);
+        let pending = pending.filter(|report| report.generation == view.generation());
         // This replica's own circuit has seen that one.
         let unanswered = pending.filter(|_| view.source == Source::Shared);
         let asks = outbox.trips > 0;

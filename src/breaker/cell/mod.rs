@@ -8,6 +8,7 @@
 
 mod abandoned;
 mod evidence;
+mod hint;
 mod news;
 mod outcomes;
 mod own;
@@ -25,9 +26,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use self::{abandoned::Usual, evidence::Foreseen};
+use self::{abandoned::Usual, evidence::Foreseen, hint::Hint};
 use super::{
     Rejection,
     ask::Fetched,
@@ -99,10 +100,15 @@ pub(super) struct View {
     pub(super) code: Policy,
     /// What the gate shows.
     pub(super) seen: Snapshot,
-    /// The shared circuit as last heard of.
+    /// The shared circuit as the store last answered.
     pub(super) shared: Snapshot,
     /// When that was, coarse ms; `None` before the first answer.
     confirmed: Option<u64>,
+    /// Since when its generation is known.
+    shared_since: Instant,
+    /// What was pushed since, and until when that is not gone by.
+    hint: Option<Hint>,
+    distrusts: Option<Instant>,
     pub(super) source: Source,
     /// What this process has seen opens the circuit, and the store has not confirmed it yet.
     pub(super) foreseen: Option<Foreseen>,
@@ -216,6 +222,9 @@ impl Cell {
                 seen: Snapshot::default(),
                 shared: Snapshot::default(),
                 confirmed: None,
+                shared_since: Instant::now(),
+                hint: None,
+                distrusts: None,
                 source: Source::Shared,
                 foreseen: None,
                 tag: 0,
@@ -401,7 +410,7 @@ impl Cell {
         let newer = if local {
             view.seen.generation
         } else {
-            view.shared.generation
+            view.generation()
         };
         // What was asked of the own circuit while the news of the store came in: those win.
         let overtaken = local && probe.is_some() && view.source == Source::Shared;

@@ -2,6 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use parking_lot::MutexGuard;
+use tokio::time::Instant;
+
 use super::{Away, Cell, View};
 use crate::{
     breaker::{
@@ -16,20 +19,16 @@ use crate::{
 const GRACE_MS: u64 = 100;
 
 impl Cell {
-    /// Takes over what the store says, unless something newer is known.
-    pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot) {
+    /// Takes over what the store answers to what was asked then, unless something newer is known.
+    ///
+    /// A request says what this process remembers. So an answer with an older generation is of
+    /// before, or the store does not believe that memory: then the store's word counts.
+    pub(in crate::breaker) fn take_shared(self: &Arc<Self>, snapshot: &Snapshot, asked: Instant) {
         let mut view = self.view.lock();
-        if self.is_away() || snapshot.generation < view.shared.generation {
+        let older = snapshot.generation < view.shared.generation;
+        if self.is_away() || older && asked <= view.shared_since {
             return;
         }
-        // As long as the fleet has not moved on and asks for a quorum, a lone bad replica stays so.
-        let stays_alone = view.source == Source::Alone
-            && snapshot.generation == view.shared.generation
-            && self.policy.load().rules.quorum > 1;
-        // Until it made a transition of its own, this replica's circuit was the shared one.
-        let same = view.seen.generation == snapshot.generation
-            && view.shared.generation == snapshot.generation
-            && view.seen.state == snapshot.state;
         if view.shared.policy != snapshot.policy {
             let policy = view.code.with_stored(&snapshot.policy);
             self.warn_of(&policy);
@@ -39,13 +38,44 @@ impl Cell {
             let differ = snapshot.policies_differ.as_str();
             tracing::warn!(circuit = %self.name, differ, "replicas run this circuit under different policies; the number of replicas that have a value is in brackets");
         }
-        if snapshot.generation > view.shared.generation && view.confirmed.is_some() {
-            self.tell_of_fleet(view.shared.state, snapshot);
-        } else if !stays_alone && view.source.is_own() && view.seen.state != snapshot.state {
-            self.tell_of_own(view.seen.state, snapshot.state, snapshot, Source::Shared);
+        let known = view.newest();
+        let overtaken = self.judge_hint(&mut view, snapshot, asked);
+        if snapshot.generation != view.shared.generation {
+            view.shared_since = Instant::now();
         }
         view.shared = snapshot.clone();
         view.confirmed = Some(self.now());
+        if !overtaken {
+            self.take(view, known, snapshot);
+        }
+        self.generation.send_if_modified(|seen| {
+            let newer = snapshot.generation > *seen;
+            *seen = snapshot.generation.max(*seen);
+            newer
+        });
+    }
+
+    /// Goes by a snapshot; `known` is what was before it, unless it is the first.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        mut view: MutexGuard<'_, View>,
+        known: Option<(u64, State)>,
+        snapshot: &Snapshot,
+    ) {
+        let (generation, state) = known.unwrap_or_default();
+        // As long as the fleet has not moved on and asks for a quorum, a lone bad replica stays so.
+        let stays_alone = view.source == Source::Alone
+            && snapshot.generation == generation
+            && self.policy.load().rules.quorum > 1;
+        // Until it made a transition of its own, this replica's circuit was the shared one.
+        let same = view.seen.generation == snapshot.generation
+            && generation == snapshot.generation
+            && view.seen.state == snapshot.state;
+        if snapshot.generation != generation && known.is_some() {
+            self.tell_of_fleet(state, snapshot);
+        } else if !stays_alone && view.source.is_own() && view.seen.state != snapshot.state {
+            self.tell_of_own(view.seen.state, snapshot.state, snapshot, Source::Shared);
+        }
         if !stays_alone {
             if view.source != Source::Shared || !same {
                 self.forget_own();
@@ -67,11 +97,6 @@ impl Cell {
             let fetched = self.spare.lock().take();
             drop(fetched);
         }
-        self.generation.send_if_modified(|seen| {
-            let newer = snapshot.generation > *seen;
-            *seen = snapshot.generation.max(*seen);
-            newer
-        });
     }
 
     /// Says once that the shared circuit has changed.
@@ -108,18 +133,6 @@ impl Cell {
             reason: why.reason,
             local: true,
         });
-    }
-
-    /// Takes over what was pushed, unless as much is known: a push may come after the answer to what
-    /// was asked later.
-    pub(in crate::breaker) fn take_pushed(self: &Arc<Self>, snapshot: &Snapshot) {
-        let known = {
-            let view = self.view.lock();
-            snapshot.age() <= view.shared.age()
-        };
-        if !known {
-            self.take_shared(snapshot);
-        }
     }
 
     /// Puts a snapshot behind the gate; unless it is the `same` generation, what was counted
@@ -212,10 +225,13 @@ impl Cell {
         if matches!(view.source, Source::Local | Source::Fixed { .. }) {
             return was == Away::No as u8;
         }
-        let age = view.confirmed.map_or(0, |at| self.now().saturating_sub(at));
         let alone = view.source == Source::Alone;
-        let mut seen = view.shared.clone();
-        seen.now_ms += age;
+        let hint = view.hint.take();
+        let mut seen = hint.map_or(&view.shared, |_| &view.seen).clone();
+        seen.now_ms += match hint {
+            Some(hint) => hint.age_ms(),
+            None => view.confirmed.map_or(0, |at| self.now().saturating_sub(at)),
+        };
         view.foreseen = None;
         let policy = self.policy.load();
         let source = match policy.on_store_failure {

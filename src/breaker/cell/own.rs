@@ -113,7 +113,9 @@ impl Cell {
     ) -> Option<Snapshot> {
         let asked = self.policy.load().rules.quorum > 1 || view.source == Source::Alone;
         // What the fleet has decided goes for this replica too.
-        let open_question = view.shared.state == State::Closed && view.confirmed.is_some();
+        let open_question = view
+            .newest()
+            .is_some_and(|(_, state)| state == State::Closed);
         let ours = matches!(view.source, Source::Shared | Source::Alone);
         (asked && open_question && ours).then(|| self.feed(outbox, counts, runs))
     }

@@ -98,6 +98,8 @@ impl Cell {
                 opens: seen.consecutive_opens,
                 author: seen.override_author.clone(),
                 reason: seen.override_reason.clone(),
+                why: seen.reason,
+                probes: seen.probes,
             },
             seen: seen.clone(),
         }
@@ -109,9 +111,10 @@ impl Cell {
         let stale = self.stale.swap(false, Ordering::SeqCst);
         let mut view = self.view.lock();
         let mut outbox = self.outbox.lock();
+        let stale = outbox.asks() || stale;
         if outbox.pending.is_none() {
             let (counts, runs) = self.drain(&view, &mut outbox, everything);
-            let generation = view.shared.generation;
+            let generation = view.generation();
             let window_ms = self.policy.load().rules.window_ms;
             let own = self.judge(&view, &mut outbox, counts, runs);
             outbox.prepare(generation, counts, runs, self.now(), window_ms, stale);
@@ -172,7 +175,7 @@ impl Cell {
         pending.unwrap_or_else(|| Report {
             head: self.head_of(&view),
             seq: self.outbox.lock().next_number(),
-            generation: view.shared.generation,
+            generation: view.generation(),
             ..Report::default()
         })
     }

@@ -273,8 +273,9 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// How many transitions are read at first; mostly one or two are new.
+/// How many transitions are read at first; mostly one or two are new. And how many are kept.
 const FEW_EVENTS: usize = 8;
+const MOST_EVENTS: usize = 256;
 
 impl Store for RedisStore {
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
@@ -392,7 +393,9 @@ impl Store for RedisStore {
                 .last()
                 .and_then(|(_, fields)| entries::event(fields));
             if entries.len() == FEW_EVENTS && oldest.is_none_or(|e| e.is_after(after)) {
-                entries = self.0.command(newest_first()).await?;
+                let mut all = newest_first();
+                all.arg("COUNT").arg(MOST_EVENTS);
+                entries = self.0.command(all).await?;
             }
             let events = entries.iter().rev();
             let events = events.filter_map(|(_, fields)| entries::event(fields));

@@ -13,7 +13,7 @@ use serde::{
 
 use super::steady;
 use crate::{
-    model::{Grant, Head, Latencies, Permission, Snapshot, text},
+    model::{Grant, Head, Latencies, MOST_GENERATIONS, Permission, Snapshot, text},
     store::StoreError,
 };
 
@@ -155,10 +155,12 @@ pub(super) fn decode_answer<T: Reply>(
     }
 }
 
-/// A publication; `None` when another version of the crate made it.
+/// A publication; `None` when another version of the crate made it, or none did.
 pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
     match decode::<(u8, Snapshot)>(message, LARGEST) {
-        Ok((VERSION, snapshot)) => Some(snapshot.bounded()),
+        Ok((VERSION, snapshot)) if snapshot.generation <= MOST_GENERATIONS => {
+            Some(snapshot.bounded())
+        }
         _ => None,
     }
 }

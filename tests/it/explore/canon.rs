@@ -92,6 +92,7 @@ impl<'a> Writer<'a> {
         }
         if !older.is_empty() {
             older.extend(world.replicas.iter().map(|r| r.seen.generation));
+            older.extend(world.replicas.iter().map(|r| r.newest().generation));
         }
         older.retain(|generation| *generation < own);
         older.sort_unstable();
@@ -186,9 +187,8 @@ impl<'a> Writer<'a> {
         if matches!(memory.state, State::Open | State::HalfOpen) {
             let over = self.scope.recent_ms() / TICK + 1;
             self.put((memory.age_ms / TICK).min(over) as u8);
-            // Less than a lease counts as a lease.
-            let least = self.scope.lease as i64;
-            self.put((memory.left_ms / TICK as i64).max(least) as u8);
+            self.put((memory.left_ms / TICK as i64).max(0) as u8);
+            self.put(u8::from(memory.probes > 0));
         } else if memory.state.is_override() {
             self.put((memory.left_ms / TICK as i64 + 1).min(200) as u8);
         }
@@ -223,6 +223,11 @@ impl<'a> Writer<'a> {
         self.put(replica.link as u8);
         self.heard(replica.seen.generation);
         self.put(replica.seen.state as u8);
+        self.put(u8::from(replica.hint.is_some()));
+        if let Some(hint) = &replica.hint {
+            self.heard(hint.generation);
+            self.put(hint.state as u8);
+        }
         self.memory(&replica.memory(self.world.now));
         self.len(replica.calls.len());
         for call in &replica.calls {
@@ -324,12 +329,12 @@ impl<'a> Writer<'a> {
     fn snapshot(&mut self, seen: &Snapshot) {
         self.heard(seen.generation);
         self.put(seen.state as u8);
-        // Time left as of then: it is told as a memory's when it has been heard.
-        let least = self.scope.lease * TICK;
+        // Time left as of then: it is told as a memory's when it was an answer's.
         if seen.state.is_override() {
             self.put((seen.left_ms() / TICK) as u8 + u8::from(seen.until_ms == 0) * 100);
         } else if self.absolute || seen.generation > self.world.store.seen.generation {
-            self.put((seen.left_ms().max(least) / TICK) as u8);
+            self.put((seen.left_ms() / TICK) as u8);
+            self.put(u8::from(seen.probes > 0));
         }
     }
 

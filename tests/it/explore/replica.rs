@@ -42,6 +42,8 @@ pub struct Replica {
     pub link: Link,
     pub seen: Rc<Snapshot>,
     pub confirmed: Option<u64>,
+    /// What was pushed, until the next answer.
+    pub hint: Option<Rc<Snapshot>>,
     pub number: u64,
     pub pending: Option<Rc<Filed>>,
     /// Outcomes of the present generation.
@@ -79,6 +81,8 @@ impl Replica {
             opens: seen.consecutive_opens,
             author: seen.override_author.clone(),
             reason: seen.override_reason.clone(),
+            why: seen.reason,
+            probes: seen.probes,
         }
     }
 
@@ -100,15 +104,16 @@ impl Replica {
 
     /// Takes over what is said of the circuit, unless something newer is known.
     pub fn take(&mut self, scope: &Scope, news: &Rc<Snapshot>, now: u64) -> Result<(), Violation> {
-        let known = self.seen.generation;
+        let (known, newest) = (self.seen.generation, self.newest());
         let older = news.generation < known;
         let takes_any = scope.is_broken(Broken::TakesOlderNews)
             || self.link == Link::Back && scope.is_broken(Broken::TakesAnyNewsWhenBack);
         if self.link == Link::Away || older && !takes_any {
             return Ok(());
         }
-        let same = news.generation == known && news.state == self.seen.state;
+        let same = news.generation == newest.generation && news.state == newest.state;
         self.seen = Rc::clone(news);
+        self.hint = None;
         self.confirmed = Some(now);
         self.link = Link::There;
         if !same {
@@ -119,6 +124,23 @@ impl Replica {
         })
     }
 
+    /// The newest state that was heard of; what is counted belongs to it.
+    pub fn newest(&self) -> Rc<Snapshot> {
+        Rc::clone(self.hint.as_ref().unwrap_or(&self.seen))
+    }
+
+    /// Goes by what is pushed, if it is newer, and remembers nothing of it.
+    pub fn hint(&mut self, scope: &Scope, news: &Rc<Snapshot>, now: u64) -> Result<(), Violation> {
+        if scope.is_broken(Broken::TakesOlderNews) {
+            return self.take(scope, news, now);
+        }
+        if self.link == Link::There && news.generation > self.newest().generation {
+            self.hint = Some(Rc::clone(news));
+            self.late.append(&mut self.tally);
+        }
+        Ok(())
+    }
+
     /// The report to be sent: the one that was not answered, or a new one.
     pub fn report(&mut self, scope: &Scope) -> Rc<Filed> {
         let mut filed = match self.pending.take() {
@@ -126,7 +148,7 @@ impl Replica {
                 self.number += 1;
                 Rc::new(Filed {
                     seq: self.number,
-                    generation: self.seen.generation,
+                    generation: self.newest().generation,
                     counts: std::mem::take(&mut self.tally),
                     late: std::mem::take(&mut self.late),
                     settled: std::mem::take(&mut self.settled),
@@ -166,7 +188,7 @@ impl Replica {
     }
 
     pub fn admits(&self) -> bool {
-        self.seen.state == State::Closed
+        self.newest().state == State::Closed
     }
 
     /// The store answers.
@@ -203,6 +225,7 @@ impl Replica {
     /// The store does not answer in time.
     pub fn give_up(&mut self, scope: &Scope, body: &Body) {
         self.link = Link::Away;
+        self.hint = None;
         match *body {
             // It may have been granted.
             Body::Acquire(token) | Body::Release(token) => self.releases.push(token),

@@ -218,7 +218,7 @@ impl World {
                     ways(Step::Release);
                 }
             }
-            if replica.seen.generation < self.store.seen.generation {
+            if replica.newest().generation < self.store.seen.generation {
                 steps.push(Step::Hear(r));
             }
             if self.commands > 0 {
@@ -280,7 +280,7 @@ impl World {
             }
             Step::Hear(r) => {
                 let news = Rc::clone(&self.store.seen);
-                self.replicas[r as usize].take(scope, &news, self.now)?;
+                self.replicas[r as usize].hint(scope, &news, self.now)?;
             }
             Step::Keep => {
                 self.messages -= 1;
@@ -288,7 +288,7 @@ impl World {
             }
             Step::HearLate(i, r) => {
                 if let Letter::News(news) = &self.net[i as usize] {
-                    self.replicas[r as usize].take(scope, news, self.now)?;
+                    self.replicas[r as usize].hint(scope, news, self.now)?;
                 }
             }
             Step::Arrive(i) => match self.net.remove(i as usize) {

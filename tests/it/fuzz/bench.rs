@@ -59,7 +59,7 @@ pub fn memoryless() -> Part {
     let numbers = |n: &[i64]| n.iter().map(Part::of).collect::<Vec<_>>();
     let mut parts = numbers(&[0, 0, 0, 0]);
     parts.insert(1, Part::of("closed"));
-    parts.extend([Part::of(""), Part::of("")]);
+    parts.extend([Part::of(""), Part::of(""), Part::of("created"), Part::of(0)]);
     Part::Many(parts)
 }
 

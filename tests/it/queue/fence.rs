@@ -96,6 +96,35 @@ async fn a_job_that_costs_each_of_its_workers_their_life_is_a_dead_letter_in_the
 }
 
 #[tokio::test]
+async fn a_lease_is_no_longer_after_the_clock_was_set_back() {
+    const HOUR_MS: i64 = 3_600_000;
+    let (ads, id, mut scripts) = scripts().await;
+    assert!(scripts.take("a", 300, 10).is_some());
+    // As if it had been taken by a clock that was an hour ahead.
+    let jobs = scripts.keys[1].clone();
+    let mut record = redis::cmd("HGET");
+    let record: String = record
+        .arg(&jobs)
+        .arg(&id)
+        .query(&mut scripts.redis)
+        .unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["at_ms"] = (record["at_ms"].as_i64().unwrap() + HOUR_MS).into();
+    let mut write = redis::cmd("HSET");
+    write.arg(&jobs).arg(&id).arg(record.to_string());
+    write.exec(&mut scripts.redis).unwrap();
+    let mut later = redis::cmd("ZINCRBY");
+    later.arg(&scripts.keys[4]).arg(HOUR_MS).arg(&id);
+    later.exec(&mut scripts.redis).unwrap();
+    until("its lease is over", async || {
+        scripts.take("b", 60_000, 10).is_some()
+    })
+    .await;
+    assert_eq!(scripts.settle(&id, "a", "done"), 0);
+    assert_eq!(ads.show(&id).await.unwrap().attempts, 2);
+}
+
+#[tokio::test]
 async fn a_lease_that_is_renewed_is_not_lost() {
     let (_ads, id, mut scripts) = scripts().await;
     assert!(scripts.take("a", 1, 10).is_some());

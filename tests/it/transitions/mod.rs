@@ -19,7 +19,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use commontrip::Percentiles;
 use commontrip::model::{
     Acquire, Command, Control, Counts, Event, Head, Kind, Latencies, Memory, Name, Permission,
-    Release, Report, Rules, Runs, Settled, Snapshot, State,
+    Reason, Release, Report, Rules, Runs, Settled, Snapshot, State,
 };
 use commontrip::store::Store;
 use serde_json::{Map, Value};
@@ -180,14 +180,23 @@ impl<'s> Case<'s> {
             ..Head::default()
         };
         let state = args.text("m.state").unwrap_or("closed");
+        let state = State::from_word(state).ok_or_else(|| format!("{state} is no state"))?;
+        let why = match state {
+            State::Closed => Reason::Created,
+            State::Open => Reason::FailureRate,
+            State::HalfOpen => Reason::WaitElapsed,
+            _ => Reason::Override,
+        };
         head.memory = Memory {
             generation: args.count("m.generation")?,
-            state: State::from_word(state).ok_or_else(|| format!("{state} is no state"))?,
+            state,
             left_ms: args.number("m.left")?.unwrap_or(0),
             age_ms: args.count("m.age")?,
             opens: args.count("m.opens")?,
             author: args.text("m.author").unwrap_or_default().to_owned(),
             reason: args.text("m.reason").unwrap_or_default().to_owned(),
+            why,
+            probes: args.count("m.probes")?,
         };
         self.remembered |= head.memory.generation > 0;
         Ok(head)
@@ -320,7 +329,9 @@ impl<'s> Case<'s> {
     ) -> Result<(), String> {
         let before = fields(&std::mem::replace(&mut self.last, snapshot));
         let now = fields(&self.last);
-        if now["generation"].as_u64() < before["generation"].as_u64() {
+        // After the last one there is the first.
+        let newest = before["generation"].as_u64();
+        if now["generation"].as_u64() < newest && newest < Some(1 << 40) {
             return Err("the generation went back".into());
         }
         let mut same = false;
@@ -361,7 +372,11 @@ impl<'s> Case<'s> {
         events.retain(Event::is_transition);
         let mut before: Option<&Event> = None;
         for event in &events {
-            let expected = before.map_or(1, |e| e.generation + 1);
+            let expected = match before {
+                // After the last one there is the first.
+                Some(before) if before.generation < 1 << 40 => before.generation + 1,
+                _ => 1,
+            };
             let jumps = self.remembered && event.generation > expected;
             if event.generation != expected && !jumps {
                 return Err(format!("event {} is not {expected}", event.generation));
