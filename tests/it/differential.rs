@@ -427,18 +427,27 @@ impl Pair<'_> {
                 why: m.why,
                 probes: m.probes,
             });
-        let mut seen = self.model.snapshot(&Head::default(), told);
+        let policy = self.rules[step.replica];
+        let replica = Head {
+            policy,
+            ..Head::default()
+        };
+        let mut seen = self.model.snapshot(&replica, told);
         seen.latency = None;
         seen.code_policy.clear();
         // An answer to who only looks may show another time than is stored, and is not remembered.
         let held = self.model.held();
-        let since = held.get("").and_then(|fields| fields.get("since_ms"));
-        seen.since_ms = since.map_or(0, |since| since.parse().unwrap());
+        let stored = |field: &str| {
+            let stored = held.get("").and_then(|fields| fields.get(field));
+            stored.map_or(0, |stored| stored.parse().unwrap())
+        };
+        seen.since_ms = stored("since_ms");
+        seen.ramp_until_ms = stored("ramp_until_ms");
         Head {
             now_ms: self.now,
             entropy: self.now % 1000,
             replica: REPLICAS[step.replica].into(),
-            policy: self.rules[step.replica],
+            policy,
             is_operator: false,
             memory,
             // As who has just been told: so reports and permits go the steady way where they can.

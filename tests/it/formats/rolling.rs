@@ -156,8 +156,8 @@ fn the_fast_path_leaves_another_format_alone() {
             .arg(format)
             .exec(&mut redis)
             .unwrap();
-        // Now, seq, generation, then calls; the width of a bucket and thresholds that nothing meets.
-        let wide = [now, 3, 0].map(|n| n.to_be_bytes()[2..].to_vec());
+        // Now, seq, generation, since, then calls; the width of a bucket and thresholds that nothing meets.
+        let wide = [now, 3, 0, 0].map(|n| n.to_be_bytes()[2..].to_vec());
         let mut brief = wide.concat();
         for n in [
             1_u32,
