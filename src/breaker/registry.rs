@@ -38,7 +38,7 @@ use crate::{
 
 /// Questions that calls have out at once, in all circuits; a store answers so many well within
 /// `store_timeout`.
-const ASKING: usize = 128;
+const ASKING: usize = 32;
 /// Reads that are out at once for those who follow transitions.
 const READING: usize = 16;
 

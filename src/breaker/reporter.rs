@@ -179,8 +179,9 @@ impl Reporter {
         } else if cell.is_asked_for() {
             self.due.push_back(Arc::clone(cell));
         } else {
-            let due = cell.due();
-            match due.earliest <= Instant::now() {
+            let now = Instant::now();
+            let due = cell.due(now);
+            match due.earliest <= now {
                 true => self.due.push_back(Arc::clone(cell)),
                 false => self.next = self.next.min(due.latest),
             }
@@ -246,7 +247,7 @@ impl Reporter {
         }
         let now = Instant::now();
         let asked = cell.urgent.swap(false, Ordering::SeqCst) || cell.is_asked_for();
-        let due = cell.due();
+        let due = cell.due(now);
         if !everything && !asked && due.earliest > now {
             self.next = self.next.min(due.latest);
             return None;
@@ -256,7 +257,7 @@ impl Reporter {
             cell.stale.store(false, Ordering::SeqCst);
             cell.outbox.lock().last = Some(now);
             if busy {
-                self.next = self.next.min(cell.due().latest);
+                self.next = self.next.min(cell.due(now).latest);
                 return None;
             }
         } else {
@@ -335,7 +336,7 @@ struct Due {
 
 impl Cell {
     /// When the next report leaves.
-    fn due(&self) -> Due {
+    fn due(&self, now: Instant) -> Due {
         let outbox = self.outbox.lock();
         let pace = match outbox.pace_ms {
             0 => self.policy.load().rules.report_interval_ms,
@@ -343,7 +344,7 @@ impl Cell {
         };
         let pace = Duration::from_millis(pace);
         let [earliest, latest] = [pace * 9 / 10, pace]
-            .map(|pace| outbox.last.map_or_else(Instant::now, |last| last + pace))
+            .map(|pace| outbox.last.map_or(now, |last| last + pace))
             .map(|due| outbox.alarm.map_or(due, |alarm| alarm.min(due)));
         Due { earliest, latest }
     }

@@ -200,39 +200,39 @@ impl Inner {
 
     /// Runs scripts, and has Redis keep those that it lacks.
     async fn evaluate(&self, runs: &[Run<'_>], repeatable: bool, deadline: Instant) -> Answers {
-        let sent = self.sent.load(Ordering::SeqCst);
+        let mut sent = self.sent.load(Ordering::SeqCst);
         let commands: Vec<_> = runs.iter().map(Run::by_hash).collect();
         let mut answers = self.send(&commands, repeatable, deadline).await?;
-        let mut lacking = without_script(&answers);
-        if lacking.is_empty() {
-            return Ok(answers);
-        }
-        // Redis has lost its scripts, or this node never had them: one request sends the text, and
-        // all others by then know that it was sent.
-        let turn = answer_by(deadline, self.timeout, self.sending.lock()).await;
-        let _turn = turn.ok_or(StoreError::Timeout(self.timeout))?;
-        let mut texts = usize::from(self.sent.load(Ordering::SeqCst) == sent);
-        while !lacking.is_empty() {
+        let mut texts = 1;
+        loop {
+            let lacking = without_script(&answers);
+            if lacking.is_empty() {
+                return Ok(answers);
+            }
+            // Redis has lost its scripts, or this node never had them. One request sends the text;
+            // the others wait for that, and ask once more.
+            let turn = answer_by(deadline, self.timeout, self.sending.lock()).await;
+            let turn = turn.ok_or(StoreError::Timeout(self.timeout))?;
+            let now = self.sent.load(Ordering::SeqCst);
+            let turn = Some(turn).filter(|_| now == std::mem::replace(&mut sent, now));
             let mut seen: HashMap<&str, usize> = HashMap::new();
             let command = |i: &usize| {
                 let before = seen.entry(runs[*i].hash()).or_default();
                 *before += 1;
-                match *before <= texts {
+                match turn.is_some() && *before <= texts {
                     true => runs[*i].in_full(),
                     false => runs[*i].by_hash(),
                 }
             };
             let commands: Vec<_> = lacking.iter().map(command).collect();
             let again = self.send(&commands, repeatable, deadline).await?;
-            if texts > 0 {
-                self.sent.fetch_add(1, Ordering::SeqCst);
+            if turn.is_some() {
+                sent = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
+                // If there is still one without, another node of a Cluster lacks it too.
+                texts *= 2;
             }
             replace(&mut answers, lacking, again);
-            lacking = without_script(&answers);
-            // Another node of a Cluster lacks it too.
-            texts = (2 * texts).max(1);
         }
-        Ok(answers)
     }
 
     async fn one<T: Request, R: wire::Reply>(
