@@ -65,7 +65,7 @@ pub mod tower;
 pub use breaker::{
     BuildError, CallError, CircuitBreaker, CircuitStats, Commontrip, CommontripBuilder,
     ControlError, Events, Health, Observer, Override, Permit, ProbeStats, Protect, Rejection,
-    Transition,
+    Transition, Unsent,
 };
 pub use model::{
     AbandonedCalls, Counts, Event, Latencies, LatencyRecording, Name, NameError, OnStoreFailure,

@@ -2,7 +2,11 @@
 //!
 //! Owns how often the store is asked: where a rule may hold, and then every ten seconds at most.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     task::JoinSet,
@@ -63,8 +67,9 @@ impl Watcher {
     fn look(&mut self, watch: &Watch) {
         let now = Instant::now();
         let seen = watch.circuits();
-        self.seen_at
-            .retain(|name, _| seen.iter().any(|(known, _)| known == name));
+        let known: HashSet<&Name> = seen.iter().map(|(name, _)| name).collect();
+        self.seen_at.retain(|name, _| known.contains(name));
+        self.ask_at.retain(|(_, name), _| known.contains(name));
         for (name, snapshot) in &seen {
             let at = self.seen_at.entry(name.clone()).or_insert((0, now));
             if snapshot.now_ms > at.0 {

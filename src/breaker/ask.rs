@@ -94,19 +94,24 @@ impl Cell {
         if !self.gate.is_fresh(now) {
             self.renew();
         }
-        match self.gate.decide(now) {
+        if matches!(self.gate.decide(now), Err(Hold::AskAlone)) {
+            self.fetch_spare();
+        }
+        self.unasked().map_err(|rejection| self.reject(rejection))
+    }
+
+    /// Permission to make one call, or why not, while the store is not asked.
+    fn unasked(&self) -> Result<Ticket, Rejection> {
+        match self.gate.decide(self.now()) {
             Ok(tag) => Ok(self.ticket(tag)),
-            Err(Hold::Reject(rejection)) => Err(self.reject(rejection)),
-            Err(Hold::AskAlone) => {
-                self.fetch_spare();
-                Err(self.reject(self.requested()))
-            }
+            Err(Hold::Reject(rejection)) => Err(rejection),
+            Err(Hold::AskAlone) => Err(self.requested()),
             // Nothing is known yet, or an override that admitted all has ended.
             Err(Hold::Ask) => match self.policy.load().on_store_failure {
-                OnStoreFailure::Reject if !self.is_confirmed() => Err(self.reject(Rejection {
+                OnStoreFailure::Reject if !self.is_confirmed() => Err(Rejection {
                     reason: Reason::AwaitingStore,
                     ..self.requested()
-                })),
+                }),
                 _ => Ok(self.present_ticket()),
             },
         }
@@ -247,6 +252,13 @@ impl Cell {
     }
 
     async fn ask_store(self: &Arc<Self>) -> Answer {
+        // However many circuits ask at once, each answer is to come in time.
+        let turn = self.shared.asking.acquire();
+        let turn = tokio::time::timeout(self.shared.store_timeout / 2, turn).await;
+        let Ok(Ok(_turn)) = turn else {
+            let ticket = self.unasked()?;
+            return Ok(Fetched::new(Arc::clone(self), ticket, Instant::now()));
+        };
         if self.is_strict() {
             self.file_first().await;
         }
@@ -306,7 +318,7 @@ impl Cell {
             Err(error) => {
                 // The grant may have been made and its answer lost.
                 self.give_back(request.token);
-                self.shared.store_failed(self, &error);
+                self.shared.store_failed(&[(self, error)]);
                 match self.enter() {
                     Ok(ticket) => Ok(fetched(ticket)),
                     Err(Hold::Reject(rejection)) => Err(rejection),

@@ -69,6 +69,7 @@ async fn present(cell: &Cell) -> Option<u64> {
     let mut stop = cell.shared.stop.subscribe();
     loop {
         if !cell.is_away() {
+            let _turn = cell.shared.reading.acquire().await;
             let head = cell.head();
             if let Ok(seen) = cell.shared.store.snapshot(&cell.name, &head).await {
                 return Some(seen.generation);
@@ -126,7 +127,10 @@ async fn read_on(cell: Arc<Cell>, mut generation: u64, sender: mpsc::Sender<Even
         // While the store is away only one task asks it, and this is not it.
         let events = match cell.is_away() {
             true => None,
-            false => cell.shared.store.events(&cell.name, generation).await.ok(),
+            false => {
+                let _turn = cell.shared.reading.acquire().await;
+                cell.shared.store.events(&cell.name, generation).await.ok()
+            }
         };
         let Some(events) = events else {
             tokio::select! {

@@ -5,7 +5,7 @@
 //! refuses goes alone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -23,9 +23,10 @@ use tokio::{
 use super::{
     cell::{Away, Cell},
     registry::Shared,
+    reporter::BATCH,
 };
 use crate::{
-    model::{Latencies, Name, Report, Snapshot},
+    model::{Latencies, Name},
     store::{StoreError, in_words},
 };
 
@@ -33,6 +34,8 @@ use crate::{
 /// half, so that a fleet does not ask in step.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(300);
+/// Batches of questions to a store that is away that are under way at once.
+const ASKING: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -45,6 +48,12 @@ pub(super) struct Link {
 }
 
 impl Link {
+    fn note_trouble(&self) {
+        let mut trouble = self.trouble.lock();
+        trouble.since.get_or_insert_with(Instant::now);
+        trouble.times += 1;
+    }
+
     pub(super) fn note_round_trip(&self, took: Duration) {
         self.round_trips.lock().record(took, 1);
     }
@@ -55,6 +64,8 @@ struct Trouble {
     since: Option<Instant>,
     last_error: Option<String>,
     times: u64,
+    /// Shards whose circuits are away.
+    shards: BTreeSet<u16>,
 }
 
 /// How a registry and its store get on.
@@ -108,34 +119,30 @@ impl Shared {
         }
     }
 
-    /// The store failed a circuit: from now on nobody asks it for that one, and for those that
-    /// share its fate, but one task.
-    pub(super) fn store_failed(self: &Arc<Self>, cell: &Arc<Cell>, error: &StoreError) {
-        let (fate, away) = if error.is_away() {
-            let shard = self.store.shard(&cell.name);
-            let mut fate = self.cells();
-            fate.retain(|other| self.store.shard(&other.name) == shard);
-            (fate, Away::Store)
-        } else {
-            (vec![Arc::clone(cell)], Away::Refused)
+    /// The store failed circuits: from now on nobody asks it for those, and for those that share
+    /// their fate, but one task.
+    pub(super) fn store_failed(self: &Arc<Self>, failed: &[(&Arc<Cell>, StoreError)]) {
+        let Some((_, last)) = failed.last() else {
+            return;
         };
-        let words = in_words(error);
-        let left = fate.iter().filter(|cell| cell.leave_store(away)).count();
-        let mut trouble = self.link.trouble.lock();
-        trouble.last_error = Some(words.clone());
+        self.link.trouble.lock().last_error = Some(in_words(last));
+        let refused = failed.iter().filter(|(_, error)| !error.is_away());
+        let refused: Vec<_> = refused
+            .filter(|(cell, _)| cell.leave_store(Away::Refused))
+            .collect();
+        let mut left = refused.len();
+        if let Some((cell, error)) = refused.first() {
+            self.link.note_trouble();
+            let words = in_words(error);
+            tracing::warn!(error = %words, circuit = %cell.name, circuits = left, replica = %self.replica, "the store refuses circuits");
+        }
+        for (cell, error) in failed.iter().filter(|(_, error)| error.is_away()) {
+            if cell.away() != Away::Store {
+                left += self.shard_failed(cell, error);
+            }
+        }
         if left == 0 {
             return;
-        }
-        trouble.since.get_or_insert_with(Instant::now);
-        trouble.times += 1;
-        drop(trouble);
-        match away {
-            Away::Refused => {
-                tracing::warn!(error = %words, circuit = %cell.name, replica = %self.replica, "the store refuses a circuit");
-            }
-            _ => {
-                tracing::warn!(error = %words, circuits = left, replica = %self.replica, "the store is away");
-            }
         }
         if !self.link.asking.swap(true, Ordering::SeqCst) {
             self.spawn(ask_until_back(Arc::clone(self)));
@@ -143,12 +150,27 @@ impl Shared {
         self.link.more.notify_one();
     }
 
+    /// The store serves nobody of the circuit's shard; how many circuits go on without it now.
+    fn shard_failed(&self, cell: &Arc<Cell>, error: &StoreError) -> usize {
+        let shard = self.store.shard(&cell.name);
+        let fate = self.cells().into_iter();
+        let fate = fate.filter(|other| self.store.shard(&other.name) == shard);
+        let left = fate.filter(|cell| cell.leave_store(Away::Store)).count();
+        // It may be no longer in the registry.
+        let left = left + usize::from(cell.leave_store(Away::Store));
+        // A circuit that was made in this very moment follows the others without a word.
+        if self.link.trouble.lock().shards.insert(shard) && left > 0 {
+            self.link.note_trouble();
+            let words = in_words(error);
+            tracing::warn!(error = %words, circuits = left, replica = %self.replica, "the store is away");
+        }
+        left
+    }
+
     /// Whether a new circuit begins without the store.
     pub(super) fn begins_away(&self, name: &Name) -> bool {
-        let shard = self.store.shard(name);
-        let same = |cell: &Arc<Cell>| self.store.shard(&cell.name) == shard;
-        let away = |cell: &Arc<Cell>| cell.away() == Away::Store;
-        self.cells().iter().any(|cell| away(cell) && same(cell))
+        let shards = &self.link.trouble.lock().shards;
+        !shards.is_empty() && shards.contains(&self.store.shard(name))
     }
 
     fn groups_away(&self) -> Groups {
@@ -167,64 +189,108 @@ impl Shared {
     /// Asks a store that is away once more, before the registry ends.
     pub(super) async fn last_try(self: &Arc<Self>) {
         let groups = self.groups_away();
-        join_all(groups.values().map(|cells| self.try_group(cells))).await;
+        self.try_groups(groups.into_iter().collect()).await;
     }
 
-    /// Asks the store for one circuit of a group; whether the group is back.
-    async fn try_group(self: &Arc<Self>, cells: &[Arc<Cell>]) -> bool {
-        let Some(cell) = fastrand::choice(cells) else {
-            return true;
-        };
-        let report = cell.pending_or_empty();
-        let (number, asked) = (report.seq, Instant::now());
-        let error = match self.ask(cell, report).await {
-            Ok(snapshot) => {
-                cell.delivered(number, snapshot.pace_ms);
-                self.returned(cells);
-                cell.take_shared(&snapshot, asked);
-                return true;
+    /// Asks the store for one circuit of each group; which groups are not back.
+    async fn try_groups(self: &Arc<Self>, groups: Vec<(Group, Vec<Arc<Cell>>)>) -> Vec<Group> {
+        let mut batches = Vec::new();
+        let mut refused = Vec::new();
+        for group in groups {
+            match group.0 {
+                // What hangs must not hold up other shards.
+                Group::Shard(_) => batches.push(vec![group]),
+                Group::Refused(_) => refused.push(group),
             }
-            Err(error) => error,
-        };
-        if let StoreError::Invalid(why) = &error {
+        }
+        batches.extend(refused.chunks(BATCH).map(<[_]>::to_vec));
+        let asked = batches.into_iter().map(|batch| Arc::clone(self).try_batch(batch));
+        let asked: Vec<_> = stream::iter(asked)
+            .buffer_unordered(ASKING)
+            .collect()
+            .await;
+        asked.into_iter().flatten().collect()
+    }
+
+    async fn try_batch(self: Arc<Self>, groups: Vec<(Group, Vec<Arc<Cell>>)>) -> Vec<Group> {
+        // The report whose answer is awaited, or an empty one: a write, so it shows that the store
+        // takes reports again, and it brings back what this process remembers.
+        let chosen = groups.iter().filter_map(|(_, cells)| fastrand::choice(cells));
+        let batch: Vec<_> = chosen
+            .map(|cell| (Arc::clone(cell), cell.pending_or_empty()))
+            .collect();
+        let at = Instant::now();
+        let answers = self.file(&batch).await;
+        let (mut back, mut not_back) = (Vec::new(), Vec::new());
+        let asked = groups.iter().zip(&batch).zip(answers);
+        let mut news = Vec::new();
+        for (((group, cells), (cell, report)), answer) in asked {
+            match answer {
+                Ok(snapshot) => {
+                    cell.delivered(report.seq, snapshot.pace_ms);
+                    back.extend(cells.iter().cloned());
+                    news.push((cell, snapshot));
+                }
+                Err(error) => match self.still_away(cell, report.seq, &error) {
+                    true => not_back.push(group.clone()),
+                    false => {
+                        let others = cells.iter().filter(|other| !Arc::ptr_eq(other, cell));
+                        back.extend(others.cloned());
+                    }
+                },
+            }
+        }
+        self.returned(&back);
+        for (cell, snapshot) in news {
+            cell.take_shared(&snapshot, at);
+        }
+        not_back
+    }
+
+    /// The store did not take a circuit's report; whether it is away, and not only refuses this.
+    fn still_away(&self, cell: &Arc<Cell>, number: u64, error: &StoreError) -> bool {
+        if let StoreError::Invalid(why) = error {
             cell.lose_report(number, why);
         }
-        let words = in_words(&error);
+        let words = in_words(error);
         tracing::debug!(error = %words, circuit = %cell.name, "the store is still away");
         self.link.trouble.lock().last_error = Some(words);
         if error.is_away() || cell.away() == Away::Refused {
-            return false;
+            return true;
         }
-        // It answers, though not to this.
         cell.leave_store(Away::Refused);
-        let others = cells.iter().filter(|other| !Arc::ptr_eq(other, cell));
-        self.returned(&others.cloned().collect::<Vec<_>>());
-        true
-    }
-
-    /// Sends the report whose answer is awaited, or an empty one: a write, so it shows that the
-    /// store takes reports again, and it brings back what this process remembers.
-    async fn ask(&self, cell: &Arc<Cell>, report: Report) -> Result<Snapshot, StoreError> {
-        let batch = [(Arc::clone(cell), report)];
-        let answer = self.file(&batch).await.into_iter().next();
-        answer.unwrap_or_else(|| Err(StoreError::Unreadable("no answer".to_owned())))
+        false
     }
 
     fn returned(&self, cells: &[Arc<Cell>]) {
+        if cells.is_empty() {
+            return;
+        }
+        let shards = |cells: &[Arc<Cell>]| -> BTreeSet<u16> {
+            let shards = cells.iter().map(|cell| self.store.shard(&cell.name));
+            shards.collect()
+        };
+        // Before they return: one that fails then takes the others away again.
+        let back = shards(cells);
+        let mut trouble = self.link.trouble.lock();
+        trouble.shards.retain(|shard| !back.contains(shard));
+        drop(trouble);
         for cell in cells {
             cell.return_to_store();
         }
         let away_for = {
+            let mut away = self.cells();
+            away.retain(|cell| cell.is_away());
             let mut trouble = self.link.trouble.lock();
             let since = trouble.since;
-            if !self.cells().iter().any(|cell| cell.is_away()) {
+            let still = shards(&away);
+            trouble.shards.retain(|shard| still.contains(shard));
+            if away.is_empty() {
                 trouble.since = None;
             }
             since.map_or(Duration::ZERO, |since| since.elapsed())
         };
-        if !cells.is_empty() {
-            tracing::info!(?away_for, circuits = cells.len(), replica = %self.replica, "the store is back");
-        }
+        tracing::info!(?away_for, circuits = cells.len(), replica = %self.replica, "the store is back");
     }
 }
 
@@ -257,11 +323,9 @@ async fn ask_until_back(shared: Arc<Shared>) {
             () = super::registry::stopped(&mut stop) => return,
         }
         let now = Instant::now();
-        let asked = groups.iter().filter(|(group, _)| due[*group].0 <= now);
-        let asked: Vec<_> = asked.collect();
-        let back = join_all(asked.iter().map(|(_, cells)| shared.try_group(cells))).await;
-        for ((group, _), back) in asked.into_iter().zip(back) {
-            if !back && let Some((at, wait)) = due.get_mut(group) {
+        let asked = groups.into_iter().filter(|(group, _)| due[group].0 <= now);
+        for group in shared.try_groups(asked.collect()).await {
+            if let Some((at, wait)) = due.get_mut(&group) {
                 *wait = (*wait * 2).min(LONGEST_WAIT);
                 *at = Instant::now() + jitter(*wait);
             }

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
 
 use super::registry::{Shared, stopped};
 use crate::{
@@ -17,32 +20,44 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A store that cannot push, or gives this user no leave to listen, will not learn it soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
+/// How long further circuits wait to be followed, for each that is: telling all of them takes longer
+/// the more there are.
+const EACH: Duration = Duration::from_micros(10);
 
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    followed: watch::Receiver<BTreeSet<Name>>,
-    mut stop: watch::Receiver<bool>,
-) {
+pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let (names, followed) = watch::channel(shared.names());
+    let mut change = None;
     let mut wait = FIRST_WAIT;
     let mut warned = false;
     loop {
         let (sender, mut notices) = mpsc::unbounded_channel();
         let mut listening = shared.store.listen(followed.clone(), sender);
+        let mut heard = false;
         let ended = loop {
             tokio::select! {
                 // Notices first: however many come, they do not pile up.
                 biased;
                 () = stopped(&mut stop) => return,
                 Some(notice) = notices.recv() => {
-                    (wait, warned) = (FIRST_WAIT, false);
+                    (wait, warned, heard) = (FIRST_WAIT, false, true);
                     hear(&shared, notice);
                 }
                 ended = &mut listening => break ended,
+                () = shared.others.notified() => {
+                    let some = EACH * u32::try_from(names.borrow().len()).unwrap_or(u32::MAX);
+                    change.get_or_insert(Instant::now() + some);
+                }
+                () = sleep_until(change.unwrap_or_else(Instant::now)), if change.is_some() => {
+                    change = None;
+                    names.send_replace(shared.names());
+                }
             }
         };
         drop(listening);
-        for cell in shared.cells() {
-            cell.follow(false);
+        if heard {
+            for cell in shared.cells() {
+                cell.follow(false);
+            }
         }
         let pause = match ended {
             Ok(()) => return,
@@ -66,6 +81,13 @@ pub(super) async fn run(
             () = tokio::time::sleep(pause.mul_f64(fastrand::f64().mul_add(0.5, 1.0))) => {}
             () = stopped(&mut stop) => return,
         }
+    }
+}
+
+impl Shared {
+    /// The names of all circuits.
+    fn names(&self) -> BTreeSet<Name> {
+        self.circuits.lock().keys().cloned().collect()
     }
 }
 

@@ -39,6 +39,7 @@ pub use self::{
     link::Health,
     permit::Permit,
     registry::{Commontrip, CommontripBuilder},
+    reporter::Unsent,
     stats::{CircuitStats, Observer, ProbeStats, Transition},
     words::Override,
 };

@@ -63,6 +63,19 @@ impl Outbox {
         self.pending.is_some() || untold || !self.releases.is_empty()
     }
 
+    /// Outcomes that the store was not told, or has not confirmed.
+    pub(super) fn untold(&self) -> Counts {
+        let mut untold = self.late;
+        for (_, sums) in &self.away {
+            untold += *sums;
+        }
+        if let Some(pending) = &self.pending {
+            untold += pending.counts;
+            untold += pending.late;
+        }
+        untold
+    }
+
     /// Whether a report may leave at once now. When it has done so just before, and did not open the
     /// circuit, an alarm is set instead, so that a failing fleet does not drown its store.
     pub(super) fn urge(&mut self, now: Instant, apart: Duration) -> bool {

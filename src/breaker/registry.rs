@@ -3,7 +3,7 @@
 //! Owns the store, the tasks and the circuits of a process; tells nobody what to do with a call.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fmt,
     future::Future,
     sync::{
@@ -16,21 +16,31 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::{
     BuildError, CircuitBreaker,
-    cell::{Away, Cell},
+    cell::{Away, Cell, IDLE_TIMEOUT},
     events, host,
     link::{Health, Link},
-    listener, reporter,
+    listener,
+    reporter::{self, Unsent},
 };
 use crate::{
     model::{Name, NameError, Policy},
-    store::{Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError},
+    store::{
+        Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError, answer_by,
+    },
 };
+
+/// Questions that calls have out at once, in all circuits; a store answers so many well within
+/// `store_timeout`.
+const ASKING: usize = 32;
+/// Reads that are out at once for those who follow transitions.
+const READING: usize = 16;
 
 /// What every part of a registry can reach.
 pub(super) struct Shared {
@@ -39,14 +49,25 @@ pub(super) struct Shared {
     pub(super) replica: String,
     pub(super) store_timeout: Duration,
     pub(super) link: Link,
-    /// Circuits that the reporter looks after: those whose `parked` is not set.
-    pub(super) active: Mutex<Vec<Arc<Cell>>>,
+    /// Circuits that the reporter is to look at, and that there are some.
+    pub(super) asked: Mutex<Vec<Arc<Cell>>>,
     pub(super) wake: Notify,
     /// The turn to wait for the store though there is a decision, only a stale one.
     pub(super) renewing: tokio::sync::Mutex<()>,
+    /// Turns to ask the store for one call, and turns to read what nobody waits for.
+    pub(super) asking: Semaphore,
+    pub(super) reading: Semaphore,
     pub(super) stop: watch::Sender<bool>,
-    circuits: Mutex<HashMap<Name, Arc<Cell>>>,
-    followed: watch::Sender<BTreeSet<Name>>,
+    /// How long the end may take, and what was not sent by then.
+    patience: Mutex<Duration>,
+    pub(super) unsent: Mutex<Unsent>,
+    /// How long a circuit is kept that nobody holds or uses.
+    pub(super) idle_timeout: Duration,
+    pub(super) circuits: Mutex<HashMap<Name, Arc<Cell>>>,
+    /// Other circuits are there than before.
+    pub(super) others: Notify,
+    /// The shortest pace of reports that so many circuits allow, ms.
+    pub(super) least_pace_ms: AtomicU64,
     flushes: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// Called with each transition of each circuit.
     pub(super) hooks: Mutex<Vec<events::Hook>>,
@@ -64,7 +85,12 @@ impl Shared {
     /// Lets go of the circuits, which hold on to this.
     pub(super) fn forget(&self) {
         self.circuits.lock().clear();
-        self.active.lock().clear();
+        self.asked.lock().clear();
+    }
+
+    /// How long the end may take.
+    pub(super) fn patience(&self) -> Duration {
+        *self.patience.lock()
     }
 
     pub(super) fn cell(&self, name: &Name) -> Option<Arc<Cell>> {
@@ -97,34 +123,26 @@ impl Shared {
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let answer = tokio::time::timeout(self.store_timeout, answer).await;
-        answer.unwrap_or(Err(StoreError::Timeout(self.store_timeout)))
+        let timeout = self.store_timeout;
+        let answer = answer_by(Instant::now() + timeout, timeout, answer).await;
+        answer.unwrap_or(Err(StoreError::Timeout(timeout)))
     }
 
-    /// Has the reporter look after a circuit.
+    /// Has the reporter look after a circuit that it has parked.
     #[cold]
     pub(super) fn activate(&self, cell: &Arc<Cell>) {
-        if !cell.parked.load(Ordering::SeqCst) {
-            return;
-        }
-        let mut active = self.active.lock();
-        if cell.parked.swap(false, Ordering::SeqCst) {
-            active.push(Arc::clone(cell));
-            drop(active);
-            self.wake.notify_one();
+        if cell.parked.load(Ordering::SeqCst) {
+            self.attend(cell);
         }
     }
 
-    /// Has the reporter look after these no longer.
-    pub(super) fn park(&self, cells: &[Arc<Cell>]) {
-        if cells.is_empty() {
-            return;
+    /// Has the reporter look at a circuit now.
+    pub(super) fn attend(&self, cell: &Arc<Cell>) {
+        cell.parked.store(false, Ordering::SeqCst);
+        if !cell.asked.swap(true, Ordering::SeqCst) {
+            self.asked.lock().push(Arc::clone(cell));
+            self.wake.notify_one();
         }
-        let mut active = self.active.lock();
-        for cell in cells {
-            cell.parked.store(true, Ordering::SeqCst);
-        }
-        active.retain(|cell| !cell.parked.load(Ordering::SeqCst));
     }
 }
 
@@ -169,7 +187,7 @@ impl Drop for Life {
 #[derive(Clone)]
 pub struct Commontrip {
     life: Arc<Life>,
-    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    tasks: Arc<tokio::sync::Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Commontrip {
@@ -179,6 +197,7 @@ impl Commontrip {
             place: Place::Embedded,
             redis: RedisStore::builder(),
             store_timeout: Duration::from_millis(50),
+            idle_timeout: IDLE_TIMEOUT,
             replica: None,
             clock: Clock::system(),
         }
@@ -206,7 +225,8 @@ impl Commontrip {
     ///
     /// The same name is the same circuit; the policy given last is the one in force. Taking a circuit with
     /// two policies is usually a mistake, so the first time it happens is logged, with the settings
-    /// that differ.
+    /// that differ. A circuit that nobody holds or uses is let go after
+    /// [`idle_timeout`](CommontripBuilder::idle_timeout).
     ///
     /// # Errors
     /// [`NameError`] when `name` is empty, longer than 200 bytes, or has control characters or
@@ -232,17 +252,16 @@ impl Commontrip {
         let mut circuits = shared.circuits.lock();
         if let Some(cell) = circuits.get(&name) {
             let cell = Arc::clone(cell);
+            cell.note_use();
             drop(circuits);
             cell.set_policy(policy);
             return Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)));
         }
         let cell = Arc::new(Cell::new(name.clone(), policy, Arc::clone(shared)));
         cell.warn_of(&cell.policy.load());
-        circuits.insert(name.clone(), Arc::clone(&cell));
+        circuits.insert(name, Arc::clone(&cell));
         drop(circuits);
-        shared.followed.send_modify(|names| {
-            names.insert(name);
-        });
+        shared.others.notify_one();
         for hook in shared.hooks.lock().iter() {
             events::call(Arc::clone(hook), Arc::clone(&cell));
         }
@@ -324,16 +343,30 @@ impl Commontrip {
         }
     }
 
-    /// Sends what was recorded so far and ends the registry's tasks.
+    /// Sends what was recorded so far and ends the registry's tasks; says what was not sent.
     ///
-    /// Takes at most a few times `store_timeout`. Circuits then decide from what they know.
-    pub async fn shutdown(&self) {
+    /// Takes at most three times `store_timeout`, which is enough for some thousands of circuits;
+    /// [`shutdown_timeout`](Self::shutdown_timeout) gives it more. Circuits then decide from what they
+    /// know.
+    pub async fn shutdown(&self) -> Unsent {
+        self.end().await
+    }
+
+    /// [`shutdown`](Self::shutdown) within this time. What is not sent by then is lost, counted and logged.
+    pub async fn shutdown_timeout(&self, timeout: Duration) -> Unsent {
+        *self.life.0.patience.lock() = timeout;
+        self.end().await
+    }
+
+    async fn end(&self) -> Unsent {
         self.life.0.stop.send_replace(true);
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        for task in tasks {
+        let mut tasks = self.tasks.lock().await;
+        while let Some(task) = tasks.last_mut() {
             // A task that panicked has nothing left to flush.
             let _ = task.await;
+            tasks.pop();
         }
+        *self.life.0.unsent.lock()
     }
 }
 
@@ -354,6 +387,7 @@ pub struct CommontripBuilder {
     place: Place,
     redis: RedisStoreBuilder,
     store_timeout: Duration,
+    idle_timeout: Duration,
     replica: Option<String>,
     clock: Clock,
 }
@@ -418,6 +452,18 @@ impl CommontripBuilder {
         self
     }
 
+    /// Sets how long a circuit is kept that nobody holds or uses. Range `10 ms..`, default 10 minutes.
+    ///
+    /// It is held as long as there is a [`CircuitBreaker`], a [`Permit`](crate::Permit) or an
+    /// [`Events`](crate::Events) of it, or an [`on_event`](Commontrip::on_event) hook, which listens to all.
+    /// It is let go when everything was sent, unless an override is in force, its wait is not over or
+    /// the store is away. Taken again it is the same circuit, as the store has it; its
+    /// [`stats`](Commontrip::stats) begin at 0.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout.max(Duration::from_millis(10));
+        self
+    }
+
     /// Names this registry; unique in the fleet, 1 to 100 printable characters without spaces.
     /// Default: host name and process id. A random part is added, new at each start.
     pub fn replica(mut self, name: &str) -> Self {
@@ -455,7 +501,6 @@ impl CommontripBuilder {
         };
         let (flushes, flush_requests) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
-        let (followed, follows) = watch::channel(BTreeSet::new());
         let shared = Arc::new(Shared {
             store,
             clock: self.clock,
@@ -463,12 +508,18 @@ impl CommontripBuilder {
             store_timeout: self.store_timeout,
             hooks: Mutex::default(),
             link: Link::default(),
-            active: Mutex::default(),
+            asked: Mutex::default(),
             wake: Notify::new(),
             renewing: tokio::sync::Mutex::default(),
+            asking: Semaphore::new(ASKING),
+            reading: Semaphore::new(READING),
             stop,
+            patience: Mutex::new(self.store_timeout * 3),
+            unsent: Mutex::default(),
+            idle_timeout: self.idle_timeout,
             circuits: Mutex::default(),
-            followed,
+            others: Notify::new(),
+            least_pace_ms: AtomicU64::new(0),
             flushes,
             tokens: AtomicU64::new(1),
             off: AtomicBool::new(false),
@@ -480,11 +531,11 @@ impl CommontripBuilder {
                 flush_requests,
                 stopped.clone(),
             )),
-            shared.spawn(listener::run(Arc::clone(&shared), follows, stopped)),
+            shared.spawn(listener::run(Arc::clone(&shared), stopped)),
         ];
         Ok(Commontrip {
             life: Arc::new(Life(shared)),
-            tasks: Arc::new(Mutex::new(tasks)),
+            tasks: Arc::new(tokio::sync::Mutex::new(tasks)),
         })
     }
 }

@@ -5,6 +5,7 @@
 mod clock;
 mod keeping;
 mod memory;
+mod patience;
 mod redis;
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "queue")]
 pub(crate) use self::redis::Text;
+pub(crate) use self::patience::answer_by;
 pub use self::{
     clock::Clock,
     memory::MemoryStore,

@@ -61,6 +61,7 @@ mod latency;
 ))]
 mod llm_gateway;
 mod lua;
+mod many;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod netns;

@@ -213,8 +213,7 @@ impl Cell {
         } else {
             return;
         }
-        self.shared.activate(self);
-        self.shared.wake.notify_one();
+        self.shared.attend(self);
     }
 
     /// Whether a report may leave at once; otherwise it leaves when it is this replica's turn.

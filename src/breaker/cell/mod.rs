@@ -9,6 +9,7 @@
 mod abandoned;
 mod evidence;
 mod hint;
+mod idle;
 mod news;
 mod outcomes;
 mod own;
@@ -28,6 +29,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
+pub(super) use self::idle::IDLE_TIMEOUT;
 use self::{abandoned::Usual, evidence::Foreseen, hint::Hint};
 use super::{
     Rejection,
@@ -62,6 +64,13 @@ pub(super) struct Cell {
     pub(super) policy: ArcSwap<Policy>,
     /// The reporter does not look after this circuit until it is woken.
     pub(super) parked: AtomicBool,
+    /// The reporter is asked to look at this circuit.
+    pub(super) asked: AtomicBool,
+    /// The reporter's own: it looks this circuit through; what it said is under way.
+    pub(super) listed: AtomicBool,
+    pub(super) aboard: AtomicBool,
+    /// When this circuit was last seen in use, coarse ms; off the way of a call.
+    pub(super) used_at: AtomicU64,
     /// Something must leave at once.
     pub(super) urgent: AtomicBool,
     /// The decision wants renewing.
@@ -203,11 +212,14 @@ impl Cell {
     pub(super) fn new(name: Name, policy: Policy, shared: Arc<Shared>) -> Self {
         Self {
             name,
-            shared,
             gate: Gate::new(),
             tally: Tally::new(),
             policy: ArcSwap::from_pointee(policy.clone()),
             parked: AtomicBool::new(true),
+            asked: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            aboard: AtomicBool::new(false),
+            used_at: AtomicU64::new(shared.clock.coarse_ms()),
             urgent: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             away: AtomicU8::new(Away::No as u8),
@@ -237,6 +249,7 @@ impl Cell {
             usual: Mutex::default(),
             noted: Mutex::default(),
             timeouts: AtomicU64::new(0),
+            shared,
         }
     }
 

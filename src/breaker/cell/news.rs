@@ -89,8 +89,7 @@ impl Cell {
         if report {
             self.hurry();
         } else if foreseen {
-            self.shared.activate(self);
-            self.shared.wake.notify_one();
+            self.shared.attend(self);
         }
         if !same {
             // A probe's permit that was fetched ahead is of the past.

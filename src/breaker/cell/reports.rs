@@ -44,23 +44,20 @@ impl Cell {
     /// Has the reporter send the outbox at once.
     pub(in crate::breaker) fn report_soon(self: &Arc<Self>) {
         if !self.urgent.load(Ordering::Relaxed) && !self.urgent.swap(true, Ordering::SeqCst) {
-            self.shared.activate(self);
-            self.shared.wake.notify_one();
+            self.shared.attend(self);
         }
     }
 
     /// Has a probe permit given back.
     pub(in crate::breaker) fn give_back(self: &Arc<Self>, token: String) {
         self.outbox.lock().releases.push(token);
-        self.shared.activate(self);
-        self.shared.wake.notify_one();
+        self.shared.attend(self);
     }
 
     /// Has the decision renewed in the background.
     pub(in crate::breaker) fn renew(self: &Arc<Self>) {
         if !self.stale.swap(true, Ordering::SeqCst) {
-            self.shared.activate(self);
-            self.shared.wake.notify_one();
+            self.shared.attend(self);
         }
     }
 
@@ -209,6 +206,7 @@ impl Cell {
     pub(in crate::breaker) fn delivered(&self, number: u64, pace_ms: u64) {
         let mut outbox = self.outbox.lock();
         outbox.pending.take_if(|report| report.seq == number);
-        outbox.pace_ms = pace_ms.min(LONGEST_PACE_MS);
+        let least = self.shared.least_pace_ms.load(Ordering::Relaxed);
+        outbox.pace_ms = pace_ms.min(LONGEST_PACE_MS).max(least);
     }
 }

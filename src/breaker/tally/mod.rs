@@ -276,8 +276,17 @@ impl Tally {
 
     /// Whether nothing was counted since the last drain.
     pub(super) fn is_empty(&self) -> bool {
+        self.untaken().is_empty()
+    }
+
+    /// What was counted since the last drain, under whatever tag, without taking it.
+    pub(super) fn untaken(&self) -> Counts {
         let ledger = self.ledger.lock();
-        ledger.late.is_empty() && self.slots.iter().all(|slot| slot.fresh().is_empty())
+        let mut untaken = ledger.late;
+        for slot in self.slots.iter() {
+            untaken += slot.fresh();
+        }
+        untaken
     }
 
     /// What is counted now under the present tag, without taking it.

@@ -23,7 +23,10 @@ mod wire;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,7 +36,7 @@ use redis::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 #[cfg(feature = "queue")]
@@ -49,7 +52,7 @@ use self::{
     line::{Lines, Up},
     scripts::{Operation, Run, Scripts},
 };
-use super::{Answer, Notice, Store, StoreError};
+use super::{Answer, Notice, Store, StoreError, answer_by};
 use crate::model::{
     Acquire, Claim, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Request,
     Snapshot,
@@ -70,8 +73,18 @@ struct Inner {
     prefix: Prefix,
     timeout: Duration,
     scripts: Scripts,
-    /// Circuit -> when its place in the index was last renewed, Redis' clock.
-    indexed: Mutex<HashMap<Name, u64>>,
+    /// The turn to send the text of scripts, and how often that was done.
+    sending: tokio::sync::Mutex<()>,
+    sent: AtomicU64,
+    indexed: Mutex<Indexed>,
+}
+
+/// When places in the index were last renewed, Redis' clock.
+#[derive(Default)]
+struct Indexed {
+    at: HashMap<Name, u64>,
+    /// When circuits were last forgotten that nobody reports any more.
+    pruned_at: u64,
 }
 
 impl fmt::Debug for RedisStore {
@@ -95,9 +108,18 @@ impl RedisStore {
             prefix,
             timeout,
             scripts: Scripts::new(),
+            sending: tokio::sync::Mutex::default(),
+            sent: AtomicU64::new(0),
             indexed: Mutex::default(),
         }))
     }
+}
+
+/// Which of the answers say that Redis does not have the script.
+fn without_script(answers: &[RedisResult<Value>]) -> Vec<usize> {
+    let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+    let lacks = |i: &usize| answers[*i].as_ref().is_err_and(|e| e.kind() == no_script);
+    (0..answers.len()).filter(lacks).collect()
 }
 
 /// Puts answers in the places of those that they stand for.
@@ -122,7 +144,7 @@ impl Inner {
                 answers => answers,
             }
         };
-        let answers = timeout_at(deadline, run).await;
+        let answers = answer_by(deadline, self.timeout, run).await;
         answers.unwrap_or(Err(StoreError::Timeout(self.timeout)))
     }
 
@@ -178,21 +200,39 @@ impl Inner {
 
     /// Runs scripts, and has Redis keep those that it lacks.
     async fn evaluate(&self, runs: &[Run<'_>], repeatable: bool, deadline: Instant) -> Answers {
+        let mut sent = self.sent.load(Ordering::SeqCst);
         let commands: Vec<_> = runs.iter().map(Run::by_hash).collect();
         let mut answers = self.send(&commands, repeatable, deadline).await?;
-        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-        let missing =
-            |answer: &RedisResult<Value>| answer.as_ref().is_err_and(|e| e.kind() == no_script);
-        let lacking: Vec<_> = (0..answers.len())
-            .filter(|i| missing(&answers[*i]))
-            .collect();
-        if !lacking.is_empty() {
-            // Redis has lost its scripts, or this node never had them: send the text along.
-            let commands: Vec<_> = lacking.iter().map(|i| runs[*i].in_full()).collect();
+        let mut texts = 1;
+        loop {
+            let lacking = without_script(&answers);
+            if lacking.is_empty() {
+                return Ok(answers);
+            }
+            // Redis has lost its scripts, or this node never had them. One request sends the text;
+            // the others wait for that, and ask once more.
+            let turn = answer_by(deadline, self.timeout, self.sending.lock()).await;
+            let turn = turn.ok_or(StoreError::Timeout(self.timeout))?;
+            let now = self.sent.load(Ordering::SeqCst);
+            let turn = Some(turn).filter(|_| now == std::mem::replace(&mut sent, now));
+            let mut seen: HashMap<&str, usize> = HashMap::new();
+            let command = |i: &usize| {
+                let before = seen.entry(runs[*i].hash()).or_default();
+                *before += 1;
+                match turn.is_some() && *before <= texts {
+                    true => runs[*i].in_full(),
+                    false => runs[*i].by_hash(),
+                }
+            };
+            let commands: Vec<_> = lacking.iter().map(command).collect();
             let again = self.send(&commands, repeatable, deadline).await?;
+            if turn.is_some() {
+                sent = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
+                // If there is still one without, another node of a Cluster lacks it too.
+                texts *= 2;
+            }
             replace(&mut answers, lacking, again);
         }
-        Ok(answers)
     }
 
     async fn one<T: Request, R: wire::Reply>(
@@ -222,6 +262,7 @@ impl Inner {
             let indexed = self.indexed.lock();
             let due = |name: &Name, now: u64| {
                 indexed
+                    .at
                     .get(name)
                     .is_none_or(|at| now.abs_diff(*at) >= INDEX_EVERY_MS)
             };
@@ -251,7 +292,12 @@ impl Inner {
         let deadline = Instant::now() + self.timeout;
         let answers = self.send(&[add, forget, keep], true, deadline).await;
         if answers.is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
-            self.indexed.lock().extend(due);
+            let Indexed { at, pruned_at } = &mut *self.indexed.lock();
+            at.extend(due);
+            if newest.abs_diff(*pruned_at) >= INDEX_EVERY_MS {
+                *pruned_at = newest;
+                at.retain(|_, at| newest.abs_diff(*at) < 2 * INDEX_EVERY_MS);
+            }
         }
     }
 }

@@ -100,9 +100,14 @@ impl<'a> Run<'a> {
         is_repeatable(self.text.source)
     }
 
+    /// What Redis knows the script by.
+    pub(super) fn hash(&self) -> &str {
+        self.text.script.get_hash()
+    }
+
     /// Runs the script that Redis has.
     pub(super) fn by_hash(&self) -> Cmd {
-        self.command("EVALSHA", self.text.script.get_hash())
+        self.command("EVALSHA", self.hash())
     }
 
     /// Runs the script, and has Redis keep it.

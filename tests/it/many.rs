@@ -1,0 +1,343 @@
+//! Many circuits in one process: what they cost, what an outage costs, and how they end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use commontrip::{CircuitBreaker, Commontrip, Name, Policy, RedisStore, Store};
+
+use crate::{
+    delegate,
+    support::{self, OwnServer},
+    traces,
+    wait::until,
+};
+
+/// How often each circuit is called.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Callers; each calls its part of the circuits.
+const CALLERS: usize = 50;
+
+fn taken(circuits: &Commontrip, many: usize) -> Vec<CircuitBreaker> {
+    let name = support::unique("many");
+    let take = |n| circuits.circuit(&format!("{name}:{n}"), Policy::default());
+    (0..many).map(|n| take(n).unwrap()).collect()
+}
+
+/// Calls each circuit once a period.
+async fn call_all(breakers: &[CircuitBreaker], periods: usize) {
+    let calls = breakers.chunks(breakers.len().div_ceil(CALLERS)).map(|part| {
+        let part = part.to_vec();
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(PERIOD);
+            for _ in 0..periods {
+                ticks.tick().await;
+                for breaker in &part {
+                    let _ = breaker.call(async || Ok::<_, ()>(())).await;
+                }
+            }
+        })
+    });
+    for caller in calls.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
+}
+
+/// A number of `INFO`.
+fn info(connection: &mut redis::Connection, section: &str, field: &str) -> u64 {
+    let info: String = redis::cmd("INFO").arg(section).query(connection).unwrap();
+    let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap_or("0").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_circuits_are_busy_a_healthy_redis_is_never_unavailable() {
+    for many in [300, 1_000, 10_000] {
+        let server = OwnServer::start();
+        let circuits = Commontrip::redis(&server.url()).unwrap();
+        let breakers = taken(&circuits, many);
+        call_all(&breakers, 40).await;
+        let health = circuits.health();
+        assert_eq!(health.times_away, 0, "{many} circuits: {health:?}");
+        let filed = circuits.stats().iter().filter(|circuit| circuit.reports > 0).count();
+        assert_eq!(filed, many, "each has reported");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_script_flush_each_script_is_sent_once() {
+    let server = OwnServer::start();
+    let circuits = Commontrip::redis(&server.url()).unwrap();
+    let breakers = taken(&circuits, 1_000);
+    call_all(&breakers, 5).await;
+    circuits.flush().await;
+    let client = redis::Client::open(server.admin_url()).unwrap();
+    let mut admin = client.get_connection().unwrap();
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut admin).unwrap();
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut admin).unwrap();
+    call_all(&breakers, 10).await;
+    circuits.flush().await;
+    let bytes = info(&mut admin, "stats", "total_net_input_bytes");
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut admin).unwrap();
+    let evals = stats.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
+    let evals: u64 = evals.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap());
+    assert_eq!(circuits.health().times_away, 0);
+    // The steady way and the general one, of reports and of permits.
+    assert!((1..=4).contains(&evals), "{evals} scripts sent, {bytes} bytes");
+}
+
+/// Counts what a registry asks of its store.
+#[derive(Debug)]
+struct Counting {
+    inner: RedisStore,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reports: AtomicUsize,
+    shards: AtomicUsize,
+}
+
+impl Store for Counting {
+    delegate::to_inner!(acquire release control snapshot events circuits ping listen);
+
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, commontrip::model::Report)],
+    ) -> commontrip::store::Answer<'a, Vec<Result<commontrip::Snapshot, commontrip::StoreError>>> {
+        self.counts.reports.fetch_add(batch.len(), Ordering::SeqCst);
+        self.inner.report(batch)
+    }
+
+    fn shard(&self, circuit: &Name) -> u16 {
+        self.counts.shards.fetch_add(1, Ordering::SeqCst);
+        self.inner.shard(circuit)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_costs_work_in_proportion_to_the_circuits() {
+    const MANY: usize = 5_000;
+    let server = OwnServer::start();
+    let counts = Arc::new(Counts::default());
+    let store = Counting {
+        inner: RedisStore::builder().open(&server.url()).unwrap(),
+        counts: Arc::clone(&counts),
+    };
+    let circuits = Commontrip::builder().store(store).build().unwrap();
+    let breakers = taken(&circuits, MANY);
+    call_all(&breakers, 3).await;
+    circuits.flush().await;
+    let asked = || {
+        let [reports, shards] = [&counts.reports, &counts.shards];
+        (reports.load(Ordering::SeqCst), shards.load(Ordering::SeqCst))
+    };
+    assert!(asked().1 <= 3 * MANY, "making them: {:?}", asked());
+    let before = asked();
+    server.pause();
+    until("it is noticed", async || {
+        call_all(&breakers, 1).await;
+        circuits.health().circuits_away == MANY
+    })
+    .await;
+    call_all(&breakers, 20).await;
+    let after = asked();
+    let (reports, shards) = (after.0 - before.0, after.1 - before.1);
+    server.resume();
+    until("it is back", async || circuits.health().away_for.is_none()).await;
+    // One circuit is asked for at a time, and whoever was under way fails once.
+    assert!(reports < MANY, "{reports} reports");
+    assert!(shards < 100 * MANY, "{shards} looks at a shard");
+    assert_eq!(circuits.health().times_away, 1);
+    until("all is sent", async || circuits.health().reports_pending == 0).await;
+}
+
+#[tokio::test]
+async fn one_line_says_that_the_store_went_and_one_that_it_is_back() {
+    let (log, _guard) = traces::listen();
+    let server = OwnServer::start();
+    let circuits = Commontrip::redis(&server.url()).unwrap();
+    let breakers = taken(&circuits, 2_000);
+    call_all(&breakers, 3).await;
+    circuits.flush().await;
+    let lines = || {
+        let went = log.of("the store is away").len();
+        (went, log.of("the store is back").len())
+    };
+    assert_eq!(lines(), (0, 0));
+    server.kill();
+    until("it is noticed", async || {
+        call_all(&breakers, 1).await;
+        circuits.health().circuits_away == breakers.len()
+    })
+    .await;
+    call_all(&breakers, 10).await;
+    assert_eq!(lines(), (1, 0));
+    server.restart();
+    until("it is back", async || circuits.health().away_for.is_none()).await;
+    call_all(&breakers, 3).await;
+    circuits.flush().await;
+    assert_eq!(lines(), (1, 1), "{:?}", log.of("the store is away"));
+    circuits.shutdown().await;
+}
+
+/// A registry whose circuits have each recorded one call, which waits for its turn to be reported.
+async fn unsent(server: &OwnServer, many: usize) -> (Commontrip, Vec<CircuitBreaker>) {
+    let circuits = Commontrip::redis(&server.url()).unwrap();
+    let breakers = taken(&circuits, many);
+    call_all(&breakers, 1).await;
+    circuits.flush().await;
+    // These do not open the circuit, so they do not leave at once.
+    call_all(&breakers, 2).await;
+    (circuits, breakers)
+}
+
+/// Much more than three `store_timeout`s, and much less than one for each circuit or batch.
+const SLACK: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_is_given_time_sends_everything() {
+    const MANY: usize = 5_000;
+    let server = OwnServer::start();
+    let (circuits, breakers) = unsent(&server, MANY).await;
+    let lost = circuits.shutdown_timeout(Duration::from_secs(60)).await;
+    assert!(lost.is_empty(), "{lost:?}");
+    let reader = Commontrip::redis(&server.url()).unwrap();
+    for breaker in breakers.iter().step_by(500) {
+        let shared = reader.circuit(breaker.name(), Policy::default()).unwrap();
+        assert_eq!(shared.snapshot().await.unwrap().successes_total, 3);
+    }
+    reader.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_ends_in_time_and_says_what_was_not_sent() {
+    const MANY: usize = 5_000;
+    let server = OwnServer::start();
+    let (circuits, _breakers) = unsent(&server, MANY).await;
+    server.pause();
+    let began = tokio::time::Instant::now();
+    let lost = circuits.shutdown().await;
+    let took = began.elapsed();
+    server.resume();
+    assert!(took < 3 * Duration::from_millis(50) + SLACK, "{took:?}");
+    // What was reported between the calls and the pause is not lost.
+    assert!(lost.circuits > MANY / 2 && lost.circuits <= MANY, "{lost:?}");
+    assert!(lost.outcomes >= lost.circuits as u64, "{lost:?}");
+    assert_eq!(circuits.shutdown().await, lost, "who asks again is told the same");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_of_no_time_sends_nothing_and_says_so() {
+    let server = OwnServer::start();
+    let (circuits, breakers) = unsent(&server, 1_000).await;
+    let pending = |breaker: &&CircuitBreaker| breaker.cached().successes_total < 3;
+    let known = breakers.iter().filter(pending).count();
+    let lost = circuits.shutdown_timeout(Duration::ZERO).await;
+    assert!(lost.circuits <= known && lost.circuits > 0, "{lost:?} of {known}");
+}
+
+/// Bytes that this process has in use.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages = statm.split(' ').nth(1).unwrap();
+    4096 * pages.parse::<usize>().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn circuits_that_nobody_holds_or_uses_are_let_go() {
+    const MANY: usize = 2_000;
+    let server = OwnServer::start();
+    let circuits = Commontrip::builder()
+        .redis(&server.url())
+        .idle_timeout(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    let held = circuits.circuit("held", Policy::default()).unwrap();
+    let forced = circuits.circuit("forced", Policy::default()).unwrap();
+    forced.force_open(commontrip::Override::because("test")).await.unwrap();
+    drop(forced);
+    let breakers = taken(&circuits, MANY);
+    let names: Vec<_> = breakers.iter().map(|breaker| breaker.name().to_owned()).collect();
+    call_all(&breakers, 2).await;
+    drop(breakers);
+    let left = || -> Vec<String> { circuits.stats().into_iter().map(|c| c.name).collect() };
+    until("idle circuits are gone", async || left() == ["forced", "held"]).await;
+    let client = redis::Client::open(server.admin_url()).unwrap();
+    let mut admin = client.get_connection().unwrap();
+    until("nobody listens to them", async || {
+        info(&mut admin, "stats", "pubsub_channels") == 2
+    })
+    .await;
+    // All that was counted was sent first, and the same circuit comes back.
+    for name in names.iter().step_by(100) {
+        let again = circuits.circuit(name, Policy::default()).unwrap();
+        assert_eq!(again.snapshot().await.unwrap().successes_total, 2);
+        again.call(async || Ok::<_, ()>(())).await.unwrap();
+    }
+    held.call(async || Ok::<_, ()>(())).await.unwrap();
+    circuits.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circuit_that_is_used_without_being_held_or_listened_to_by_a_hook_stays() {
+    let circuits = Commontrip::builder()
+        .idle_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let used = || circuits.circuit("used", Policy::default()).unwrap();
+    circuits.circuit("idle", Policy::default()).unwrap();
+    for n in 1..=100 {
+        used().call(async || Ok::<_, ()>(())).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let stats = circuits.stats();
+        let stats = stats.iter().find(|circuit| circuit.name == "used").unwrap();
+        assert_eq!(stats.successes, n, "it was never let go");
+    }
+    assert_eq!(circuits.stats().len(), 1, "the idle one was");
+
+    let (heard, mut events) = tokio::sync::mpsc::unbounded_channel();
+    circuits.on_event(move |name, _| heard.send(name.to_owned()).unwrap());
+    circuits.circuit("heard", Policy::default()).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = circuits.circuit("heard", Policy::default()).unwrap();
+    other.force_open(commontrip::Override::because("test")).await.unwrap();
+    assert_eq!(events.recv().await.unwrap(), "heard");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_of_circuits_that_were_let_go_comes_back() {
+    const MANY: usize = 10_000;
+    let circuits = Commontrip::builder()
+        .idle_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let round = async || {
+        let t=std::time::Instant::now();
+        let breakers = taken(&circuits, MANY);
+        eprintln!("taken {:?}", t.elapsed());
+        call_all(&breakers, 1).await;
+        eprintln!("called {:?}", t.elapsed());
+        drop(breakers);
+        // Whoever looks at all circuits holds them meanwhile.
+        let gone = async || {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            circuits.stats().is_empty()
+        };
+        until("all are gone", gone).await;
+        eprintln!("gone {:?} {}", t.elapsed(), resident()>>20);
+    };
+    round().await;
+    let after_one = resident();
+    for _ in 0..4 {
+        round().await;
+    }
+    let grown = resident().saturating_sub(after_one);
+    // Ten thousand circuits take some 70 MB, and these were fifty thousand.
+    assert!(grown < 100 << 20, "{} MB more", grown >> 20);
+}
