@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,9 +42,14 @@ pub(super) struct Link {
     more: Notify,
     trouble: Mutex<Trouble>,
     round_trips: Mutex<Latencies>,
+    contradicted: AtomicU64,
 }
 
 impl Link {
+    pub(super) fn note_contradiction(&self) {
+        self.contradicted.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn note_round_trip(&self, took: Duration) {
         self.round_trips.lock().record(took, 1);
     }
@@ -75,6 +80,9 @@ pub struct Health {
     pub last_error: Option<String>,
     /// Whether changes of every circuit are pushed to this process.
     pub push: bool,
+    /// How often something was published that the store then contradicted: somebody else publishes
+    /// under circuits' names, or Redis has lost what it had just published.
+    pub publications_contradicted: u64,
     /// Circuits with outcomes that the store has not confirmed.
     pub reports_pending: usize,
     /// How long the store took to answer reports, or to fail, since the registry was made; one round
@@ -103,6 +111,7 @@ impl Shared {
             times_away: trouble.times,
             last_error: trouble.last_error.clone(),
             push: count(|cell| cell.followed.load(Ordering::Relaxed)) == cells.len(),
+            publications_contradicted: self.link.contradicted.load(Ordering::Relaxed),
             reports_pending: count(|cell| cell.outbox.lock().is_pending()),
             round_trips: self.link.round_trips.lock().clone(),
         }
