@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,7 @@ pub(super) struct Link {
     more: Notify,
     trouble: Mutex<Trouble>,
     round_trips: Mutex<Latencies>,
+    contradicted: AtomicU64,
 }
 
 impl Link {
@@ -52,6 +53,10 @@ impl Link {
         let mut trouble = self.trouble.lock();
         trouble.since.get_or_insert_with(Instant::now);
         trouble.times += 1;
+    }
+
+    pub(super) fn note_contradiction(&self) {
+        self.contradicted.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn note_round_trip(&self, took: Duration) {
@@ -86,6 +91,9 @@ pub struct Health {
     pub last_error: Option<String>,
     /// Whether changes of every circuit are pushed to this process.
     pub push: bool,
+    /// How often something was published that the store then contradicted: somebody else publishes
+    /// under circuits' names, or Redis has lost what it had just published.
+    pub publications_contradicted: u64,
     /// Circuits with outcomes that the store has not confirmed.
     pub reports_pending: usize,
     /// How long the store took to answer reports, or to fail, since the registry was made; one round
@@ -114,6 +122,7 @@ impl Shared {
             times_away: trouble.times,
             last_error: trouble.last_error.clone(),
             push: count(|cell| cell.followed.load(Ordering::Relaxed)) == cells.len(),
+            publications_contradicted: self.link.contradicted.load(Ordering::Relaxed),
             reports_pending: count(|cell| cell.outbox.lock().is_pending()),
             round_trips: self.link.round_trips.lock().clone(),
         }
@@ -204,18 +213,19 @@ impl Shared {
             }
         }
         batches.extend(refused.chunks(BATCH).map(<[_]>::to_vec));
-        let asked = batches.into_iter().map(|batch| Arc::clone(self).try_batch(batch));
-        let asked: Vec<_> = stream::iter(asked)
-            .buffer_unordered(ASKING)
-            .collect()
-            .await;
+        let asked = batches
+            .into_iter()
+            .map(|batch| Arc::clone(self).try_batch(batch));
+        let asked: Vec<_> = stream::iter(asked).buffer_unordered(ASKING).collect().await;
         asked.into_iter().flatten().collect()
     }
 
     async fn try_batch(self: Arc<Self>, groups: Vec<(Group, Vec<Arc<Cell>>)>) -> Vec<Group> {
         // The report whose answer is awaited, or an empty one: a write, so it shows that the store
         // takes reports again, and it brings back what this process remembers.
-        let chosen = groups.iter().filter_map(|(_, cells)| fastrand::choice(cells));
+        let chosen = groups
+            .iter()
+            .filter_map(|(_, cells)| fastrand::choice(cells));
         let batch: Vec<_> = chosen
             .map(|cell| (Arc::clone(cell), cell.pending_or_empty()))
             .collect();

@@ -320,10 +320,11 @@ impl Rules {
     /// failing majority until it leaves: where the whole window has half the threshold already.
     pub(crate) fn breaches_in_half(&self, [calls, failures, ..]: Sums, half: Option<Half>) -> bool {
         let rate = self.failure_rate_threshold;
-        let least = self.minimum_number_of_calls * HALF_MINIMUM;
-        let may = rate > 0 && calls >= least && failures * 200 >= rate * calls;
-        may && half
-            .is_some_and(|half| half.calls >= least && half.failures * 100 >= rate * half.calls)
+        let least = self.minimum_number_of_calls.saturating_mul(HALF_MINIMUM);
+        let may = rate > 0 && calls >= least && failures * 200 >= rate.saturating_mul(calls);
+        may && half.is_some_and(|half| {
+            half.calls >= least && half.failures * 100 >= rate.saturating_mul(half.calls)
+        })
     }
 
     /// The first trip condition that the sums and the longest run of failures meet.

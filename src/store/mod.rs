@@ -12,9 +12,9 @@ use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc, time:
 
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use self::patience::answer_by;
 #[cfg(feature = "queue")]
 pub(crate) use self::redis::Text;
-pub(crate) use self::patience::answer_by;
 pub use self::{
     clock::Clock,
     memory::MemoryStore,

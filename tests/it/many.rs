@@ -22,6 +22,15 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// Callers; each calls its part of the circuits.
 const CALLERS: usize = 50;
 
+/// A registry that waits long enough for a busy machine. In one pipeline, ten thousand reports take
+/// longer by far.
+fn registry(server: &OwnServer) -> Commontrip {
+    let built = Commontrip::builder()
+        .redis(&server.url())
+        .store_timeout(Duration::from_millis(400));
+    built.build().unwrap()
+}
+
 fn taken(circuits: &Commontrip, many: usize) -> Vec<CircuitBreaker> {
     let name = support::unique("many");
     let take = |n| circuits.circuit(&format!("{name}:{n}"), Policy::default());
@@ -30,18 +39,20 @@ fn taken(circuits: &Commontrip, many: usize) -> Vec<CircuitBreaker> {
 
 /// Calls each circuit once a period.
 async fn call_all(breakers: &[CircuitBreaker], periods: usize) {
-    let calls = breakers.chunks(breakers.len().div_ceil(CALLERS)).map(|part| {
-        let part = part.to_vec();
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(PERIOD);
-            for _ in 0..periods {
-                ticks.tick().await;
-                for breaker in &part {
-                    let _ = breaker.call(async || Ok::<_, ()>(())).await;
+    let calls = breakers
+        .chunks(breakers.len().div_ceil(CALLERS))
+        .map(|part| {
+            let part = part.to_vec();
+            tokio::spawn(async move {
+                let mut ticks = tokio::time::interval(PERIOD);
+                for _ in 0..periods {
+                    ticks.tick().await;
+                    for breaker in &part {
+                        let _ = breaker.call(async || Ok::<_, ()>(())).await;
+                    }
                 }
-            }
-        })
-    });
+            })
+        });
     for caller in calls.collect::<Vec<_>>() {
         caller.await.unwrap();
     }
@@ -50,7 +61,9 @@ async fn call_all(breakers: &[CircuitBreaker], periods: usize) {
 /// A number of `INFO`.
 fn info(connection: &mut redis::Connection, section: &str, field: &str) -> u64 {
     let info: String = redis::cmd("INFO").arg(section).query(connection).unwrap();
-    let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = info
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     value.unwrap_or("0").parse().unwrap()
 }
 
@@ -58,12 +71,16 @@ fn info(connection: &mut redis::Connection, section: &str, field: &str) -> u64 {
 async fn however_many_circuits_are_busy_a_healthy_redis_is_never_unavailable() {
     for many in [300, 1_000, 10_000] {
         let server = OwnServer::start();
-        let circuits = Commontrip::redis(&server.url()).unwrap();
+        let circuits = registry(&server);
         let breakers = taken(&circuits, many);
         call_all(&breakers, 40).await;
         let health = circuits.health();
         assert_eq!(health.times_away, 0, "{many} circuits: {health:?}");
-        let filed = circuits.stats().iter().filter(|circuit| circuit.reports > 0).count();
+        let filed = circuits
+            .stats()
+            .iter()
+            .filter(|circuit| circuit.reports > 0)
+            .count();
         assert_eq!(filed, many, "each has reported");
     }
 }
@@ -71,23 +88,34 @@ async fn however_many_circuits_are_busy_a_healthy_redis_is_never_unavailable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_script_flush_each_script_is_sent_once() {
     let server = OwnServer::start();
-    let circuits = Commontrip::redis(&server.url()).unwrap();
+    let circuits = registry(&server);
     let breakers = taken(&circuits, 1_000);
     call_all(&breakers, 5).await;
     circuits.flush().await;
     let client = redis::Client::open(server.admin_url()).unwrap();
     let mut admin = client.get_connection().unwrap();
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut admin).unwrap();
-    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut admin).unwrap();
+    redis::cmd("CONFIG")
+        .arg("RESETSTAT")
+        .exec(&mut admin)
+        .unwrap();
     call_all(&breakers, 10).await;
     circuits.flush().await;
     let bytes = info(&mut admin, "stats", "total_net_input_bytes");
-    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut admin).unwrap();
-    let evals = stats.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
+    let stats: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(&mut admin)
+        .unwrap();
+    let evals = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
     let evals: u64 = evals.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap());
     assert_eq!(circuits.health().times_away, 0);
     // The steady way and the general one, of reports and of permits.
-    assert!((1..=4).contains(&evals), "{evals} scripts sent, {bytes} bytes");
+    assert!(
+        (1..=4).contains(&evals),
+        "{evals} scripts sent, {bytes} bytes"
+    );
 }
 
 /// Counts what a registry asks of its store.
@@ -109,7 +137,8 @@ impl Store for Counting {
     fn report<'a>(
         &'a self,
         batch: &'a [(Name, commontrip::model::Report)],
-    ) -> commontrip::store::Answer<'a, Vec<Result<commontrip::Snapshot, commontrip::StoreError>>> {
+    ) -> commontrip::store::Answer<'a, Vec<Result<commontrip::Snapshot, commontrip::StoreError>>>
+    {
         self.counts.reports.fetch_add(batch.len(), Ordering::SeqCst);
         self.inner.report(batch)
     }
@@ -126,16 +155,24 @@ async fn an_outage_costs_work_in_proportion_to_the_circuits() {
     let server = OwnServer::start();
     let counts = Arc::new(Counts::default());
     let store = Counting {
-        inner: RedisStore::builder().open(&server.url()).unwrap(),
+        inner: RedisStore::builder()
+            .timeout(Duration::from_millis(400))
+            .open(&server.url())
+            .unwrap(),
         counts: Arc::clone(&counts),
     };
-    let circuits = Commontrip::builder().store(store).build().unwrap();
+    let built = Commontrip::builder().store(store);
+    let built = built.store_timeout(Duration::from_millis(400));
+    let circuits = built.build().unwrap();
     let breakers = taken(&circuits, MANY);
     call_all(&breakers, 3).await;
     circuits.flush().await;
     let asked = || {
         let [reports, shards] = [&counts.reports, &counts.shards];
-        (reports.load(Ordering::SeqCst), shards.load(Ordering::SeqCst))
+        (
+            reports.load(Ordering::SeqCst),
+            shards.load(Ordering::SeqCst),
+        )
     };
     assert!(asked().1 <= 3 * MANY, "making them: {:?}", asked());
     let before = asked();
@@ -154,14 +191,17 @@ async fn an_outage_costs_work_in_proportion_to_the_circuits() {
     assert!(reports < MANY, "{reports} reports");
     assert!(shards < 100 * MANY, "{shards} looks at a shard");
     assert_eq!(circuits.health().times_away, 1);
-    until("all is sent", async || circuits.health().reports_pending == 0).await;
+    until("all is sent", async || {
+        circuits.health().reports_pending == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn one_line_says_that_the_store_went_and_one_that_it_is_back() {
     let (log, _guard) = traces::listen();
     let server = OwnServer::start();
-    let circuits = Commontrip::redis(&server.url()).unwrap();
+    let circuits = registry(&server);
     let breakers = taken(&circuits, 2_000);
     call_all(&breakers, 3).await;
     circuits.flush().await;
@@ -227,9 +267,16 @@ async fn a_shutdown_ends_in_time_and_says_what_was_not_sent() {
     server.resume();
     assert!(took < 3 * Duration::from_millis(50) + SLACK, "{took:?}");
     // What was reported between the calls and the pause is not lost.
-    assert!(lost.circuits > MANY / 2 && lost.circuits <= MANY, "{lost:?}");
+    assert!(
+        lost.circuits > MANY / 2 && lost.circuits <= MANY,
+        "{lost:?}"
+    );
     assert!(lost.outcomes >= lost.circuits as u64, "{lost:?}");
-    assert_eq!(circuits.shutdown().await, lost, "who asks again is told the same");
+    assert_eq!(
+        circuits.shutdown().await,
+        lost,
+        "who asks again is told the same"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,7 +286,10 @@ async fn a_shutdown_of_no_time_sends_nothing_and_says_so() {
     let pending = |breaker: &&CircuitBreaker| breaker.cached().successes_total < 3;
     let known = breakers.iter().filter(pending).count();
     let lost = circuits.shutdown_timeout(Duration::ZERO).await;
-    assert!(lost.circuits <= known && lost.circuits > 0, "{lost:?} of {known}");
+    assert!(
+        lost.circuits <= known && lost.circuits > 0,
+        "{lost:?} of {known}"
+    );
 }
 
 /// Bytes that this process has in use.
@@ -260,14 +310,23 @@ async fn circuits_that_nobody_holds_or_uses_are_let_go() {
         .unwrap();
     let held = circuits.circuit("held", Policy::default()).unwrap();
     let forced = circuits.circuit("forced", Policy::default()).unwrap();
-    forced.force_open(commontrip::Override::because("test")).await.unwrap();
+    forced
+        .force_open(commontrip::Override::because("test"))
+        .await
+        .unwrap();
     drop(forced);
     let breakers = taken(&circuits, MANY);
-    let names: Vec<_> = breakers.iter().map(|breaker| breaker.name().to_owned()).collect();
+    let names: Vec<_> = breakers
+        .iter()
+        .map(|breaker| breaker.name().to_owned())
+        .collect();
     call_all(&breakers, 2).await;
     drop(breakers);
     let left = || -> Vec<String> { circuits.stats().into_iter().map(|c| c.name).collect() };
-    until("idle circuits are gone", async || left() == ["forced", "held"]).await;
+    until("idle circuits are gone", async || {
+        left() == ["forced", "held"]
+    })
+    .await;
     let client = redis::Client::open(server.admin_url()).unwrap();
     let mut admin = client.get_connection().unwrap();
     until("nobody listens to them", async || {
@@ -306,7 +365,10 @@ async fn a_circuit_that_is_used_without_being_held_or_listened_to_by_a_hook_stay
     circuits.circuit("heard", Policy::default()).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let other = circuits.circuit("heard", Policy::default()).unwrap();
-    other.force_open(commontrip::Override::because("test")).await.unwrap();
+    other
+        .force_open(commontrip::Override::because("test"))
+        .await
+        .unwrap();
     assert_eq!(events.recv().await.unwrap(), "heard");
 }
 
@@ -318,7 +380,7 @@ async fn the_memory_of_circuits_that_were_let_go_comes_back() {
         .build()
         .unwrap();
     let round = async || {
-        let t=std::time::Instant::now();
+        let t = std::time::Instant::now();
         let breakers = taken(&circuits, MANY);
         eprintln!("taken {:?}", t.elapsed());
         call_all(&breakers, 1).await;
@@ -330,7 +392,7 @@ async fn the_memory_of_circuits_that_were_let_go_comes_back() {
             circuits.stats().is_empty()
         };
         until("all are gone", gone).await;
-        eprintln!("gone {:?} {}", t.elapsed(), resident()>>20);
+        eprintln!("gone {:?} {}", t.elapsed(), resident() >> 20);
     };
     round().await;
     let after_one = resident();

@@ -158,6 +158,7 @@ async fn what_is_published_holds_until_the_next_answer() {
             })
             .await;
             assert_eq!(breaker.policy(), policy());
+            assert!(circuits.health().publications_contradicted > 0);
             assert!(circuits.health().away_for.is_none());
         }
         let after = fleet.replicas[1].1.snapshot().await.unwrap();

@@ -114,6 +114,7 @@ impl Cell {
             circuit = %self.name, replica = %self.shared.replica, published = hint.version.0,
             stored = answer.generation, "what was published is not what is stored"
         );
+        self.shared.link.note_contradiction();
         view.distrusts = Some(Instant::now() + DISTRUST);
         false
     }

@@ -324,7 +324,7 @@ mod tests {
                 Just("window_calls=10000 wait_duration_in_open_state_ms=31536000000 jitter=100"),
             ],
         ) {
-            let mut bytes = vec![0xdc, 0, 32];
+            let mut bytes = vec![0xdc, 0, 33];
             for (i, number) in numbers.iter().enumerate() {
                 match i {
                     0 => bytes.extend(encode(&State::ALL[state]).unwrap()),
@@ -338,6 +338,7 @@ mod tests {
                     _ => bytes.extend(encode(number).unwrap()),
                 }
             }
+            bytes.extend(encode(&stored).unwrap());
             let seen = decode_answer::<Snapshot>(Ok(Value::BulkString(bytes)), &Head::default());
             can_be_used(&seen.unwrap());
         }

@@ -84,9 +84,9 @@ pub(super) const RIGHTS: [Right; 40] = [
     right("hdel", Try::Key("f")),
     right("hget", Try::Key("f")),
     right("hgetall", Try::Key("")),
-    right("hlen", Try::Key("")),
     // What is no number: an error, but only once the right was looked at.
     of_queues("hincrby", Try::Key("f x")),
+    right("hlen", Try::Key("")),
     right("hmget", Try::Key("f")),
     // Fields without values: an error, but only once the right was looked at.
     right("hset", Try::Key("f v f")),
