@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     BuildError, CircuitBreaker,
-    cell::{Away, Cell, IDLE_TIMEOUT},
+    cell::{Away, Cell, IDLE_TIMEOUT, YEAR},
     events, host,
     link::{Health, Link},
     listener,
@@ -446,13 +446,14 @@ impl CommontripBuilder {
         self
     }
 
-    /// Sets how long a call may wait for the store at most. Range `1 ms..`, default 50 ms.
+    /// Sets how long a call may wait for the store at most. Range `1 ms..=1 year`, default 50 ms.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
-        self.store_timeout = timeout.max(Duration::from_millis(1));
+        self.store_timeout = timeout.clamp(Duration::from_millis(1), YEAR);
         self
     }
 
-    /// Sets how long a circuit is kept that nobody holds or uses. Range `10 ms..`, default 10 minutes.
+    /// Sets how long a circuit is kept that nobody holds or uses. Range `10 ms..=1 year`, default 10
+    /// minutes.
     ///
     /// It is held as long as there is a [`CircuitBreaker`], a [`Permit`](crate::Permit) or an
     /// [`Events`](crate::Events) of it, or an [`on_event`](Commontrip::on_event) hook, which listens to all.
@@ -460,7 +461,7 @@ impl CommontripBuilder {
     /// the store is away. Taken again it is the same circuit, as the store has it; its
     /// [`stats`](Commontrip::stats) begin at 0.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout.max(Duration::from_millis(10));
+        self.idle_timeout = timeout.clamp(Duration::from_millis(10), YEAR);
         self
     }
 
@@ -514,7 +515,7 @@ impl CommontripBuilder {
             asking: Semaphore::new(ASKING),
             reading: Semaphore::new(READING),
             stop,
-            patience: Mutex::new(self.store_timeout * 3),
+            patience: Mutex::new(self.store_timeout.saturating_mul(3)),
             unsent: Mutex::default(),
             idle_timeout: self.idle_timeout,
             circuits: Mutex::default(),

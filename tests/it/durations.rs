@@ -152,7 +152,8 @@ async fn of_stores_and_registries() {
         let store = RedisStore::builder().prefix(&prefix).timeout(time);
         let store = store.open(redis_url()).unwrap();
         let by_store = Commontrip::builder().store(store);
-        let by_store = by_store.store_timeout(time.min(SOON)).build().unwrap();
+        let by_store = by_store.store_timeout(time.min(SOON)).idle_timeout(time);
+        let by_store = by_store.build().unwrap();
         let by_url = Commontrip::builder().redis(redis_url()).prefix(&prefix);
         let by_url = by_url.store_timeout(time).build().unwrap();
         for circuits in [by_store, by_url] {
@@ -168,7 +169,7 @@ async fn of_stores_and_registries() {
                 breaker.reset().await.unwrap();
             }
             drop(seen);
-            circuits.shutdown().await;
+            circuits.shutdown_timeout(time).await;
         }
     })
     .await;

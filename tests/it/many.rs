@@ -12,6 +12,7 @@ use commontrip::{CircuitBreaker, Commontrip, Name, Policy, RedisStore, Store};
 
 use crate::{
     delegate,
+    leaks::is_elsewhere,
     support::{self, OwnServer},
     traces,
     wait::until,
@@ -69,7 +70,7 @@ fn info(connection: &mut redis::Connection, section: &str, field: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_many_circuits_are_busy_a_healthy_redis_is_never_unavailable() {
-    for many in [300, 1_000, 10_000] {
+    for many in [300, 3_000] {
         let server = OwnServer::start();
         let circuits = registry(&server);
         let breakers = taken(&circuits, many);
@@ -151,7 +152,7 @@ impl Store for Counting {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_costs_work_in_proportion_to_the_circuits() {
-    const MANY: usize = 5_000;
+    const MANY: usize = 2_000;
     let server = OwnServer::start();
     let counts = Arc::new(Counts::default());
     let store = Counting {
@@ -242,7 +243,7 @@ const SLACK: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_that_is_given_time_sends_everything() {
-    const MANY: usize = 5_000;
+    const MANY: usize = 2_000;
     let server = OwnServer::start();
     let (circuits, breakers) = unsent(&server, MANY).await;
     let lost = circuits.shutdown_timeout(Duration::from_secs(60)).await;
@@ -257,7 +258,7 @@ async fn a_shutdown_that_is_given_time_sends_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_ends_in_time_and_says_what_was_not_sent() {
-    const MANY: usize = 5_000;
+    const MANY: usize = 2_000;
     let server = OwnServer::start();
     let (circuits, _breakers) = unsent(&server, MANY).await;
     server.pause();
@@ -375,16 +376,19 @@ async fn a_circuit_that_is_used_without_being_held_or_listened_to_by_a_hook_stay
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_memory_of_circuits_that_were_let_go_comes_back() {
     const MANY: usize = 10_000;
+    if is_elsewhere("many::the_memory_of_circuits_that_were_let_go_comes_back").await {
+        return;
+    }
+    let server = OwnServer::start();
     let circuits = Commontrip::builder()
+        .redis(&server.url())
+        .store_timeout(Duration::from_secs(1))
         .idle_timeout(Duration::from_millis(200))
         .build()
         .unwrap();
     let round = async || {
-        let t = std::time::Instant::now();
         let breakers = taken(&circuits, MANY);
-        eprintln!("taken {:?}", t.elapsed());
         call_all(&breakers, 1).await;
-        eprintln!("called {:?}", t.elapsed());
         drop(breakers);
         // Whoever looks at all circuits holds them meanwhile.
         let gone = async || {
@@ -392,14 +396,13 @@ async fn the_memory_of_circuits_that_were_let_go_comes_back() {
             circuits.stats().is_empty()
         };
         until("all are gone", gone).await;
-        eprintln!("gone {:?} {}", t.elapsed(), resident() >> 20);
     };
     round().await;
     let after_one = resident();
-    for _ in 0..4 {
+    for _ in 0..3 {
         round().await;
     }
     let grown = resident().saturating_sub(after_one);
-    // Ten thousand circuits take some 70 MB, and these were fifty thousand.
-    assert!(grown < 100 << 20, "{} MB more", grown >> 20);
+    // Ten thousand circuits take some 70 MB, and these were thirty thousand more.
+    assert!(grown < 50 << 20, "{} MB more", grown >> 20);
 }

@@ -41,7 +41,9 @@ impl Fleet {
         let client = redis::Client::open(server.admin_url()).unwrap();
         let admin = client.get_connection().unwrap();
         let replica = |_| {
-            let circuits = Commontrip::redis(&server.url()).unwrap();
+            let built = Commontrip::builder().redis(&server.url());
+            let built = built.store_timeout(Duration::from_millis(500));
+            let circuits = built.build().unwrap();
             let breaker = circuits.circuit("c", policy()).unwrap();
             (circuits, breaker)
         };

@@ -123,7 +123,9 @@ fn set(folder: &Path, ahead: i64) {
 }
 
 fn replica(url: &str, policy: &Policy) -> (Commontrip, CircuitBreaker) {
-    let circuits = Commontrip::redis(url).unwrap();
+    let built = Commontrip::builder().redis(url);
+    let built = built.store_timeout(Duration::from_millis(500));
+    let circuits = built.build().unwrap();
     let breaker = circuits.circuit("c", policy.clone()).unwrap();
     (circuits, breaker)
 }

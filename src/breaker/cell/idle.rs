@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub(in crate::breaker) const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+pub(in crate::breaker) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Shared {
     /// How often idle circuits are looked for.

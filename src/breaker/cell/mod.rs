@@ -29,7 +29,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
-pub(super) use self::idle::IDLE_TIMEOUT;
+pub(super) use self::idle::{IDLE_TIMEOUT, YEAR};
 use self::{abandoned::Usual, evidence::Foreseen, hint::Hint};
 use super::{
     Rejection,

@@ -226,7 +226,7 @@ async fn a_release_that_is_too_old_goes_on_locally_says_so_and_reports_when_it_c
     }
     let error = circuit.snapshot().await.unwrap_err().to_string();
     assert!(error.contains("format 2"), "{error}");
-    assert_eq!(log.of("the store refuses a circuit").len(), 1);
+    assert_eq!(log.of("the store refuses circuits").len(), 1);
 
     set(1);
     until("it is back", async || replica.health().circuits_away == 0).await;
