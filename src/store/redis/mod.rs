@@ -70,8 +70,30 @@ struct Inner {
     prefix: Prefix,
     timeout: Duration,
     scripts: Scripts,
-    /// Circuit -> when its place in the index was last renewed, Redis' clock.
-    indexed: Mutex<HashMap<Name, u64>>,
+    indexed: Mutex<HashMap<Name, Place>>,
+}
+
+/// A circuit's place in the index, as this process last renewed it.
+#[derive(Clone, Copy)]
+struct Place {
+    /// When that was, Redis' clock.
+    at: u64,
+    /// When the circuit had entered its state: another time is a transition, or a circuit that was lost
+    /// and begins again, maybe with the index.
+    since: u64,
+}
+
+impl Place {
+    const fn of(seen: &Snapshot) -> Self {
+        Self {
+            at: seen.now_ms,
+            since: seen.since_ms,
+        }
+    }
+
+    const fn holds(self, now: Self) -> bool {
+        self.since == now.since && now.at.abs_diff(self.at) < INDEX_EVERY_MS
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -217,16 +239,13 @@ impl Inner {
 
     /// Renews places in the index of circuits. It is another slot, hence outside the scripts, and
     /// maybe another server, hence nobody waits for it.
-    fn index(self: &Arc<Self>, seen: &[(&Name, u64)]) {
-        let due: Vec<(Name, u64)> = {
+    fn index<'a>(self: &Arc<Self>, seen: impl Iterator<Item = (&'a Name, &'a Snapshot)>) {
+        let due: Vec<(Name, Place)> = {
             let indexed = self.indexed.lock();
-            let due = |name: &Name, now: u64| {
-                indexed
-                    .get(name)
-                    .is_none_or(|at| now.abs_diff(*at) >= INDEX_EVERY_MS)
-            };
-            let due = seen.iter().filter(|(name, now)| due(name, *now));
-            due.map(|(name, now)| ((*name).clone(), *now)).collect()
+            let places = seen.map(|(name, snapshot)| (name, Place::of(snapshot)));
+            let due =
+                places.filter(|(name, now)| !indexed.get(name).is_some_and(|p| p.holds(*now)));
+            due.map(|(name, now)| (name.clone(), now)).collect()
         };
         if !due.is_empty() {
             let inner = Arc::clone(self);
@@ -234,14 +253,14 @@ impl Inner {
         }
     }
 
-    async fn write_index(&self, due: Vec<(Name, u64)>) {
+    async fn write_index(&self, due: Vec<(Name, Place)>) {
         let key = self.prefix.index();
         let mut add = redis::cmd("ZADD");
         add.arg(&key);
         let mut newest = 0;
         for (name, now) in &due {
-            add.arg(*now).arg(name.as_str());
-            newest = newest.max(*now);
+            add.arg(now.at).arg(name.as_str());
+            newest = newest.max(now.at);
         }
         let mut forget = redis::cmd("ZREMRANGEBYSCORE");
         let forgotten = newest.saturating_sub(INDEX_KEEPS_MS);
@@ -279,7 +298,12 @@ const MOST_EVENTS: usize = 256;
 
 impl Store for RedisStore {
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
-        Box::pin(self.0.one(&self.0.scripts.acquire, circuit, request))
+        Box::pin(async move {
+            let acquire = &self.0.scripts.acquire;
+            let grant: Grant = self.0.one(acquire, circuit, request).await?;
+            self.0.index(std::iter::once((circuit, &grant.snapshot)));
+            Ok(grant)
+        })
     }
 
     fn report<'a>(
@@ -298,12 +322,9 @@ impl Store for RedisStore {
                 .zip(answers)
                 .map(|((_, report), answer)| wire::decode_answer(answer, &report.head));
             let answers: Vec<Result<Snapshot, _>> = decoded.collect();
-            let seen: Vec<_> = batch
-                .iter()
-                .zip(&answers)
-                .filter_map(|((name, _), a)| Some((name, a.as_ref().ok()?.now_ms)))
-                .collect();
-            self.0.index(&seen);
+            let seen = batch.iter().zip(&answers);
+            self.0
+                .index(seen.filter_map(|((name, _), answer)| Some((name, answer.as_ref().ok()?))));
             Ok(answers)
         })
     }
@@ -316,7 +337,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let control = &self.0.scripts.control;
             let snapshot: Snapshot = self.0.one(control, circuit, request).await?;
-            self.0.index(&[(circuit, snapshot.now_ms)]);
+            self.0.index(std::iter::once((circuit, &snapshot)));
             Ok(snapshot)
         })
     }
