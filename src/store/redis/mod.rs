@@ -49,10 +49,10 @@ use self::{
     line::{Lines, Up},
     scripts::{Operation, Run, Scripts},
 };
-use super::{Answer, Notice, Store, StoreError};
+use super::{Answer, MOST_CIRCUITS, Notice, Store, StoreError};
 use crate::model::{
-    Acquire, Claim, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Request,
-    Snapshot,
+    Acquire, Claim, Control, Event, FOREVER, Grant, Head, Interval, Members, Name, Release, Report,
+    Request, Snapshot,
 };
 
 /// How often a circuit's place in the index is renewed.
@@ -111,8 +111,12 @@ impl RedisStore {
     }
 
     fn new(prefix: Prefix, timeout: Duration, from: Endpoint, push: Option<Endpoint>) -> Self {
+        Self::on(Lines::new(from, timeout), prefix, timeout, push)
+    }
+
+    fn on(lines: Arc<Lines>, prefix: Prefix, timeout: Duration, push: Option<Endpoint>) -> Self {
         Self(Arc::new(Inner {
-            lines: Lines::new(from, timeout),
+            lines,
             push,
             prefix,
             timeout,
@@ -425,18 +429,32 @@ impl Store for RedisStore {
     }
 
     fn circuits(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(async move { Ok(self.index(MOST_CIRCUITS).await?.0) })
+    }
+
+    fn index(&self, most: usize) -> Answer<'_, (Vec<String>, bool)> {
         Box::pin(async move {
+            // Those with the highest ranks were used last; one more says that there are more.
+            let first = -i64::try_from(most).unwrap_or(i64::MAX) - 1;
             let mut read = redis::cmd("ZRANGE");
-            read.arg(self.0.prefix.index()).arg(0).arg(-1);
+            read.arg(self.0.prefix.index()).arg(first).arg(-1);
             let members: Vec<Vec<u8>> = self.0.command(read).await?;
+            let more = members.len() > most;
             // What is no name was not written by us.
-            let names = members
-                .into_iter()
-                .filter_map(|m| String::from_utf8(m).ok());
+            let names = members.into_iter().skip(usize::from(more));
+            let names = names.filter_map(|m| String::from_utf8(m).ok());
             let mut names: Vec<_> = names.filter(|name| Name::new(name).is_ok()).collect();
             names.sort();
-            Ok(names)
+            Ok((names, more))
         })
+    }
+
+    fn patient(&self, timeout: Duration) -> Option<Arc<dyn Store>> {
+        let of = &self.0;
+        let timeout = timeout.max(of.timeout).min(FOREVER);
+        let lines = Arc::clone(&of.lines);
+        let patient = Self::on(lines, of.prefix.clone(), timeout, of.push.clone());
+        Some(Arc::new(patient))
     }
 
     fn shard(&self, circuit: &Name) -> u16 {
