@@ -124,7 +124,13 @@ impl Subscriber {
                 };
                 self.app.store.said(now_ms);
                 circuits.retain(|view| self.watches(&view.name));
-                event("circuits", &Circuits { now_ms, circuits })
+                let circuits = Circuits {
+                    now_ms,
+                    circuits,
+                    incomplete: None,
+                    next: None,
+                };
+                event("circuits", &circuits)
             }
             News::Circuit(view) if self.watches(&view.name) => event("circuit", &*view),
             News::Gone(name) if self.watches(&name) => {

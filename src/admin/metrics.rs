@@ -12,22 +12,27 @@ use prometheus::{
     Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder,
 };
 
-use super::{App, problem::Problem};
+use super::{App, problem::Problem, read::missing};
 use crate::{
     State as CircuitState,
-    operator::{CheckReport, View},
+    operator::{CheckReport, Survey, View},
 };
 
-/// Answers also while the store is away: `circuit_breaker_store_up` is what says so.
+/// Says that the store is away, or did not tell of its circuits, also by its status: no circuits are not
+/// the same as none that could be read.
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let (store, circuits) = app.look().await;
+    let (store, survey) = app.look().await;
+    let status = match survey {
+        Some(_) => StatusCode::OK,
+        None => StatusCode::SERVICE_UNAVAILABLE,
+    };
     let checks = match store.ok {
         // A store without checks is no reason to be without circuits.
         true => app.operator.checks().await.unwrap_or_default(),
         false => Vec::new(),
     };
-    match written(store.ok, &circuits.unwrap_or_default(), &checks) {
-        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+    match written(store.ok, survey.as_ref(), &checks) {
+        Ok(text) => (status, [(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             let words = format!("the metrics cannot be written: {error}");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, words).into_response()
@@ -214,7 +219,7 @@ impl Checks {
 
 fn written(
     store_up: bool,
-    circuits: &[View],
+    survey: Option<&Survey>,
     checks: &[CheckReport],
 ) -> prometheus::Result<String> {
     let registry = Registry::new();
@@ -224,8 +229,15 @@ fn written(
     )?;
     up.set(if store_up { 1.0 } else { 0.0 });
     registry.register(Box::new(up))?;
+    let incomplete = Gauge::new(
+        "circuit_breaker_incomplete",
+        "Whether circuits are missing here that the store has: 1 or 0.",
+    )?;
+    let whole = survey.is_some_and(|survey| missing(survey).is_none());
+    incomplete.set(if whole { 0.0 } else { 1.0 });
+    registry.register(Box::new(incomplete))?;
     let families = Families::new(&registry)?;
-    for view in circuits {
+    for view in survey.iter().flat_map(|survey| &survey.circuits) {
         families.tell(view);
     }
     let families = Checks::new(&registry)?;

@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use prometheus::TEXT_FORMAT;
 use serde::Serialize;
 
 use crate::{ControlError, StoreError, store::in_words};
@@ -131,7 +132,8 @@ pub(super) fn explain(response: Response) -> Response {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || kind.is_some_and(|kind| kind == PROBLEM_JSON || kind == "application/json") {
+    let ours = [PROBLEM_JSON, "application/json", TEXT_FORMAT];
+    if !is_error || kind.is_some_and(|kind| ours.iter().any(|ours| kind == ours)) {
         return response;
     }
     let detail = match status {

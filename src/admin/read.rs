@@ -15,23 +15,32 @@ use tokio::time::Instant;
 use super::{App, problem::Problem, stored::StoreHealth};
 use crate::{
     State as CircuitState, StoreError,
-    operator::{Details, View},
+    operator::{Ask, Details, Survey, View},
+    store::in_words,
 };
 
 /// The most slices of a circuit's past.
 const MOST_SLICES: usize = 360;
+/// The most circuits of a page.
+const MOST_OF_A_PAGE: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct Listed {
     state: Option<CircuitState>,
     q: Option<String>,
     history: Option<usize>,
+    limit: Option<usize>,
+    cursor: Option<String>,
 }
 
 #[derive(Serialize)]
 pub(super) struct Circuits {
     pub(super) now_ms: u64,
     pub(super) circuits: Vec<View>,
+    /// Why some are missing.
+    pub(super) incomplete: Option<String>,
+    /// The cursor of the next page.
+    pub(super) next: Option<String>,
 }
 
 pub(super) async fn circuits(
@@ -39,20 +48,44 @@ pub(super) async fn circuits(
     listed: Result<Query<Listed>, QueryRejection>,
 ) -> Result<Json<Circuits>, Problem> {
     let Query(listed) = listed?;
-    let slices = listed.history.unwrap_or(0);
-    if slices > MOST_SLICES {
+    let mut ask = Ask::all(listed.history.unwrap_or(0));
+    if ask.slices > MOST_SLICES {
+        let slices = ask.slices;
         let words = format!("history is {slices}, but must be from 0 to {MOST_SLICES} slices");
         return Err(Problem::new(StatusCode::BAD_REQUEST, words));
     }
-    let (now_ms, mut circuits) = app.all(slices).await?;
-    let part = listed.q.unwrap_or_default().to_lowercase();
-    circuits.retain(|view| {
-        listed
-            .state
-            .is_none_or(|state| view.snapshot.state == state)
-            && view.name.as_str().to_lowercase().contains(&part)
+    if let Some(limit) = listed.limit
+        && !(1..=MOST_OF_A_PAGE).contains(&limit)
+    {
+        let words = format!("limit is {limit}, but must be from 1 to {MOST_OF_A_PAGE} circuits");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, words));
+    }
+    ask.after = listed.cursor.unwrap_or_default();
+    // A cursor is of a page.
+    let of_a_page = (!ask.after.is_empty()).then_some(MOST_OF_A_PAGE);
+    ask.limit = listed.limit.or(of_a_page);
+    ask.part = listed.q.unwrap_or_default();
+    ask.state = listed.state;
+    let (now_ms, survey) = app.all(&ask).await?;
+    Ok(Json(Circuits {
+        now_ms,
+        incomplete: missing(&survey),
+        next: survey.next.map(|name| name.to_string()),
+        circuits: survey.circuits,
+    }))
+}
+
+/// Why circuits are missing from what was read, in one line.
+pub(super) fn missing(of: &Survey) -> Option<String> {
+    let unreadable = of.unreadable.first().map(|(name, error)| {
+        let all = of.unreadable.len();
+        format!(
+            "{all} cannot be read, such as `{name}`: {}",
+            in_words(error)
+        )
     });
-    Ok(Json(Circuits { now_ms, circuits }))
+    let words: Vec<_> = of.incomplete.iter().cloned().chain(unreadable).collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 pub(super) async fn circuit(
@@ -70,12 +103,14 @@ struct Health {
     open: Vec<String>,
     half_open: Vec<String>,
     forced_open: Vec<String>,
+    incomplete: Option<String>,
     store: StoreHealth,
 }
 
 pub(super) async fn health(State(app): State<App>) -> Response {
-    let (store, circuits) = app.look().await;
-    let circuits = circuits.unwrap_or_default();
+    let (store, survey) = app.look().await;
+    let survey = survey.unwrap_or_default();
+    let circuits = &survey.circuits;
     let in_state = |state| -> Vec<String> {
         let found = circuits.iter();
         let found = found.filter(|view| view.snapshot.state == state);
@@ -97,6 +132,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         open,
         half_open,
         forced_open,
+        incomplete: missing(&survey),
         store,
     };
     (status, Json(health)).into_response()
@@ -113,6 +149,7 @@ pub(super) struct Status {
     calls: u64,
     failures: u64,
     not_permitted_total: u64,
+    incomplete: Option<String>,
 }
 
 #[derive(Default, Serialize)]
@@ -146,8 +183,9 @@ impl ByState {
 
 /// Answers also while the store is away: what is not known is 0 then.
 pub(super) async fn status(State(app): State<App>) -> Json<Status> {
-    let (store, circuits) = app.look().await;
-    let circuits = circuits.unwrap_or_default();
+    let (store, survey) = app.look().await;
+    let survey = survey.unwrap_or_default();
+    let circuits = &survey.circuits;
     let sum = |number: fn(&View) -> u64| circuits.iter().map(number).sum();
     let replicas = circuits.iter().map(|view| view.snapshot.replicas).max();
     Json(Status {
@@ -155,32 +193,33 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
         now_ms: app.store.now_ms(),
         read_only: app.options.is_read_only(),
         store,
-        circuits: ByState::of(&circuits),
+        circuits: ByState::of(circuits),
         replicas: replicas.unwrap_or(0),
         calls: sum(|view| view.snapshot.calls),
         failures: sum(|view| view.snapshot.failures),
         not_permitted_total: sum(|view| view.snapshot.not_permitted_total),
+        incomplete: missing(&survey),
     })
 }
 
 impl App {
-    /// Every circuit, and the store's time.
-    async fn all(&self, slices: usize) -> Result<(u64, Vec<View>), StoreError> {
-        let circuits = self.operator.circuits(slices).await?;
-        let now_ms = self.operator.time_of(&circuits).await?;
+    /// Circuits, and the store's time.
+    async fn all(&self, ask: &Ask) -> Result<(u64, Survey), StoreError> {
+        let survey = self.operator.survey(ask).await?;
+        let now_ms = self.operator.time_of(&survey.circuits).await?;
         self.store.said(now_ms);
-        Ok((now_ms, circuits))
+        Ok((now_ms, survey))
     }
 
     /// Every circuit where the store tells of them, and how long one answer takes.
-    pub(super) async fn look(&self) -> (StoreHealth, Option<Vec<View>>) {
+    pub(super) async fn look(&self) -> (StoreHealth, Option<Survey>) {
         let asked = Instant::now();
         let (health, there) = self.store.take(asked, self.operator.ping().await);
         if there.is_none() {
             return (health, None);
         }
-        match self.all(0).await {
-            Ok((_, circuits)) => (health, Some(circuits)),
+        match self.all(&Ask::default()).await {
+            Ok((_, survey)) => (health, Some(survey)),
             Err(error) => self.store.take(asked, Err(error)),
         }
     }

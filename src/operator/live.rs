@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{Operator, View};
+use super::{Ask, Operator, View};
 use crate::{
     Event, Name, Reason, Snapshot, StoreError,
     store::{Notice, in_words},
@@ -213,7 +213,8 @@ impl Gatherer {
     }
 
     async fn look_at_all(&mut self) -> Result<u64, StoreError> {
-        let views = self.operator.circuits(0).await?;
+        let survey = self.operator.survey(&Ask::all(0)).await?;
+        let views = survey.circuits;
         let now_ms = self.operator.time_of(&views).await?;
         let listed: BTreeSet<Name> = views.iter().map(|view| view.name.clone()).collect();
         for view in views {
@@ -223,7 +224,10 @@ impl Gatherer {
                 _ => {}
             }
         }
-        let gone = self.known.keys().filter(|name| !listed.contains(name));
+        // What was not read is not gone.
+        let whole = survey.incomplete.is_none();
+        let gone = self.known.keys();
+        let gone = gone.filter(|name| whole && !listed.contains(name));
         for name in gone.cloned().collect::<Vec<_>>() {
             self.known.remove(&name);
             self.tell(News::Gone(name));

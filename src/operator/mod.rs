@@ -7,6 +7,7 @@
 mod checks;
 mod live;
 mod simulate;
+mod survey;
 mod view;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -17,18 +18,25 @@ pub use self::{
     checks::{CheckReport, CheckRun, CheckStatus},
     live::{Live, News, Tidings},
     simulate::{Course, Simulation, Trip},
+    survey::{Ask, Survey},
     view::{Details, Policies, Settings, View},
 };
 use crate::{
     Commontrip, ControlError, Event, Name, Override, Policy, Rules, Snapshot, Store, StoreError,
     breaker::replica_name,
-    model::{Command, Head},
+    model::{Command, FOREVER, Head},
+    store::MOST_CIRCUITS,
 };
 
 /// More slices than are kept of any circuit.
 const ALL: usize = 1_000;
 /// How often a change of a stored policy is tried when others change it too.
 const TRIES: u32 = 10;
+/// How long an operator waits, where nobody says for how long. Callers do not wait for so long, but their
+/// calls go on without an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How many circuits are read at once: others' requests come between.
+const PIECE: usize = 100;
 /// The longest text that says from where a command came, bytes.
 const LONGEST_ORIGIN: usize = 200;
 
@@ -55,6 +63,9 @@ const LONGEST_ORIGIN: usize = 200;
 #[derive(Clone)]
 pub struct Operator {
     store: Arc<dyn Store>,
+    /// As it was given; `store` waits for as long as this operator does.
+    given: Arc<dyn Store>,
+    timeout: Duration,
     origin: String,
 }
 
@@ -79,9 +90,26 @@ impl Operator {
         Self::on(circuits.store())
     }
 
-    fn on(store: Arc<dyn Store>) -> Self {
-        let origin = replica_name();
-        Self { store, origin }
+    fn on(given: Arc<dyn Store>) -> Self {
+        let (store, origin) = (Arc::clone(&given), replica_name());
+        let operator = Self {
+            store,
+            given,
+            timeout: TIMEOUT,
+            origin,
+        };
+        operator.timeout(TIMEOUT)
+    }
+
+    /// Sets how long the store's answer to one question may take, and how long reading all circuits may.
+    /// At least 1 ms, default 5 s: callers' `store_timeout` is not an operator's. A [`RedisStore`](crate::RedisStore)
+    /// whose own timeout is longer keeps that for its answers.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout.clamp(Duration::from_millis(1), FOREVER);
+        let patient = self.given.patient(self.timeout);
+        self.store = patient.unwrap_or_else(|| Arc::clone(&self.given));
+        self
     }
 
     /// Says from where commands come; what is longer than 200 bytes is cut.
@@ -92,8 +120,8 @@ impl Operator {
             end -= 1;
         }
         Self {
-            store: Arc::clone(&self.store),
             origin: origin[..end].to_owned(),
+            ..self.clone()
         }
     }
 
@@ -116,43 +144,29 @@ impl Operator {
         Ok(asked.elapsed())
     }
 
-    /// Names of the circuits that were used in the last 30 days, sorted.
+    /// Names of the circuits that were used in the last 30 days, sorted; of more than
+    /// [`MOST_CIRCUITS`](crate::store::MOST_CIRCUITS) those that were used last.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
     pub async fn names(&self) -> Result<Vec<Name>, StoreError> {
-        let names = self.store.circuits().await?;
-        Ok(names.iter().filter_map(|n| Name::new(n).ok()).collect())
+        Ok(self.index().await?.0)
     }
 
-    /// Every circuit that can be read, worst first, each with at most `slices` of its past.
+    /// Those names, and whether there are more.
+    async fn index(&self) -> Result<(Vec<Name>, bool), StoreError> {
+        let (names, more) = self.store.index(MOST_CIRCUITS).await?;
+        let names = names.iter().filter_map(|n| Name::new(n).ok());
+        Ok((names.collect(), more))
+    }
+
+    /// Every circuit that can be read, worst first, each with at most `slices` of its past. Whether these
+    /// are all a [`survey`](Self::survey) says.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
     pub async fn circuits(&self, slices: usize) -> Result<Vec<View>, StoreError> {
-        Ok(self.survey(slices).await?.0)
-    }
-
-    /// [`circuits`](Self::circuits), and those that cannot be read, because something else is stored
-    /// under their names, with what the store says of it.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the store does not answer.
-    pub async fn survey(
-        &self,
-        slices: usize,
-    ) -> Result<(Vec<View>, Vec<(Name, StoreError)>), StoreError> {
-        let names = self.names().await?;
-        let (mut views, mut unreadable) = (Vec::with_capacity(names.len()), Vec::new());
-        for (name, view) in names.iter().zip(self.views(&names, slices).await?) {
-            match view {
-                Ok(view) => views.extend(view),
-                Err(error) if error.is_away() => return Err(error),
-                Err(error) => unreadable.push((name.clone(), error)),
-            }
-        }
-        views.sort_by(View::worst_first);
-        Ok((views, unreadable))
+        Ok(self.survey(&Ask::all(slices)).await?.circuits)
     }
 
     /// Several circuits in the order of their names; `None` for those that the store has not heard of.

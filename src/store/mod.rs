@@ -24,6 +24,9 @@ use crate::model::{
     Acquire, Claim, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Snapshot,
 };
 
+/// How many circuits are listed at most.
+pub const MOST_CIRCUITS: usize = 20_000;
+
 /// A store's answer, some time from now.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
@@ -213,8 +216,27 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// newest 256 are kept.
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>>;
 
-    /// Names of the circuits that were used lately, sorted; a new one may come a moment later.
+    /// Names of the circuits that were used lately, sorted; a new one may come a moment later. A store
+    /// may leave out the oldest of more than [`MOST_CIRCUITS`].
     fn circuits(&self) -> Answer<'_, Vec<String>>;
+
+    /// Those of [`circuits`](Self::circuits) that were used last, at most so many, sorted; and whether there
+    /// are more. By default the first of them all.
+    fn index(&self, most: usize) -> Answer<'_, (Vec<String>, bool)> {
+        Box::pin(async move {
+            let mut names = self.circuits().await?;
+            let more = names.len() > most;
+            names.truncate(most);
+            Ok((names, more))
+        })
+    }
+
+    /// The same store with answers that may take this long, where it would not wait for so long itself;
+    /// `None`, which is the default, where it has no such limit.
+    fn patient(&self, timeout: Duration) -> Option<Arc<dyn Store>> {
+        let _ = timeout;
+        None
+    }
 
     /// Which part of the store keeps a circuit: circuits with the same number fail together.
     ///

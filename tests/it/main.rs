@@ -46,6 +46,7 @@ mod fuzz;
 #[cfg(feature = "health")]
 mod health;
 mod histories;
+mod index;
 mod keeping;
 #[cfg(feature = "keyed")]
 mod keyed;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commontrip::model::{Acquire, Counts, Head, Interval, Report};
-use commontrip::operator::{News, Operator, Tidings};
+use commontrip::operator::{Ask, News, Operator, Tidings};
 use commontrip::store::{MemoryStore, RedisStore, Store};
 use commontrip::{Commontrip, ControlError, Event, Name, Override, Policy, Reason, State};
 use tokio::task::JoinSet;
@@ -436,8 +436,13 @@ async fn a_circuit_that_was_written_over_hides_no_other() {
             .exec(&mut redis)
             .unwrap();
     }
-    let (views, unreadable) = operator.survey(10).await.unwrap();
-    let names: Vec<_> = views.iter().map(|view| view.name.as_str()).collect();
+    let survey = operator.survey(&Ask::all(10)).await.unwrap();
+    let unreadable = survey.unreadable;
+    let names: Vec<_> = survey
+        .circuits
+        .iter()
+        .map(|view| view.name.as_str())
+        .collect();
     assert_eq!(names, ["payments", "no past", "no record"]);
     assert_eq!(unreadable[0].0.as_str(), "broken");
     let words = unreadable[0].1.to_string();

@@ -102,8 +102,18 @@ impl Connection {
     /// # Errors
     /// When an option is wrong.
     pub fn operator(&self) -> Result<Operator, Failure> {
-        let store = self.open(TIMEOUT_MS)?;
-        Ok(Operator::new(store).from(&format!("cli@{}", host_name())))
+        let operator = self.operator_within(TIMEOUT_MS)?;
+        Ok(operator.from(&format!("cli@{}", host_name())))
+    }
+
+    /// The same under the name of this process; `timeout_ms` where no flag says another.
+    ///
+    /// # Errors
+    /// When an option is wrong.
+    pub fn operator_within(&self, timeout_ms: u64) -> Result<Operator, Failure> {
+        let store = self.open(timeout_ms)?;
+        let timeout = self.timeout.unwrap_or(timeout_ms);
+        Ok(Operator::new(store).timeout(Duration::from_millis(timeout)))
     }
 }
 

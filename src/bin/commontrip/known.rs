@@ -2,7 +2,7 @@
 
 use commontrip::{
     ControlError, Name,
-    operator::{Operator, View},
+    operator::{Ask, Operator, View},
 };
 
 use crate::{
@@ -29,7 +29,11 @@ pub async fn failure(operator: &Operator, error: ControlError) -> Failure {
 
 /// Circuits that the store has, but refuses to show: what is stored of them is something else.
 #[derive(Default)]
-pub struct Unreadable(u64);
+pub struct Unreadable {
+    left_out: u64,
+    /// Why others are missing, too.
+    pub incomplete: Option<String>,
+}
 
 impl Unreadable {
     /// Passes over a circuit that cannot be read, and says so; one whose error is not its own ends the command.
@@ -38,7 +42,7 @@ impl Unreadable {
             // Gone meanwhile.
             ControlError::Unknown(_) => Ok(()),
             ControlError::Store(error) if !error.is_away() => {
-                self.0 += 1;
+                self.left_out += 1;
                 say(&format!(
                     "circuit `{name}` cannot be read: {}",
                     in_words(&error)
@@ -51,7 +55,8 @@ impl Unreadable {
 
     /// How a command ends that had to pass over some.
     pub fn end(&self) -> Done {
-        match self.0 {
+        match self.left_out {
+            0 if self.incomplete.is_some() => Err(Failure::Not(String::new())),
             0 => Ok(()),
             n => Err(Failure::Not(format!(
                 "{} left out",
@@ -63,11 +68,15 @@ impl Unreadable {
 
 /// All circuits, worst first; one that cannot be read does not keep the others from being seen.
 pub async fn circuits(operator: &Operator, unread: &mut Unreadable) -> Result<Vec<View>, Failure> {
-    let (views, unreadable) = operator.survey(0).await?;
-    for (name, error) in unreadable {
+    let survey = operator.survey(&Ask::default()).await?;
+    for (name, error) in survey.unreadable {
         unread.pass_over(&name, error.into())?;
     }
-    Ok(views)
+    if let Some(why) = survey.incomplete {
+        say(&format!("this is not all: {why}"));
+        unread.incomplete = Some(why);
+    }
+    Ok(survey.circuits)
 }
 
 /// One circuit by its name, or all.

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     Common,
     known::{self, Unreadable},
-    out::{Done, Failure, RED, YELLOW, shown, tell},
+    out::{Done, Failure, RED, YELLOW, say, shown, tell},
     table::{Cell, Table, coloured},
     words,
 };
@@ -28,6 +28,10 @@ pub struct Options {
     /// What comes first
     #[arg(long, value_name = "BY", default_value = "worst")]
     sort: Sort,
+
+    /// At most so many, the first ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
 
     #[command(flatten)]
     common: Common,
@@ -74,12 +78,23 @@ pub async fn run(options: &Options) -> Done {
     let named = views.len();
     views.retain(|view| options.state.is_empty() || options.state.contains(&view.snapshot.state));
     sort(&mut views, options.sort);
+    let limit = options.limit.unwrap_or(u64::MAX);
+    let more = (views.len() as u64).saturating_sub(limit);
+    views.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let out = &options.common.output;
     if out.json {
-        let listed = json!({ "now_ms": now_ms.unwrap_or(0), "circuits": views });
+        let listed = json!({
+            "now_ms": now_ms.unwrap_or(0),
+            "circuits": views,
+            "more": more,
+            "incomplete": unread.incomplete,
+        });
         out.tell(&listed, String::new)?;
     } else if !views.is_empty() {
         tell(&table(&views).text(out))?;
+        if more > 0 {
+            say(&format!("{} more", words::count(more, "circuit")));
+        }
     }
     let empty = match (total, named, views.len()) {
         (0, ..) => {

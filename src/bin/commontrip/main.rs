@@ -7,6 +7,7 @@ mod connect;
 mod demo;
 mod doctor;
 mod events;
+mod foreign;
 mod known;
 mod list;
 mod out;

@@ -1,7 +1,6 @@
 //! What the program writes, and how it ends.
 //!
-//! Owns `--json` and `--color`, the exit status, and that text from elsewhere moves no terminal's cursor. A reader
-//! that went away is no error.
+//! Owns `--json` and `--color`, and the exit status. A reader that went away is no error.
 
 use std::{
     env,
@@ -13,6 +12,9 @@ use std::{
 use clap::{Args, ValueEnum};
 use commontrip::{ControlError, StoreError};
 use serde::Serialize;
+
+use crate::foreign::in_json;
+pub use crate::foreign::shown;
 
 /// What the exit status says, for the help of each command.
 pub const STATUS: &str = "\
@@ -69,7 +71,7 @@ impl Output {
     /// Writes one JSON document, or the text.
     pub fn tell(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Done {
         let written = match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(value)?),
+            true => format!("{}\n", in_json(&serde_json::to_string_pretty(value)?)),
             false => text(),
         };
         tell(&written)
@@ -88,16 +90,6 @@ pub fn paint(colour: bool, code: &str, text: &str) -> String {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
     }
-}
-
-/// Text from elsewhere with what moves a terminal's cursor, or turns words around, written out.
-pub fn shown(text: &str) -> String {
-    let hides = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let shown = |c: char| match c.is_control() || hides(c) {
-        true => c.escape_default().collect::<String>(),
-        false => c.to_string(),
-    };
-    text.chars().map(shown).collect()
 }
 
 /// How a command ended.
@@ -204,17 +196,5 @@ pub fn tell(text: &str) -> Done {
 
 /// Writes one line of JSON.
 pub fn tell_line(value: &impl Serialize) -> Done {
-    tell(&format!("{}\n", serde_json::to_string(value)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_moves_the_cursor_or_hides_is_written_out() {
-        assert_eq!(shown("pay\u{1b}[2Jments\r\n"), "pay\\u{1b}[2Jments\\r\\n");
-        assert_eq!(shown("a\u{202e}b\u{200b}"), "a\\u{202e}b\\u{200b}");
-        assert_eq!(shown("payments/eu ü 支"), "payments/eu ü 支");
-    }
+    tell(&format!("{}\n", in_json(&serde_json::to_string(value)?)))
 }

@@ -5,10 +5,7 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
-use commontrip::{
-    admin::{self, OptionsError},
-    operator::Operator,
-};
+use commontrip::admin::{self, OptionsError};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -80,7 +77,7 @@ pub async fn run(options: &Options) -> Done {
         None => told.token_from_env(TOKEN)?,
     };
     let told = allow(told, &options.allow_host)?;
-    let operator = Operator::new(options.connection.open(ANSWERS_WITHIN_MS)?);
+    let operator = options.connection.operator_within(ANSWERS_WITHIN_MS)?;
     let listener = listen(options.bind).await?;
     let at = listener.local_addr()?;
     let read_only = told.is_read_only();

@@ -70,6 +70,7 @@ impl From<cluster::Pool> for RedisPool {
 }
 
 /// Where connections come from.
+#[derive(Clone)]
 pub(super) enum Endpoint {
     At(Box<Address>, Access),
     From(RedisPool),

@@ -52,10 +52,10 @@ use self::{
     line::{Lines, Up},
     scripts::{Operation, Run, Scripts},
 };
-use super::{Answer, Notice, Store, StoreError, answer_by};
+use super::{Answer, MOST_CIRCUITS, Notice, Store, StoreError, answer_by};
 use crate::model::{
-    Acquire, Claim, Control, Event, Grant, Head, Interval, Members, Name, Release, Report, Request,
-    Snapshot,
+    Acquire, Claim, Control, Event, FOREVER, Grant, Head, Interval, Members, Name, Release, Report,
+    Request, Snapshot,
 };
 
 /// How often a circuit's place in the index is renewed.
@@ -79,12 +79,35 @@ struct Inner {
     indexed: Mutex<Indexed>,
 }
 
-/// When places in the index were last renewed, Redis' clock.
+/// The places in the index that this process has renewed.
 #[derive(Default)]
 struct Indexed {
-    at: HashMap<Name, u64>,
-    /// When circuits were last forgotten that nobody reports any more.
+    places: HashMap<Name, Place>,
+    /// When circuits were last forgotten that nobody reports any more, Redis' clock.
     pruned_at: u64,
+}
+
+/// A circuit's place in the index, as this process last renewed it.
+#[derive(Clone, Copy)]
+struct Place {
+    /// When that was, Redis' clock.
+    at: u64,
+    /// When the circuit had entered its state: another time is a transition, or a circuit that was lost
+    /// and begins again, maybe with the index.
+    since: u64,
+}
+
+impl Place {
+    const fn of(seen: &Snapshot) -> Self {
+        Self {
+            at: seen.now_ms,
+            since: seen.since_ms,
+        }
+    }
+
+    const fn holds(self, now: Self) -> bool {
+        self.since == now.since && now.at.abs_diff(self.at) < INDEX_EVERY_MS
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -102,8 +125,12 @@ impl RedisStore {
     }
 
     fn new(prefix: Prefix, timeout: Duration, from: Endpoint, push: Option<Endpoint>) -> Self {
+        Self::on(Lines::new(from, timeout), prefix, timeout, push)
+    }
+
+    fn on(lines: Arc<Lines>, prefix: Prefix, timeout: Duration, push: Option<Endpoint>) -> Self {
         Self(Arc::new(Inner {
-            lines: Lines::new(from, timeout),
+            lines,
             push,
             prefix,
             timeout,
@@ -257,17 +284,13 @@ impl Inner {
 
     /// Renews places in the index of circuits. It is another slot, hence outside the scripts, and
     /// maybe another server, hence nobody waits for it.
-    fn index(self: &Arc<Self>, seen: &[(&Name, u64)]) {
-        let due: Vec<(Name, u64)> = {
+    fn index<'a>(self: &Arc<Self>, seen: impl Iterator<Item = (&'a Name, &'a Snapshot)>) {
+        let due: Vec<(Name, Place)> = {
             let indexed = self.indexed.lock();
-            let due = |name: &Name, now: u64| {
-                indexed
-                    .at
-                    .get(name)
-                    .is_none_or(|at| now.abs_diff(*at) >= INDEX_EVERY_MS)
-            };
-            let due = seen.iter().filter(|(name, now)| due(name, *now));
-            due.map(|(name, now)| ((*name).clone(), *now)).collect()
+            let known = |name, now: Place| indexed.places.get(name).is_some_and(|p| p.holds(now));
+            let places = seen.map(|(name, snapshot)| (name, Place::of(snapshot)));
+            let due = places.filter(|(name, now)| !known(*name, *now));
+            due.map(|(name, now)| (name.clone(), now)).collect()
         };
         if !due.is_empty() {
             let inner = Arc::clone(self);
@@ -275,14 +298,14 @@ impl Inner {
         }
     }
 
-    async fn write_index(&self, due: Vec<(Name, u64)>) {
+    async fn write_index(&self, due: Vec<(Name, Place)>) {
         let key = self.prefix.index();
         let mut add = redis::cmd("ZADD");
         add.arg(&key);
         let mut newest = 0;
         for (name, now) in &due {
-            add.arg(*now).arg(name.as_str());
-            newest = newest.max(*now);
+            add.arg(now.at).arg(name.as_str());
+            newest = newest.max(now.at);
         }
         let mut forget = redis::cmd("ZREMRANGEBYSCORE");
         let forgotten = newest.saturating_sub(INDEX_KEEPS_MS);
@@ -292,11 +315,11 @@ impl Inner {
         let deadline = Instant::now() + self.timeout;
         let answers = self.send(&[add, forget, keep], true, deadline).await;
         if answers.is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
-            let Indexed { at, pruned_at } = &mut *self.indexed.lock();
-            at.extend(due);
+            let Indexed { places, pruned_at } = &mut *self.indexed.lock();
+            places.extend(due);
             if newest.abs_diff(*pruned_at) >= INDEX_EVERY_MS {
                 *pruned_at = newest;
-                at.retain(|_, at| newest.abs_diff(*at) < 2 * INDEX_EVERY_MS);
+                places.retain(|_, place| newest.abs_diff(place.at) < 2 * INDEX_EVERY_MS);
             }
         }
     }
@@ -325,7 +348,12 @@ const MOST_EVENTS: usize = 256;
 
 impl Store for RedisStore {
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
-        Box::pin(self.0.one(&self.0.scripts.acquire, circuit, request))
+        Box::pin(async move {
+            let acquire = &self.0.scripts.acquire;
+            let grant: Grant = self.0.one(acquire, circuit, request).await?;
+            self.0.index(std::iter::once((circuit, &grant.snapshot)));
+            Ok(grant)
+        })
     }
 
     fn report<'a>(
@@ -344,12 +372,9 @@ impl Store for RedisStore {
                 .zip(answers)
                 .map(|((_, report), answer)| wire::decode_answer(answer, &report.head));
             let answers: Vec<Result<Snapshot, _>> = decoded.collect();
-            let seen: Vec<_> = batch
-                .iter()
-                .zip(&answers)
-                .filter_map(|((name, _), a)| Some((name, a.as_ref().ok()?.now_ms)))
-                .collect();
-            self.0.index(&seen);
+            let seen = batch.iter().zip(&answers);
+            self.0
+                .index(seen.filter_map(|((name, _), answer)| Some((name, answer.as_ref().ok()?))));
             Ok(answers)
         })
     }
@@ -362,7 +387,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let control = &self.0.scripts.control;
             let snapshot: Snapshot = self.0.one(control, circuit, request).await?;
-            self.0.index(&[(circuit, snapshot.now_ms)]);
+            self.0.index(std::iter::once((circuit, &snapshot)));
             Ok(snapshot)
         })
     }
@@ -450,18 +475,32 @@ impl Store for RedisStore {
     }
 
     fn circuits(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(async move { Ok(self.index(MOST_CIRCUITS).await?.0) })
+    }
+
+    fn index(&self, most: usize) -> Answer<'_, (Vec<String>, bool)> {
         Box::pin(async move {
+            // Those with the highest ranks were used last; one more says that there are more.
+            let first = -i64::try_from(most).unwrap_or(i64::MAX) - 1;
             let mut read = redis::cmd("ZRANGE");
-            read.arg(self.0.prefix.index()).arg(0).arg(-1);
+            read.arg(self.0.prefix.index()).arg(first).arg(-1);
             let members: Vec<Vec<u8>> = self.0.command(read).await?;
+            let more = members.len() > most;
             // What is no name was not written by us.
-            let names = members
-                .into_iter()
-                .filter_map(|m| String::from_utf8(m).ok());
+            let names = members.into_iter().skip(usize::from(more));
+            let names = names.filter_map(|m| String::from_utf8(m).ok());
             let mut names: Vec<_> = names.filter(|name| Name::new(name).is_ok()).collect();
             names.sort();
-            Ok(names)
+            Ok((names, more))
         })
+    }
+
+    fn patient(&self, timeout: Duration) -> Option<Arc<dyn Store>> {
+        let of = &self.0;
+        let timeout = timeout.max(of.timeout).min(FOREVER);
+        let lines = Arc::clone(&of.lines);
+        let patient = Self::on(lines, of.prefix.clone(), timeout, of.push.clone());
+        Some(Arc::new(patient))
     }
 
     fn shard(&self, circuit: &Name) -> u16 {

@@ -43,7 +43,7 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
     assert_eq!(status["store"]["ok"], false);
     assert!(status["now_ms"].as_u64().unwrap() >= since);
     let metrics = site.get("/metrics").await;
-    assert_eq!(metrics.status.as_u16(), 200);
+    assert_eq!(metrics.status.as_u16(), 503);
     assert!(
         metrics
             .text

@@ -4,6 +4,7 @@ mod away;
 mod commands;
 mod described;
 mod limits;
+pub mod many;
 mod mounted;
 mod news;
 mod reading;

@@ -5,21 +5,37 @@ use commontrip::Override;
 use super::{Service, names};
 use crate::support::admin_url;
 
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 6] = [
     "--all",
     "a\u{202e}stnemyap",
     "$(reboot); `ls` 'x\" \\n",
     "支付 🚀 ünï",
     "../../etc*?[",
+    "a\u{61c}b\u{ad}c\u{e0041}d\u{feff}",
 ];
+
+/// Whether a terminal would do something at a character, or show nothing.
+fn acts(c: char) -> bool {
+    let acts = "\u{61c}\u{ad}\u{e0041}\u{feff}\u{202e}";
+    c.is_control() && c != '\n' || acts.contains(c)
+}
 
 #[tokio::test]
 async fn any_name_can_be_asked_for_and_none_disturbs_the_terminal() {
     let service = Service::new("cli-names");
     for name in NAMES {
         let breaker = service.circuit(name, 5, 30).await;
-        let words = Override::because("\u{1b}[2J\r\nroot:\u{202e}").by("ana\u{7}\u{9b}31m");
+        let words = Override::because("\u{1b}[2J\r\nroot:\u{202e}\u{7f}").by("ana\u{7}\u{9b}31m");
         breaker.force_open(words).await.unwrap();
+        for command in ["show", "events", "replicas", "list", "simulate"] {
+            let ran = service.run(&[command, "--json", "--", name]).await;
+            assert!(ran.status < 2, "{command:?} {name:?} {ran:?}");
+            assert!(!ran.out.contains(acts), "{command:?} {name:?} {ran:?}");
+            if command == "show" {
+                let said = ran.json()["circuit"]["override_reason"].to_string();
+                assert!(said.contains('\u{202e}'), "{said}");
+            }
+        }
         for command in [
             &["show"][..],
             &["events"],
@@ -33,8 +49,7 @@ async fn any_name_can_be_asked_for_and_none_disturbs_the_terminal() {
             let ran = service.run(&[command, &["--", name]].concat()).await;
             assert!(ran.status < 2, "{command:?} {name:?} {ran:?}");
             assert!(!ran.out.is_empty(), "{command:?} {name:?} {ran:?}");
-            let moves = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
-            assert!(!ran.out.contains(moves), "{command:?} {name:?} {ran:?}");
+            assert!(!ran.out.contains(acts), "{command:?} {name:?} {ran:?}");
         }
         breaker.force_open(Override::because("x")).await.unwrap();
     }

@@ -4,6 +4,7 @@ mod away;
 mod hostile;
 mod live;
 mod look;
+mod many;
 mod policy;
 mod simulate;
 mod steer;

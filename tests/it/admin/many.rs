@@ -1,0 +1,244 @@
+//! More circuits than fit into one answer of the store.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use commontrip::{
+    Commontrip, MemoryStore, Name, RedisStore, Snapshot, Store, StoreError,
+    admin::{self, Options},
+    model::{Counts, Head, Report},
+    operator::{Ask, Operator},
+    store::Answer,
+};
+use serde_json::{Value, json};
+
+use super::site::{Site, with_token};
+use crate::{
+    support::{OwnServer, unique_prefix},
+    wait::until,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// So many circuits, of one success each.
+pub async fn filled(store: &impl Store, circuits: usize) {
+    let report = |i: usize| {
+        let counts = Counts {
+            successes: 1,
+            ..Counts::default()
+        };
+        let head = Head {
+            replica: "r1".to_owned(),
+            ..Head::default()
+        };
+        let report = Report {
+            head,
+            seq: 1,
+            counts,
+            ..Report::default()
+        };
+        (Name::new(&format!("c{i:05}")).unwrap(), report)
+    };
+    let all: Vec<_> = (0..circuits).map(report).collect();
+    for piece in all.chunks(100) {
+        for answer in store.report(piece).await.unwrap() {
+            answer.unwrap();
+        }
+    }
+    until("all are listed", async || {
+        store.circuits().await.unwrap().len() == circuits
+    })
+    .await;
+}
+
+fn names(answer: &Value) -> Vec<String> {
+    let circuits = answer["circuits"].as_array().unwrap().iter();
+    circuits
+        .map(|circuit| circuit["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+async fn all_are_shown(circuits: usize) {
+    let server = OwnServer::start();
+    let prefix = unique_prefix("many");
+    let store = || RedisStore::builder().prefix(&prefix);
+    filled(
+        &store().timeout(LONG).open(&server.url()).unwrap(),
+        circuits,
+    )
+    .await;
+    // The registry's callers wait for 50 ms, as by default.
+    let registry = Commontrip::builder()
+        .store(store().open(&server.url()).unwrap())
+        .build()
+        .unwrap();
+    let operator = Operator::of(&registry).timeout(LONG);
+    let site = Site::serving(registry, admin::router(operator, Options::new())).await;
+    let all = site.get("/circuits").await.good();
+    assert_eq!(
+        (names(&all).len(), &all["incomplete"]),
+        (circuits, &Value::Null)
+    );
+    assert_eq!(all["next"], Value::Null);
+    let metrics = site.get("/metrics").await;
+    assert_eq!(metrics.status.as_u16(), 200);
+    let lines = |start: &str| {
+        metrics
+            .text
+            .lines()
+            .filter(|l| l.starts_with(start))
+            .count()
+    };
+    assert_eq!(lines("circuit_breaker_state{"), circuits);
+    assert_eq!(lines("circuit_breaker_incomplete 0"), 1);
+    let health = site.get("/health").await.good();
+    assert_eq!(
+        (&health["total"], &health["incomplete"]),
+        (&json!(circuits), &Value::Null)
+    );
+
+    let (mut cursor, mut paged) = (String::new(), Vec::new());
+    loop {
+        let page = site
+            .get(&format!("/circuits?limit=300&history=60&cursor={cursor}"))
+            .await
+            .good();
+        let names = names(&page);
+        assert!(!names.is_empty() && names.len() <= 300);
+        paged.extend(names);
+        match page["next"].as_str() {
+            Some(next) => cursor = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(paged.len(), circuits);
+    assert!(paged.is_sorted());
+    assert_eq!(paged.iter().collect::<BTreeSet<_>>().len(), circuits);
+    let found = site
+        .get("/circuits?limit=5&q=C0009&state=closed")
+        .await
+        .good();
+    assert_eq!(
+        names(&found),
+        ["c00090", "c00091", "c00092", "c00093", "c00094"]
+    );
+    assert_eq!(found["next"], "c00094");
+    for bad in ["limit=0", "limit=1001", "limit=x"] {
+        site.get(&format!("/circuits?{bad}")).await.problem(400);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_circuits_are_all_shown() {
+    all_are_shown(1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_circuits_are_all_shown() {
+    all_are_shown(5000).await;
+}
+
+#[tokio::test]
+async fn an_operator_does_not_wait_for_only_as_long_as_a_caller() {
+    let server = OwnServer::start();
+    let builder = Commontrip::builder().redis(&server.url());
+    let registry = builder.prefix(&unique_prefix("patient")).build().unwrap();
+    let router = admin::router(Operator::of(&registry).timeout(LONG), with_token());
+    let site = Site::serving(registry, router).await;
+    site.circuit("payments", commontrip::Policy::default())
+        .await;
+    let mut connection = redis::Client::open(server.admin_url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    for ask in ["open", "read"] {
+        let mut pause = redis::cmd("CLIENT");
+        pause.arg("PAUSE").arg(500).arg("ALL");
+        pause.exec(&mut connection).unwrap();
+        match ask {
+            "open" => {
+                let forced = site.post("/circuits/payments/force-open", json!({})).await;
+                assert_eq!(forced.good()["state"], "forced_open");
+            }
+            _ => assert_eq!(names(&site.get("/circuits").await.good()), ["payments"]),
+        }
+    }
+}
+
+/// A store that is away for some circuits, or for all.
+#[derive(Debug)]
+struct Partly {
+    inner: MemoryStore,
+    away_from: &'static str,
+}
+
+impl Store for Partly {
+    crate::delegate::to_inner! { acquire release control snapshot events circuits report listen ping }
+
+    fn snapshots<'a>(
+        &'a self,
+        circuits: &'a [Name],
+        head: &'a Head,
+    ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
+        if circuits.iter().any(|name| name.as_str() >= self.away_from) {
+            return Box::pin(async { Err(StoreError::Timeout(Duration::from_millis(1))) });
+        }
+        self.inner.snapshots(circuits, head)
+    }
+}
+
+#[tokio::test]
+async fn what_is_incomplete_says_so_and_what_is_nothing_is_an_error() {
+    let inner = MemoryStore::default();
+    filled(&inner, 150).await;
+    let away_from = "c00120";
+    let site = Site::on(Partly { inner, away_from }, Options::new()).await;
+    let part = site.get("/circuits").await.good();
+    assert_eq!(names(&part).len(), 100);
+    let words = part["incomplete"].as_str().unwrap();
+    assert!(
+        words.starts_with("50 of 150 circuits were not read: "),
+        "{words}"
+    );
+    let page = site.get("/circuits?limit=120").await.good();
+    assert!(
+        page["incomplete"].is_string() && page["next"] == "c00099",
+        "{page}"
+    );
+    let metrics = site.get("/metrics").await;
+    assert_eq!(metrics.status.as_u16(), 200);
+    assert!(metrics.text.contains("circuit_breaker_incomplete 1\n"));
+    for path in ["/health", "/status"] {
+        assert!(
+            site.get(path).await.good()["incomplete"].is_string(),
+            "{path}"
+        );
+    }
+
+    let inner = MemoryStore::default();
+    filled(&inner, 150).await;
+    let site = Site::on(
+        Partly {
+            inner,
+            away_from: "",
+        },
+        Options::new(),
+    )
+    .await;
+    site.get("/circuits").await.problem(503);
+    let metrics = site.get("/metrics").await;
+    assert_eq!(metrics.status.as_u16(), 503);
+    assert!(metrics.text.contains("circuit_breaker_store_up 0\n"));
+}
+
+#[tokio::test]
+async fn what_was_not_read_in_time_is_said_and_not_gone() {
+    let inner = MemoryStore::default();
+    filled(&inner, 150).await;
+    let partly = Partly {
+        inner,
+        away_from: "c00120",
+    };
+    let survey = Operator::new(partly).survey(&Ask::default()).await.unwrap();
+    assert_eq!(survey.circuits.len(), 100);
+    assert!(survey.incomplete.is_some());
+}
