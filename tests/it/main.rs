@@ -12,6 +12,7 @@ mod abandoned;
 mod admin;
 #[cfg(feature = "webhook")]
 mod alerts;
+mod afterwards;
 mod alone;
 mod away;
 #[cfg(all(feature = "balance", feature = "test-util"))]
@@ -52,6 +53,7 @@ mod keyed;
 #[cfg(feature = "test-util")]
 mod late_replies;
 mod latency;
+mod leaks;
 #[cfg(all(
     feature = "admin",
     feature = "failover",
