@@ -293,7 +293,8 @@ impl Cell {
                 let release = Release { head, token };
                 let released = self.shared.store.release(&self.name, &release);
                 let _ = self.shared.in_time(released).await;
-                self.by_cache().map(|ticket| Fetched::new(Arc::clone(self), ticket, asked_at))
+                self.by_cache()
+                    .map(|ticket| Fetched::new(Arc::clone(self), ticket, asked_at))
             }
             answer => self.take_grant(answer, request, asked_at),
         }

@@ -62,7 +62,6 @@ impl Link {
     pub(super) fn note_round_trip(&self, took: Duration) {
         self.round_trips.lock().record(took, 1);
     }
-
 }
 
 #[derive(Debug, Default)]

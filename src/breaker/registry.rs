@@ -321,6 +321,11 @@ impl Commontrip {
         self.life.0.is_ending()
     }
 
+    /// True once it is shut down.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.life.0.stop.subscribe()
+    }
+
     /// The store that circuits live in.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.life.0.store)

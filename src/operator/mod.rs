@@ -11,6 +11,8 @@ mod view;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 #[cfg(feature = "health")]
 pub(crate) use self::checks::{INDEX, Index, KEPT_MS, index};
 pub use self::{
@@ -56,6 +58,8 @@ const LONGEST_ORIGIN: usize = 200;
 pub struct Operator {
     store: Arc<dyn Store>,
     origin: String,
+    /// Says when the registry ends that it is of.
+    ending: Option<watch::Receiver<bool>>,
 }
 
 impl fmt::Debug for Operator {
@@ -76,12 +80,28 @@ impl Operator {
     /// An operator of the circuits of a registry's store.
     #[must_use]
     pub fn of(circuits: &Commontrip) -> Self {
-        Self::on(circuits.store())
+        Self {
+            ending: Some(circuits.ending()),
+            ..Self::on(circuits.store())
+        }
     }
 
     fn on(store: Arc<dyn Store>) -> Self {
-        let origin = replica_name();
-        Self { store, origin }
+        Self {
+            store,
+            origin: replica_name(),
+            ending: None,
+        }
+    }
+
+    /// Ends when the registry does that this is of; if it is of none, never.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn ended(&self) {
+        match self.ending.clone() {
+            // An error means that the registry is gone.
+            Some(mut ending) => drop(ending.wait_for(|ending| *ending).await),
+            None => std::future::pending().await,
+        }
     }
 
     /// Says from where commands come; what is longer than 200 bytes is cut.
@@ -92,8 +112,8 @@ impl Operator {
             end -= 1;
         }
         Self {
-            store: Arc::clone(&self.store),
             origin: origin[..end].to_owned(),
+            ..self.clone()
         }
     }
 

@@ -84,7 +84,10 @@ impl Count {
             for kind in ["normal", "pubsub"] {
                 let mut list = list.clone();
                 let listed: String = list.arg(kind).query_async(redis).await.unwrap();
-                connections += listed.lines().filter(|l| !l.contains("user=default")).count();
+                connections += listed
+                    .lines()
+                    .filter(|l| !l.contains("user=default"))
+                    .count();
             }
         }
         Held {
@@ -312,7 +315,8 @@ async fn a_thousand_registries_leave_nothing_behind() {
     }
     let (server, dead) = (OwnServer::start(), OwnServer::start());
     dead.kill();
-    let observer = Commontrip::redis(&server.url()).unwrap();
+    let observer = Commontrip::builder().redis(&server.url());
+    let observer = observer.store_timeout(ms(5000)).build().unwrap();
     let open = observer.circuit("open", quick()).unwrap();
     open.force_open(Override::default()).await.unwrap();
     // Half-open for good: its probes are given and never settled.
@@ -350,7 +354,9 @@ async fn registries_of_a_cluster_leave_nothing_behind() {
     let mut count = Count::of(&cluster.nodes).await;
     let before = count.now().await;
     for _ in 0..20 {
-        let registry = Commontrip::builder().redis(&cluster.url()).store_timeout(ms(500));
+        let registry = Commontrip::builder()
+            .redis(&cluster.url())
+            .store_timeout(ms(500));
         let registry = registry.build().unwrap();
         let breaker = registry.circuit("c", quick()).unwrap();
         in_touch(&registry, &breaker).await;

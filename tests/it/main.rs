@@ -10,9 +10,9 @@
 mod abandoned;
 #[cfg(feature = "admin")]
 mod admin;
+mod afterwards;
 #[cfg(feature = "webhook")]
 mod alerts;
-mod afterwards;
 mod alone;
 mod away;
 #[cfg(all(feature = "balance", feature = "test-util"))]
