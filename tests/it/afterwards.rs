@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Policy, State};
+use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Policy, Reason, State};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -166,10 +166,14 @@ async fn a_probe_that_was_fetched_ahead_is_given_back_at_shutdown() {
     let circuit = |registry: &Commontrip| registry.circuit(&name, policy()).unwrap();
     let (here, there) = (circuit(&ending), circuit(&other));
     open(&here).await;
-    until("a probe is fetched", async || {
+    until("a probe is asked for", async || {
         let rejected = here.try_acquire().err();
-        // Nobody comes for it.
-        rejected.is_some() && there.snapshot().await.unwrap().probes > 0
+        rejected.is_some_and(|rejected| rejected.reason == Reason::ProbeRequested)
+    })
+    .await;
+    // Nobody comes for it.
+    until("it is there", async || {
+        there.snapshot().await.unwrap().probes > 0
     })
     .await;
     ending.shutdown().await;

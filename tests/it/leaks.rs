@@ -266,7 +266,9 @@ async fn live(url: &str, dead: &str, end: End) {
     call(&breaker).await;
     match end {
         End::Dropped => {}
-        End::Shutdown => registry.shutdown().await,
+        End::Shutdown => {
+            registry.shutdown().await;
+        }
         End::Rejected => {
             let open = registry.circuit("open", quick()).unwrap();
             let _ = open.acquire().await;

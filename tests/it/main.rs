@@ -26,6 +26,7 @@ mod cli;
 #[cfg(feature = "config")]
 mod config;
 mod contract;
+mod crowded;
 mod default_policy;
 mod delegate;
 #[cfg(feature = "cli")]
