@@ -102,6 +102,7 @@ impl Subscriber {
         loop {
             let news = tokio::select! {
                 () = end(&mut self.closing) => return None,
+                () = self.app.operator.ended() => return None,
                 news = self.tidings.next() => news,
             };
             if let Some(event) = self.tell(news).await {

@@ -9,15 +9,19 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use super::{
     Rejection,
     cell::{Cell, Ticket},
     gate::Hold,
+    registry::stopped,
 };
 use crate::{
-    model::{Acquire, Grant, OnStoreFailure, Permission, Reason},
+    model::{Acquire, Grant, OnStoreFailure, Permission, Reason, Release},
     store::StoreError,
 };
 
@@ -122,6 +126,7 @@ impl Cell {
             return;
         };
         let cell = Arc::clone(self);
+        let mut stop = self.shared.stop.subscribe();
         self.shared.spawn(async move {
             let fetched = cell.ask_store().await.ok().filter(Fetched::is_probe);
             drop(turn);
@@ -131,7 +136,10 @@ impl Cell {
             let same = |spare: &mut Fetched| spare.asked_at == asked_at;
             while asked_at.elapsed() < cell.spare_keeps() {
                 let ttl = cell.policy.load().rules.decision_ttl_ms.max(SPARE_LOOKS_MS);
-                tokio::time::sleep(Duration::from_millis(ttl).min(cell.spare_keeps())).await;
+                tokio::select! {
+                    () = sleep(Duration::from_millis(ttl).min(cell.spare_keeps())) => {}
+                    () = stopped(&mut stop) => break,
+                }
                 if !cell.spare.lock().as_mut().is_some_and(same) {
                     return;
                 }
@@ -248,7 +256,11 @@ impl Cell {
             // If nobody waits any more the permit is dropped here, and so put back.
             let _ = to.send(answer);
         });
-        from.await.unwrap_or_else(|_| Err(self.requested()))
+        from.await.unwrap_or_else(|_| {
+            // The registry's runtime is gone, or about to go.
+            let ticket = self.ask_locally().map_or_else(|| self.by_cache(), Ok);
+            ticket.map(|ticket| Fetched::new(Arc::clone(self), ticket, Instant::now()))
+        })
     }
 
     async fn ask_store(self: &Arc<Self>) -> Answer {
@@ -274,6 +286,15 @@ impl Cell {
                 self.take_shared(&grant.snapshot, asked_at);
                 self.give_back(request.token);
                 Err(self.requested())
+            }
+            Ok(grant) if grant.permission == Permission::Probe && self.shared.is_ending() => {
+                // Nobody may be left to settle it, or to give it back.
+                let Acquire { head, token } = request;
+                let release = Release { head, token };
+                let released = self.shared.store.release(&self.name, &release);
+                let _ = self.shared.in_time(released).await;
+                self.by_cache()
+                    .map(|ticket| Fetched::new(Arc::clone(self), ticket, asked_at))
             }
             answer => self.take_grant(answer, request, asked_at),
         }

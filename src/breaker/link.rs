@@ -49,7 +49,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn note_trouble(&self) {
+    pub(super) fn note_trouble(&self) {
         let mut trouble = self.trouble.lock();
         trouble.since.get_or_insert_with(Instant::now);
         trouble.times += 1;
@@ -87,8 +87,11 @@ pub struct Health {
     pub circuits_away: usize,
     /// How often it went away.
     pub times_away: u64,
-    /// The last error, in words.
+    /// The last error, in words; once [`ended`](Self::ended), what ended it.
     pub last_error: Option<String>,
+    /// Whether nothing is asked of the store or told it any more: the registry was shut down, or the
+    /// runtime on which it was made is gone. Calls are decided by this process alone.
+    pub ended: bool,
     /// Whether changes of every circuit are pushed to this process.
     pub push: bool,
     /// How often something was published that the store then contradicted: somebody else publishes
@@ -114,13 +117,17 @@ impl Shared {
     pub(super) fn health(&self) -> Health {
         let cells = self.cells();
         let count = |holds: fn(&Cell) -> bool| cells.iter().filter(|cell| holds(cell)).count();
+        let ended = self.ended();
         let trouble = self.link.trouble.lock();
         Health {
             enabled: !self.is_off(),
             away_for: trouble.since.map(|since| since.elapsed()),
             circuits_away: count(Cell::is_away),
             times_away: trouble.times,
-            last_error: trouble.last_error.clone(),
+            last_error: ended
+                .map(str::to_owned)
+                .or_else(|| trouble.last_error.clone()),
+            ended: ended.is_some(),
             push: count(|cell| cell.followed.load(Ordering::Relaxed)) == cells.len(),
             publications_contradicted: self.link.contradicted.load(Ordering::Relaxed),
             reports_pending: count(|cell| cell.outbox.lock().is_pending()),
@@ -186,7 +193,7 @@ impl Shared {
         let mut groups = Groups::new();
         for cell in self.cells() {
             let group = match cell.away() {
-                Away::No => continue,
+                Away::No | Away::Ended => continue,
                 Away::Store => Group::Shard(self.store.shard(&cell.name)),
                 Away::Refused => Group::Refused(cell.name.clone()),
             };

@@ -6,6 +6,7 @@
 mod ask;
 mod cell;
 mod circuit_breaker;
+mod ending;
 mod error;
 mod events;
 mod gate;

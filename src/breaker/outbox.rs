@@ -63,16 +63,18 @@ impl Outbox {
         self.pending.is_some() || untold || !self.releases.is_empty()
     }
 
-    /// Outcomes that the store was not told, or has not confirmed.
-    pub(super) fn untold(&self) -> Counts {
-        let mut untold = self.late;
-        for (_, sums) in &self.away {
-            untold += *sums;
+    /// Gives up the outcomes that the store was not told, or has not confirmed, and says what they were.
+    pub(super) fn give_up(&mut self) -> Counts {
+        let mut untold = std::mem::take(&mut self.late);
+        for (_, sums) in self.away.drain(..) {
+            untold += sums;
         }
-        if let Some(pending) = &self.pending {
+        if let Some(pending) = self.pending.take() {
             untold += pending.counts;
             untold += pending.late;
         }
+        self.settled.clear();
+        self.releases.clear();
         untold
     }
 

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     BuildError, CircuitBreaker,
     cell::{Away, Cell, IDLE_TIMEOUT, YEAR},
+    ending::{Ending, Reporting},
     events, host,
     link::{Health, Link},
     listener,
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) asking: Semaphore,
     pub(super) reading: Semaphore,
     pub(super) stop: watch::Sender<bool>,
+    pub(super) ending: Mutex<Ending>,
     /// How long the end may take, and what was not sent by then.
     patience: Mutex<Duration>,
     pub(super) unsent: Mutex<Unsent>,
@@ -80,12 +82,6 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn cells(&self) -> Vec<Arc<Cell>> {
         self.circuits.lock().values().cloned().collect()
-    }
-
-    /// Lets go of the circuits, which hold on to this.
-    pub(super) fn forget(&self) {
-        self.circuits.lock().clear();
-        self.asked.lock().clear();
     }
 
     /// How long the end may take.
@@ -136,11 +132,18 @@ impl Shared {
         }
     }
 
-    /// Has the reporter look at a circuit now.
+    /// Has the reporter look at a circuit now; without one its outcomes are filed here.
     pub(super) fn attend(&self, cell: &Arc<Cell>) {
+        let mut asked = self.asked.lock();
+        if cell.away() == Away::Ended {
+            drop(asked);
+            cell.report_locally();
+            return;
+        }
         cell.parked.store(false, Ordering::SeqCst);
         if !cell.asked.swap(true, Ordering::SeqCst) {
-            self.asked.lock().push(Arc::clone(cell));
+            asked.push(Arc::clone(cell));
+            drop(asked);
             self.wake.notify_one();
         }
     }
@@ -163,7 +166,7 @@ impl fmt::Debug for Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.0.stop.send_replace(true);
+        self.0.leave();
     }
 }
 
@@ -262,15 +265,18 @@ impl Commontrip {
         circuits.insert(name, Arc::clone(&cell));
         drop(circuits);
         shared.others.notify_one();
+        if shared.ended().is_some() {
+            cell.end();
+        } else if shared.begins_away(&cell.name) {
+            cell.leave_store(Away::Store);
+        }
         for hook in shared.hooks.lock().iter() {
             events::call(Arc::clone(hook), Arc::clone(&cell));
         }
         if shared.is_off() {
             cell.switched();
         }
-        if shared.begins_away(&cell.name) {
-            cell.leave_store(Away::Store);
-        } else {
+        if !cell.is_away() {
             cell.renew();
             if shared.store.is_immediate() {
                 cell.file_here();
@@ -315,6 +321,11 @@ impl Commontrip {
         self.life.0.is_ending()
     }
 
+    /// True once it is shut down.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.life.0.stop.subscribe()
+    }
+
     /// The store that circuits live in.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.life.0.store)
@@ -346,8 +357,9 @@ impl Commontrip {
     /// Sends what was recorded so far and ends the registry's tasks; says what was not sent.
     ///
     /// Takes at most three times `store_timeout`, which is enough for some thousands of circuits;
-    /// [`shutdown_timeout`](Self::shutdown_timeout) gives it more. Circuits then decide from what they
-    /// know.
+    /// [`shutdown_timeout`](Self::shutdown_timeout) gives it more. Calls after it are decided by this
+    /// process alone, as while the store is away: nothing is asked of the store, and their outcomes are
+    /// not sent.
     pub async fn shutdown(&self) -> Unsent {
         self.end().await
     }
@@ -478,7 +490,12 @@ impl CommontripBuilder {
         self
     }
 
-    /// Makes the registry and starts its tasks.
+    /// Makes the registry and starts its tasks on the present runtime.
+    ///
+    /// When that runtime ends before the registry, circuits go on as after
+    /// [`shutdown`](Commontrip::shutdown); it is logged once, and [`Health::ended`] says so. So a
+    /// registry that several `#[tokio::test]`s share works in all of them, but shares its circuits with
+    /// other processes only as long as the test lasts that made it.
     ///
     /// # Errors
     /// [`BuildError::NoRuntime`] outside of a tokio runtime; [`BuildError::Store`] when the URL or
@@ -515,6 +532,7 @@ impl CommontripBuilder {
             asking: Semaphore::new(ASKING),
             reading: Semaphore::new(READING),
             stop,
+            ending: Mutex::default(),
             patience: Mutex::new(self.store_timeout.saturating_mul(3)),
             unsent: Mutex::default(),
             idle_timeout: self.idle_timeout,
@@ -528,7 +546,7 @@ impl CommontripBuilder {
         });
         let tasks = vec![
             shared.spawn(reporter::run(
-                Arc::clone(&shared),
+                Reporting(Arc::clone(&shared)),
                 flush_requests,
                 stopped.clone(),
             )),

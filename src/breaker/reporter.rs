@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     cell::Cell,
+    ending::Reporting,
     registry::{Shared, stopped},
 };
 use crate::{
@@ -63,11 +64,12 @@ impl Unsent {
 }
 
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    reporting: Reporting,
     mut flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut reporter = Reporter::new(Arc::clone(&shared));
+    let mut reporter = Reporter::new(Arc::clone(&reporting.0));
+    let shared = &reporting.0;
     loop {
         let next = reporter.round();
         tokio::select! {
@@ -310,6 +312,9 @@ impl Reporter {
     /// Sends what there is, in the time that there is for it.
     async fn end(mut self) {
         let shared = Arc::clone(&self.shared);
+        for cell in shared.cells() {
+            cell.put_back_spare();
+        }
         let send = async {
             self.settle().await;
             shared.last_try().await;
@@ -317,14 +322,6 @@ impl Reporter {
         };
         // What is under way then is not waited for.
         let _ = timeout(shared.patience(), send).await;
-        drop(self);
-        let unsent = shared.unsent();
-        if !unsent.is_empty() {
-            let Unsent { circuits, outcomes } = unsent;
-            tracing::warn!(circuits, outcomes, replica = %shared.replica, "outcomes are lost: not all could be sent before the shutdown");
-        }
-        *shared.unsent.lock() = unsent;
-        shared.forget();
     }
 }
 
@@ -369,15 +366,14 @@ impl Cell {
 }
 
 impl Shared {
-    /// What the store was not told, or has not confirmed.
-    fn unsent(&self) -> Unsent {
+    /// Gives up what the store was not told, or has not confirmed.
+    pub(super) fn give_up(&self) -> Unsent {
         let mut unsent = Unsent::default();
         for cell in self.cells() {
-            let outbox = cell.outbox.lock();
-            let mut counts = outbox.untold();
+            let mut outbox = cell.outbox.lock();
             let pending = outbox.is_pending();
+            let counts = outbox.give_up();
             drop(outbox);
-            counts += cell.tally.untaken();
             if pending || !counts.is_empty() {
                 unsent.circuits += 1;
                 unsent.outcomes += counts.calls() + counts.ignored;

@@ -12,6 +12,8 @@ mod view;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 #[cfg(feature = "health")]
 pub(crate) use self::checks::{INDEX, Index, KEPT_MS, index};
 pub use self::{
@@ -67,6 +69,8 @@ pub struct Operator {
     given: Arc<dyn Store>,
     timeout: Duration,
     origin: String,
+    /// Says when the registry ends that it is of.
+    ending: Option<watch::Receiver<bool>>,
 }
 
 impl fmt::Debug for Operator {
@@ -87,7 +91,10 @@ impl Operator {
     /// An operator of the circuits of a registry's store.
     #[must_use]
     pub fn of(circuits: &Commontrip) -> Self {
-        Self::on(circuits.store())
+        Self {
+            ending: Some(circuits.ending()),
+            ..Self::on(circuits.store())
+        }
     }
 
     fn on(given: Arc<dyn Store>) -> Self {
@@ -97,8 +104,19 @@ impl Operator {
             given,
             timeout: TIMEOUT,
             origin,
+            ending: None,
         };
         operator.timeout(TIMEOUT)
+    }
+
+    /// Ends when the registry does that this is of; if it is of none, never.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn ended(&self) {
+        match self.ending.clone() {
+            // An error means that the registry is gone.
+            Some(mut ending) => drop(ending.wait_for(|ending| *ending).await),
+            None => std::future::pending().await,
+        }
     }
 
     /// Sets how long the store's answer to one question may take, and how long reading all circuits may.

@@ -10,6 +10,7 @@
 mod abandoned;
 #[cfg(feature = "admin")]
 mod admin;
+mod afterwards;
 #[cfg(feature = "webhook")]
 mod alerts;
 mod alone;
@@ -25,6 +26,7 @@ mod cli;
 #[cfg(feature = "config")]
 mod config;
 mod contract;
+mod crowded;
 mod default_policy;
 mod delegate;
 #[cfg(feature = "cli")]
@@ -53,6 +55,7 @@ mod keyed;
 #[cfg(feature = "test-util")]
 mod late_replies;
 mod latency;
+mod leaks;
 #[cfg(all(
     feature = "admin",
     feature = "failover",

@@ -53,6 +53,8 @@ pub(super) enum Away {
     Store,
     /// The store refuses this circuit's requests.
     Refused,
+    /// Nobody reports any more: for good.
+    Ended,
 }
 
 pub(super) struct Cell {
@@ -430,6 +432,7 @@ impl Cell {
         let foreseen = !local && probe.is_none() && view.foreseen.is_some();
         if overtaken || foreseen || seen.generation < newer {
             // The circuit has moved on since this was granted.
+            drop(view);
             if let (Some(probe), false) = (probe, local) {
                 self.give_back(probe.token);
             }
@@ -450,6 +453,7 @@ impl Cell {
         match self.away.load(Ordering::SeqCst) {
             away if away == Away::Store as u8 => Away::Store,
             away if away == Away::Refused as u8 => Away::Refused,
+            away if away == Away::Ended as u8 => Away::Ended,
             _ => Away::No,
         }
     }

@@ -220,6 +220,9 @@ impl Cell {
     /// The store is away: goes on as the policy says. False when it did so already.
     pub(in crate::breaker) fn leave_store(&self, away: Away) -> bool {
         let mut view = self.view.lock();
+        if self.away() == Away::Ended {
+            return false;
+        }
         let was = self.away.swap(away as u8, Ordering::SeqCst);
         if matches!(view.source, Source::Local | Source::Fixed { .. }) {
             return was == Away::No as u8;
@@ -256,7 +259,12 @@ impl Cell {
 
     /// The store answers again: asks for news, and goes on as before until they are there.
     pub(in crate::breaker) fn return_to_store(self: &Arc<Self>) {
+        let view = self.view.lock();
+        if self.away() == Away::Ended {
+            return;
+        }
         self.away.store(Away::No as u8, Ordering::SeqCst);
+        drop(view);
         self.renew();
     }
 

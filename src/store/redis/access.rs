@@ -64,9 +64,13 @@ impl Access {
     /// A client that gets in.
     #[cfg(feature = "tls")]
     pub(super) fn client(&self, info: ConnectionInfo) -> Result<Client, StoreError> {
-        let client = match self.certificates()? {
-            Some(certificates) if is_tls(info.addr()) => Client::build_with_tls(info, certificates),
-            _ => Client::open(info),
+        let certificates = match is_tls(info.addr()) {
+            true => self.certificates()?,
+            false => None,
+        };
+        let client = match certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates),
+            None => Client::open(info),
         };
         client.map_err(wire::error)
     }
@@ -76,7 +80,8 @@ impl Access {
         Client::open(info).map_err(wire::error)
     }
 
-    /// The certificates, when any are given; without, those of the system count.
+    /// The certificates for a connection with TLS, when any are given; without, those of the system
+    /// count.
     #[cfg(feature = "tls")]
     pub(super) fn certificates(&self) -> Result<Option<redis::TlsCertificates>, StoreError> {
         provide_cryptography();
@@ -107,7 +112,8 @@ pub(super) const fn is_tls(addr: &redis::ConnectionAddr) -> bool {
     matches!(addr, redis::ConnectionAddr::TcpTls { .. })
 }
 
-/// Without a provider the client panics; a process that has its own keeps it.
+/// Without a provider the client may panic; a process that has its own keeps it, and one that has no
+/// connection with TLS gets none.
 #[cfg(feature = "tls")]
 fn provide_cryptography() {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -12,6 +12,8 @@ use redis::{
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
 
+#[cfg(feature = "tls")]
+use super::access::is_tls;
 use super::{
     StoreError,
     access::Access,
@@ -208,15 +210,21 @@ fn cluster_client(
     patience: Duration,
 ) -> Result<redis::cluster::ClusterClient, StoreError> {
     let nodes: Result<Vec<_>, _> = nodes.iter().map(|node| access.admit(node)).collect();
+    let nodes = nodes?;
+    #[cfg(feature = "tls")]
+    let certificates = match nodes.iter().any(|node| is_tls(node.addr())) {
+        true => access.certificates()?,
+        false => None,
+    };
     #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
-    let mut builder = ClusterClientBuilder::new(nodes?)
+    let mut builder = ClusterClientBuilder::new(nodes)
         .connection_timeout(patience / 2)
         .overall_response_timeout(None)
         .retries(CLUSTER_TRIES)
         .min_retry_wait(CLUSTER_WAIT_MS.0)
         .max_retry_wait(CLUSTER_WAIT_MS.1);
     #[cfg(feature = "tls")]
-    if let Some(certificates) = access.certificates()? {
+    if let Some(certificates) = certificates {
         builder = builder.certs(certificates);
     }
     builder.build().map_err(wire::error)

@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use redis::{
     Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -30,6 +31,10 @@ use super::{StoreError, endpoint::Endpoint, slots::Slots, wire};
 /// How long connecting may take at least; it goes on when nobody waits any more. Less than the
 /// second after which a lost SYN is sent again: a new attempt is there sooner when a partition ends.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Waits before the next attempt when a server has as many clients as it takes: to turn one away
+/// costs it more than all else that it does then. Each is lengthened at random by up to a half.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The shortest time between two attempts to replace a Cluster's connection that is in use.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -115,13 +120,16 @@ enum State {
     None,
     Dialling,
     Up(Up),
-    Failed(StoreError),
+    /// And until when there is no other attempt.
+    Failed(StoreError, Instant),
 }
 
 pub(super) struct Lines {
     endpoint: Endpoint,
     patience: Duration,
     state: watch::Sender<State>,
+    /// The last pause, if the last attempt was followed by one.
+    paused: Mutex<Option<Duration>>,
     replacing: AtomicBool,
 }
 
@@ -131,6 +139,7 @@ impl Lines {
             endpoint,
             patience: (timeout * 4).max(PATIENCE),
             state: watch::channel(State::None).0,
+            paused: Mutex::default(),
             replacing: AtomicBool::new(false),
         })
     }
@@ -144,7 +153,11 @@ impl Lines {
     pub(super) async fn get(self: &Arc<Self>) -> Result<Up, StoreError> {
         let mut state = self.state.subscribe();
         let idle = self.state.send_if_modified(|state| {
-            let idle = matches!(state, State::None | State::Failed(_));
+            let idle = match state {
+                State::None => true,
+                State::Failed(_, until) => Instant::now() >= *until,
+                State::Dialling | State::Up(_) => false,
+            };
             if idle {
                 *state = State::Dialling;
             }
@@ -154,10 +167,10 @@ impl Lines {
             let lines = Arc::clone(self);
             tokio::spawn(async move { Dialling(lines).run().await });
         }
-        let settled = state.wait_for(|state| matches!(state, State::Up(_) | State::Failed(_)));
+        let settled = state.wait_for(|state| matches!(state, State::Up(_) | State::Failed(..)));
         match settled.await.as_deref() {
             Ok(State::Up(up)) => Ok(up.clone()),
-            Ok(State::Failed(error)) => Err(error.clone()),
+            Ok(State::Failed(error, _)) => Err(error.clone()),
             _ => Err(StoreError::unreachable("the store is gone")),
         }
     }
@@ -209,6 +222,16 @@ impl Lines {
         }
     }
 
+    /// How long to wait after an attempt before the next.
+    fn pause(&self, dialled: &Result<Up, StoreError>) -> Duration {
+        let full = matches!(dialled, Err(StoreError::Unable(why)) if why.contains(wire::FULL));
+        let mut paused = self.paused.lock();
+        let next = paused.map_or(FIRST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
+        *paused = full.then_some(next);
+        let pause = paused.unwrap_or_default();
+        pause.mul_f64(fastrand::f64().mul_add(0.5, 1.0))
+    }
+
     async fn dial(&self) -> Result<Up, StoreError> {
         let dial = async {
             let mut line = self.endpoint.connect(self.patience).await?;
@@ -238,9 +261,10 @@ struct Dialling(Arc<Lines>);
 impl Dialling {
     async fn run(self) {
         let dialled = self.0.dial().await;
+        let pause = self.0.pause(&dialled);
         self.0.state.send_replace(match dialled {
             Ok(up) => State::Up(up),
-            Err(error) => State::Failed(error),
+            Err(error) => State::Failed(error, Instant::now() + pause),
         });
     }
 }

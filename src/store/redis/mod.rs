@@ -178,12 +178,12 @@ impl Inner {
     async fn attempt(&self, commands: &[Cmd], deadline: Instant) -> Answers {
         let mut up = self.lines.get().await?;
         // Also when the caller gives up first: then nobody knows what the connection is worth.
-        let doubt = Doubt(&self.lines, up.clone());
+        let mut doubt = Doubt(&self.lines, Some(up.clone()));
         // Before the whole is given up, so that what was answered is not lost with what was not.
         let each = deadline - self.timeout / 10;
         let answers = up.line.send(commands, each).await.map_err(wire::error)?;
         if !answers.iter().any(wire::is_of_the_connection) {
-            std::mem::forget(doubt);
+            doubt.1 = None;
         }
         Ok(answers)
     }
@@ -333,12 +333,14 @@ fn only(mut answers: Vec<RedisResult<Value>>) -> Result<RedisResult<Value>, Stor
     answer.ok_or_else(|| StoreError::Unreadable("no answer".to_owned()))
 }
 
-/// Holds a connection to be doubtful on drop.
-struct Doubt<'a>(&'a Arc<Lines>, Up);
+/// Holds a connection to be doubtful on drop, unless it was taken out.
+struct Doubt<'a>(&'a Arc<Lines>, Option<Up>);
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        self.0.doubt(&self.1);
+        if let Some(up) = &self.1 {
+            self.0.doubt(up);
+        }
     }
 }
 

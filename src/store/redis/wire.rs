@@ -190,6 +190,8 @@ const UNABLE: [&str; 7] = [
     "WRONGPASS",
     "NOPROTO",
 ];
+/// What a server says before it closes a connection that is beyond its `maxclients`.
+pub(super) const FULL: &str = "max number of clients";
 /// Codes of our scripts for what is wrong in itself.
 const INVALID: [&str; 2] = ["EREQUEST", "EARITY"];
 /// How a script is told that its user lacks a right: by Redis 7.0; by 7.2 and later, and Valkey.
@@ -218,6 +220,7 @@ pub(super) fn error(error: RedisError) -> StoreError {
         | ErrorKind::NoValidReplicasFoundBySentinel
         | ErrorKind::RESP3NotSupported => StoreError::Unable(words),
         _ if error.code().is_some_and(|code| UNABLE.contains(&code)) => StoreError::Unable(words),
+        _ if words.contains(FULL) => StoreError::Unable(words),
         _ if error.code().is_some_and(|code| INVALID.contains(&code)) => StoreError::Invalid(words),
         _ if error.code() == Some("EFORMAT") => StoreError::NewerFormat(words),
         _ if UNABLE_IN_SCRIPT.iter().any(|said| words.contains(said)) => {

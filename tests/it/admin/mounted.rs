@@ -91,6 +91,30 @@ async fn the_routes_are_below_it_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn streams_end_with_the_registry_and_a_server_that_waits_for_them_too() {
+    let circuits = Commontrip::embedded().unwrap();
+    let operator = Operator::of(&circuits).from("the night shift");
+    let app = admin::router(operator, with_token());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let served = axum::serve(listener, app).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    let served = tokio::spawn(async { served.await });
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut news = client.get(format!("{base}/events")).send().await.unwrap();
+    assert!(news.chunk().await.unwrap().is_some());
+    circuits.shutdown().await;
+    drop(stop);
+    let ends = async { while news.chunk().await.unwrap().is_some() {} };
+    let limit = std::time::Duration::from_secs(20);
+    tokio::time::timeout(limit, ends).await.unwrap();
+    let served = tokio::time::timeout(limit, served).await.unwrap();
+    served.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn without_an_address_of_the_peer_the_operator_says_from_where() {
     let circuits = Commontrip::embedded().unwrap();
     let breaker = circuits.circuit("payments", Policy::default()).unwrap();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use commontrip::{CallError, CircuitBreaker, Commontrip, CommontripBuilder, Policy};
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 
+pub use self::sentinel::Watched;
 use crate::wait::until;
 
 fn ms(ms: u64) -> Duration {

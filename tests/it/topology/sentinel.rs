@@ -9,14 +9,14 @@ use crate::{
 };
 
 /// A master, its replica, and three sentinels that agree within a second.
-struct Watched {
-    master: OwnServer,
-    replica: OwnServer,
+pub struct Watched {
+    pub master: OwnServer,
+    pub replica: OwnServer,
     sentinels: Vec<OwnServer>,
 }
 
 impl Watched {
-    async fn start() -> Watched {
+    pub async fn start() -> Watched {
         let no_delay = ["--repl-diskless-sync-delay", "0"];
         let master = OwnServer::start_with(&no_delay);
         let replica = OwnServer::start_with(&no_delay);
@@ -55,7 +55,7 @@ impl Watched {
         watched
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let ports: Vec<_> = self.sentinels.iter().map(OwnServer::port).collect();
         let user = support::userinfo();
         format!(

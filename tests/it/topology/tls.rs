@@ -2,8 +2,15 @@
 
 use std::{env, fs, path::PathBuf};
 
-use super::access::{builder, error_of, is_shared};
-use crate::support::{self, OwnServer, free_port};
+use super::{
+    Watched,
+    access::{builder, error_of, is_shared},
+    cluster_servers::Cluster,
+};
+use crate::{
+    leaks::is_elsewhere,
+    support::{self, OwnServer, free_port},
+};
 
 /// A folder with a CA, a server's certificate and a client's.
 pub struct Certificates(PathBuf);
@@ -98,4 +105,29 @@ async fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
     })
     .await;
     error_of(trusting().open(&url).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_provider_of_cryptography_is_installed_for_tls_only() {
+    let test = "topology::tls::a_provider_of_cryptography_is_installed_for_tls_only";
+    if is_elsewhere(test).await {
+        return;
+    }
+    let installed = || rustls::crypto::CryptoProvider::get_default().is_some();
+    let plain = OwnServer::start();
+    is_shared(|| builder().open(&plain.url()).unwrap()).await;
+    let watched = Watched::start().await;
+    is_shared(|| builder().open(&watched.url()).unwrap()).await;
+    let cluster = Cluster::start(3, false).await;
+    is_shared(|| builder().open(&cluster.url()).unwrap()).await;
+    assert!(!installed());
+    let certificates = Certificates::new();
+    let (_server, port) = certificates.serve(false);
+    let url = format!("rediss://{}@localhost:{port}/", support::userinfo());
+    is_shared(|| {
+        let builder = builder().tls_ca_file(certificates.path("ca.pem"));
+        builder.open(&url).unwrap()
+    })
+    .await;
+    assert!(installed());
 }
