@@ -146,6 +146,8 @@ impl fmt::Debug for Exporter {
 struct Series {
     described: bool,
     latencies: HashMap<String, Recorded>,
+    /// By circuit and what is counted.
+    counters: HashMap<(String, String), Counter>,
     round_trips: Recorded,
     #[cfg(feature = "health")]
     checks: Checks,
@@ -181,17 +183,31 @@ impl Series {
         let away = health.away_for;
         gauge!("circuit_breaker_store_up").set(f64::from(away.is_none()));
         gauge!("circuit_breaker_store_away_seconds").set(away.unwrap_or_default());
-        let sum = |of: fn(&CircuitStats) -> u64| stats.iter().map(of).sum::<u64>();
-        for (result, n) in [
-            ("filed", sum(|s| s.reports)),
-            ("failed", sum(|s| s.reports_failed)),
-        ] {
-            counter!("circuit_breaker_reports_total", "result" => result).absolute(n);
+        for circuit in stats {
+            self.total(circuit, "filed", circuit.reports);
+            self.total(circuit, "failed", circuit.reports_failed);
+        }
+        for result in ["filed", "failed"] {
+            let all = self.counters.iter();
+            let all = all.filter(|((_, counted), _)| counted == result);
+            let sum: u64 = all.map(|(_, counter)| counter.before + counter.now).sum();
+            counter!("circuit_breaker_reports_total", "result" => result).absolute(sum);
         }
         let report_seconds = histogram!("circuit_breaker_report_seconds");
         for (latency, n) in self.round_trips.fresh(&health.round_trips) {
             report_seconds.record_many(latency, n);
         }
+    }
+
+    /// What was counted of a circuit in all: one that was let go and is taken again counts from 0.
+    fn total(&mut self, stats: &CircuitStats, counted: &str, now: u64) -> u64 {
+        let key = (stats.name.clone(), counted.to_owned());
+        let counter = self.counters.entry(key).or_default();
+        if now < counter.now {
+            counter.before += counter.now;
+        }
+        counter.now = now;
+        counter.before + now
     }
 
     fn set_circuit(&mut self, stats: &CircuitStats) {
@@ -214,20 +230,24 @@ impl Series {
             ("timeout", stats.timeouts),
             ("abandoned", stats.undecided()),
         ] {
+            let total = self.total(stats, result, n);
             counter!("circuit_breaker_requests_total", "name" => name(), "result" => result)
-                .absolute(n);
+                .absolute(total);
         }
-        counter!("circuit_breaker_slow_calls_total", "name" => name()).absolute(stats.slow);
+        let slow = self.total(stats, "slow", stats.slow);
+        counter!("circuit_breaker_slow_calls_total", "name" => name()).absolute(slow);
         for (result, n) in [
             ("success", stats.probes.successes),
             ("failure", stats.probes.failures),
             ("ignored", stats.probes.ignored),
             ("abandoned", stats.probes.abandoned),
         ] {
+            let total = self.total(stats, &format!("probe {result}"), n);
             counter!("circuit_breaker_probes_total", "name" => name(), "result" => result)
-                .absolute(n);
+                .absolute(total);
         }
         for (transition, n) in &stats.transitions {
+            let total = self.total(stats, &format!("{transition:?}"), *n);
             counter!(
                 "circuit_breaker_transitions_total",
                 "name" => name(),
@@ -236,7 +256,7 @@ impl Series {
                 "reason" => transition.reason.as_str(),
                 "local" => if transition.local { "true" } else { "false" },
             )
-            .absolute(*n);
+            .absolute(total);
         }
         let latency_seconds = histogram!("circuit_breaker_latency_seconds", "name" => name());
         let recorded = self.latencies.entry(name()).or_default();
@@ -258,6 +278,13 @@ fn set_check(check: &crate::health::CheckReport) {
     }
 }
 
+/// What was counted of a circuit before it was let go, and since it was taken again.
+#[derive(Default)]
+struct Counter {
+    before: u64,
+    now: u64,
+}
+
 /// How often which latency was recorded.
 #[derive(Default)]
 struct Recorded(BTreeMap<Duration, u64>);
@@ -268,8 +295,11 @@ impl Recorded {
         let mut fresh = Vec::new();
         for (latency, n) in all.iter() {
             let before = self.0.insert(latency, n).unwrap_or(0);
-            if n > before {
-                fresh.push((latency, n - before));
+            match n.checked_sub(before) {
+                Some(0) => {}
+                Some(more) => fresh.push((latency, more)),
+                // The circuit was let go and is taken again.
+                None => fresh.push((latency, n)),
             }
         }
         let total: u64 = fresh.iter().map(|(_, n)| n).sum();
