@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -38,6 +38,8 @@ const FLIGHTS: usize = 2;
 const PER_SECOND: u64 = 5000;
 /// How long the circuits are not looked through again, for each of them, unless one is due.
 const LOOK_EACH: Duration = Duration::from_micros(5);
+/// How long after a store was away at the end it is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// A wait that never ends in practice.
 const IDLE: Duration = Duration::from_secs(3600);
 /// How long after parking a circuit it is looked at again: far longer than what a processor has
@@ -316,8 +318,15 @@ impl Reporter {
         }
         let send = async {
             self.settle().await;
-            shared.last_try().await;
-            self.send_everything().await;
+            loop {
+                shared.last_try().await;
+                self.send_everything().await;
+                if shared.cells().iter().all(|cell| !cell.is_away()) {
+                    return;
+                }
+                // The store is away; it may be back in time.
+                sleep(TRY_AGAIN).await;
+            }
         };
         // What is under way then is not waited for.
         let _ = timeout(shared.patience(), send).await;

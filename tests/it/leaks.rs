@@ -4,7 +4,12 @@
 //! Invariant: each test runs in a process of its own (this program again), because others open
 //! descriptors whenever they like.
 
-use std::{env, fmt, fs, process::Stdio, time::Duration};
+use std::{
+    env, fmt, fs,
+    io::{self, Write},
+    process::Stdio,
+    time::Duration,
+};
 
 use commontrip::{CircuitBreaker, Commontrip, Outcome, Override, Policy};
 use redis::aio::MultiplexedConnection;
@@ -36,6 +41,8 @@ pub async fn is_elsewhere(test: &str) -> bool {
         .kill_on_drop(true)
         .output();
     let ended = ended.await.expect("this program starts");
+    // Past the harness, which would show it only of a test that failed.
+    let _ = io::stderr().write_all(&ended.stderr);
     let said = [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
     let passed = ended.status.success() && said[0].contains("1 passed");
     assert!(passed, "{}\n{}", said[0], said[1]);

@@ -58,13 +58,13 @@ time_t time(time_t *at) {
 "#;
 
 /// A server, and the file with what its clock is ahead by.
-struct Stepping {
-    server: OwnServer,
+pub struct Stepping {
+    pub server: OwnServer,
     folder: PathBuf,
 }
 
 impl Stepping {
-    fn start(ahead: i64, args: &[&str]) -> Self {
+    pub fn start(ahead: i64, args: &[&str]) -> Self {
         let folder = std::env::temp_dir().join(unique("commontrip-clock"));
         fs::create_dir(&folder).unwrap();
         let [source, shift, program] =
@@ -88,7 +88,7 @@ impl Stepping {
     }
 
     /// Steps to so many seconds ahead of the right time.
-    async fn step_to(&self, ahead: i64) {
+    pub async fn step_to(&self, ahead: i64) {
         set(&self.folder, ahead);
         until("the clock has stepped", async || {
             self.seconds_ahead().abs_diff(ahead) < 600

@@ -11,6 +11,7 @@
 mod faults;
 mod found;
 mod verdict;
+mod years;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
