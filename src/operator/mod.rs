@@ -109,9 +109,8 @@ impl Operator {
         operator.timeout(TIMEOUT)
     }
 
-    /// Ends when the registry does that this is of; if it is of none, never.
-    #[cfg(feature = "admin")]
-    pub(crate) async fn ended(&self) {
+    /// Waits until the registry is shut down that this is [of](Self::of); if it is of none, for ever.
+    pub async fn ended(&self) {
         match self.ending.clone() {
             // An error means that the registry is gone.
             Some(mut ending) => drop(ending.wait_for(|ending| *ending).await),

@@ -31,10 +31,10 @@ use super::{StoreError, endpoint::Endpoint, slots::Slots, wire};
 /// How long connecting may take at least; it goes on when nobody waits any more. Less than the
 /// second after which a lost SYN is sent again: a new attempt is there sooner when a partition ends.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Waits before the next attempt when a server has as many clients as it takes: to turn one away
-/// costs it more than all else that it does then. Each is lengthened at random by up to a half.
+/// Waits before the next attempt when a server turns connections away, as at `maxclients`: that costs
+/// it more than one that finds nobody. Each is lengthened at random by up to a half.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two attempts to replace a Cluster's connection that is in use.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -224,10 +224,10 @@ impl Lines {
 
     /// How long to wait after an attempt before the next.
     fn pause(&self, dialled: &Result<Up, StoreError>) -> Duration {
-        let full = matches!(dialled, Err(StoreError::Unable(why)) if why.contains(wire::FULL));
+        let turned_away = dialled.as_ref().is_err_and(wire::is_turned_away);
         let mut paused = self.paused.lock();
         let next = paused.map_or(FIRST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
-        *paused = full.then_some(next);
+        *paused = turned_away.then_some(next);
         let pause = paused.unwrap_or_default();
         pause.mul_f64(fastrand::f64().mul_add(0.5, 1.0))
     }

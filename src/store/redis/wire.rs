@@ -173,6 +173,19 @@ pub(super) fn is_of_the_connection(answer: &RedisResult<Value>) -> bool {
     })
 }
 
+/// Whether a server is there and has turned a new connection away: mostly the client only sees that
+/// it was closed.
+pub(super) fn is_turned_away(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unable(why) => why.contains(FULL) || why.contains(NOT_LET_IN),
+        StoreError::Unreachable(why) => {
+            let why = why.downcast_ref::<RedisError>();
+            why.is_some_and(RedisError::is_connection_dropped)
+        }
+        _ => false,
+    }
+}
+
 fn broke(error: &RedisError) -> bool {
     matches!(
         error.kind(),
@@ -190,8 +203,10 @@ const UNABLE: [&str; 7] = [
     "WRONGPASS",
     "NOPROTO",
 ];
-/// What a server says before it closes a connection that is beyond its `maxclients`.
-pub(super) const FULL: &str = "max number of clients";
+/// What a server says before it closes a connection that is beyond its `maxclients`, and what the
+/// client makes of that, and of a wrong password.
+const FULL: &str = "max number of clients";
+const NOT_LET_IN: &str = "authentication failed";
 /// Codes of our scripts for what is wrong in itself.
 const INVALID: [&str; 2] = ["EREQUEST", "EARITY"];
 /// How a script is told that its user lacks a right: by Redis 7.0; by 7.2 and later, and Valkey.
