@@ -97,6 +97,8 @@ pub async fn run(options: &Options) -> Done {
         }
     }
     let empty = match (total, named, views.len()) {
+        // There may be some among those that were not read.
+        (0, ..) if unread.incomplete.is_some() => return unread.end(),
         (0, ..) => {
             "no circuits here. A circuit is listed once a service has made calls through it.\n\
              Are --redis and --prefix those of the service? `commontrip doctor` looks at the way there."
