@@ -151,7 +151,11 @@ async fn end(replica: Replica) {
     for worker in replica.workers {
         worker.await.unwrap();
     }
-    replica.circuits.shutdown().await;
+    let lost = replica
+        .circuits
+        .shutdown_timeout(Duration::from_secs(20))
+        .await;
+    assert!(lost.is_empty(), "{lost:?}");
 }
 
 /// Resident memory of this process, KiB.
