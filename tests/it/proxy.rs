@@ -3,6 +3,7 @@
 //! Owns the connections and what happens to them; does not look at the bytes. Invariant: bytes of one connection are never
 //! lost in its middle, as on a real one. A connection that was hung is closed when the proxy passes again.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -40,7 +41,7 @@ struct Law {
 
 pub struct Proxy {
     address: SocketAddr,
-    server: u16,
+    server: Arc<AtomicU16>,
     law: watch::Sender<Law>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -55,7 +56,7 @@ impl Proxy {
         };
         let mut proxy = Proxy {
             address: listener.local_addr().expect("it is bound"),
-            server,
+            server: Arc::new(AtomicU16::new(server)),
             law: watch::channel(law).0,
             accepting: None,
         };
@@ -98,10 +99,9 @@ impl Proxy {
     }
 
     /// Passes new connections on to another server.
-    pub async fn turn_to(&mut self, server: u16) {
-        self.refuse().await;
-        self.server = server;
-        self.admit();
+    pub fn turn_to(&self, server: u16) {
+        self.server.store(server, Ordering::SeqCst);
+        self.cut();
     }
 
     /// Takes connections again, on the same port.
@@ -113,11 +113,12 @@ impl Proxy {
     }
 
     fn accept(&mut self, listener: TcpListener) {
-        let (law, server) = (Arc::new(self.law.clone()), self.server);
+        let (law, server) = (Arc::new(self.law.clone()), Arc::clone(&self.server));
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // Of this moment: a cut that follows is for this connection too.
                 let (law, epoch) = (law.subscribe(), law.borrow().epoch);
+                let server = server.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let to = (Ipv4Addr::LOCALHOST, server);
                     // A server that is not there: the client is cut off.

@@ -287,7 +287,7 @@ async fn a_promoted_server_whose_clock_is_another_lengthens_no_wait() {
             let master = Stepping::start(0, &[]);
             let port = master.server.port().to_string();
             let follower = Stepping::start(ahead, &["--replicaof", "127.0.0.1", &port]);
-            let mut proxy = Proxy::start(std::net::Ipv4Addr::LOCALHOST, master.server.port()).await;
+            let proxy = Proxy::start(std::net::Ipv4Addr::LOCALHOST, master.server.port()).await;
             let (circuits, breaker) = replica(&proxy.url(), &policy());
             trip(&breaker).await;
             if half_open {
@@ -307,7 +307,7 @@ async fn a_promoted_server_whose_clock_is_another_lengthens_no_wait() {
                 .arg("ONE")
                 .exec(&mut admin)
                 .unwrap();
-            proxy.turn_to(follower.server.port()).await;
+            proxy.turn_to(follower.server.port());
             until("it is found", async || {
                 let _ = call(&breaker).await;
                 circuits.health().away_for.is_none()
