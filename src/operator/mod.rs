@@ -162,7 +162,7 @@ impl Operator {
     }
 
     /// Names of the circuits that were used in the last 30 days, sorted; of more than
-    /// [`MOST_CIRCUITS`](crate::store::MOST_CIRCUITS) those that were used last.
+    /// [`MOST_CIRCUITS`] those that were used last.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
