@@ -38,7 +38,7 @@ const FLIGHTS: usize = 2;
 const PER_SECOND: u64 = 5000;
 /// How long the circuits are not looked through again, for each of them, unless one is due.
 const LOOK_EACH: Duration = Duration::from_micros(5);
-/// How long after a store was away at the end it is tried again.
+/// How long after an attempt to send everything at the end the rest is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// A wait that never ends in practice.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -321,10 +321,12 @@ impl Reporter {
             loop {
                 shared.last_try().await;
                 self.send_everything().await;
-                if shared.cells().iter().all(|cell| !cell.is_away()) {
+                let is_sent = |cell: &Arc<Cell>| !cell.is_away() && !cell.outbox.lock().is_pending();
+                if shared.cells().iter().all(is_sent) {
                     return;
                 }
-                // The store is away; it may be back in time.
+                // The store is away, and may be back in time; or an answer began a generation, and what
+                // was counted for the last one is to be sent yet.
                 sleep(TRY_AGAIN).await;
             }
         };
