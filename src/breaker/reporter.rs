@@ -38,6 +38,8 @@ const FLIGHTS: usize = 2;
 const PER_SECOND: u64 = 5000;
 /// How long the circuits are not looked through again, for each of them, unless one is due.
 const LOOK_EACH: Duration = Duration::from_micros(5);
+/// How often everything is sent at the end while the store answers.
+const PASSES: u32 = 3;
 /// How long after an attempt to send everything at the end the rest is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// A wait that never ends in practice.
@@ -318,15 +320,21 @@ impl Reporter {
         }
         let send = async {
             self.settle().await;
+            let mut passes = 0;
             loop {
                 shared.last_try().await;
                 self.send_everything().await;
-                let is_sent = |cell: &Arc<Cell>| !cell.is_away() && !cell.outbox.lock().is_pending();
-                if shared.cells().iter().all(is_sent) {
+                let cells = shared.cells();
+                let is_sent =
+                    |cell: &Arc<Cell>| cell.tally.is_empty() && !cell.outbox.lock().is_pending();
+                let is_away = cells.iter().any(|cell| cell.is_away());
+                passes += u32::from(!is_away);
+                // Who still calls is not waited for.
+                if !is_away && (passes == PASSES || cells.iter().all(is_sent)) {
                     return;
                 }
-                // The store is away, and may be back in time; or an answer began a generation, and what
-                // was counted for the last one is to be sent yet.
+                // The store is away, and may be back in time; or what was sent is a report whose answer was
+                // lost, and what was counted since is to be sent yet.
                 sleep(TRY_AGAIN).await;
             }
         };
