@@ -2,10 +2,10 @@
 //!
 //!     cargo bench --bench many                # half a minute; the table of docs/costs.md
 //!
-//! The registry has a thread of its own, so that what its tasks take of a processor is that thread's time. For
-//! each number of circuits: the processor time and the memory that they take, the commands that reach
-//! Redis, and how late reports are: the time between two reports of a circuit beside the pace that
-//! it was told. The Redis is found as the tests find theirs.
+//! The registry has a thread of its own, so that what its tasks take of a processor is that
+//! thread's time. For each number of circuits: the processor time and the memory that they take,
+//! the commands that reach Redis, and how late reports are: the time between two reports of a
+//! circuit beside the pace that it was told. The Redis is found as the tests find theirs.
 
 #![allow(
     missing_docs,
@@ -16,6 +16,8 @@
 
 #[path = "../tests/it/delegate.rs"]
 mod delegate;
+#[path = "../tests/it/readings.rs"]
+mod readings;
 #[path = "../tests/it/support.rs"]
 mod support;
 
@@ -32,6 +34,7 @@ use commontrip::{
     model::Report, store::Answer,
 };
 use parking_lot::Mutex;
+use readings::{info, memory};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -76,23 +79,6 @@ impl Store for Timed {
             Ok(answers)
         })
     }
-}
-
-/// A number of `INFO`.
-fn info(redis: &mut redis::Connection, section: &str, field: &str) -> u64 {
-    let info: String = redis::cmd("INFO").arg(section).query(redis).unwrap();
-    let value = info
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    value.unwrap_or("0").parse().unwrap()
-}
-
-/// Resident memory of this process, KiB.
-fn memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.unwrap().parse().unwrap()
 }
 
 /// What a thread has had of a processor.

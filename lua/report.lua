@@ -17,7 +17,7 @@
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 local SLICE_MS, SLICES = 10000, 360 -- what is kept of the past
-local MOST_AHEAD_MS = 60000 -- how far the newest may lie ahead before the past begins anew
+local MOST_AHEAD_MS = 60000 -- how far the newest may lie ahead before the past starts over
 local REPORTS_PER_SECOND = 200 -- the budget that those share who are there
 
 array(request, 15, 'request')
@@ -63,8 +63,9 @@ local function note_replicas(c)
   return in_use(c).note(live_ms)
 end
 
--- Begins a slice of the past: with what had been counted before it, from which a reader makes differences.
--- Where the last one lies far ahead the clock was set back, and a stream takes no entry before its last.
+-- Begins a slice of the past: with what had been counted before it, from which a reader makes
+-- differences. Where the last one lies far ahead the clock was set back, and a stream takes no
+-- entry before its last.
 local function begin_slice(c, slice)
   local is_back = slice < c.history_at
   if is_back and c.history_at - slice <= MOST_AHEAD_MS then return end

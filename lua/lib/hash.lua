@@ -87,8 +87,8 @@ local function forget_window(c, also)
   c.window_calls, c.window_failures, c.window_slow, c.window_undecided = 0, 0, 0, 0
 end
 
--- Changes settings by a text of `key=integer` pairs; what is not understood, or larger than a policy may
--- have it, is left out.
+-- Changes settings by a text of `key=integer` pairs; what is not understood, or larger than a
+-- policy may have it, is left out.
 local function apply(values, pairs_of_text)
   local at = {}
   for i, key in ipairs(policy_keys()) do at[key] = i end
@@ -100,14 +100,15 @@ local function apply(values, pairs_of_text)
   return values
 end
 
--- Whether somebody wrote more fields into a hash than we would have. Who lacks the right to ask does not know.
+-- Whether somebody wrote more fields into a hash than we would have. Who lacks the right to ask
+-- does not know.
 local function is_flooded(key, most)
   local length = redis.pcall('HLEN', key)
   return type(length) == 'number' and length > most
 end
 
--- The policies in code that replicas noted: a list of {name, id, seen, replicas} in the order of their
--- ids. A name is the settings that are not at their default, as text.
+-- The policies in code that replicas noted: a list of {name, id, seen, replicas} in the order of
+-- their ids. A name is the settings that are not at their default, as text.
 local function policies_in_use()
   local list, held = {}, is_flooded(CODE, 64) and {} or redis.call('HGETALL', CODE)
   for i = 1, #held, 2 do
@@ -136,8 +137,9 @@ local function longest_wait()
   return wait + math.floor(wait * policy[JITTER] / 100)
 end
 
--- The times of a state, where the clock was set back, or another server's is behind, or somebody wrote them: it has
--- begun by now, lasts no longer than it was to, nor than the policy has it last. Twin: `model::snapshot::Span`.
+-- The times of a state, where the clock was set back, or another server's is behind, or somebody
+-- wrote them: it has begun by now, lasts no longer than it was to, nor than the policy has it last.
+-- Twin: `model::snapshot::Span`.
 local function keep_in_time(c)
   local ahead, state = math.max(0, c.since_ms - now), c.state
   local function bound(field, longest)
@@ -150,7 +152,8 @@ local function keep_in_time(c)
   if ahead > 0 then set(c, 'since_ms', now) end
 end
 
--- Times that are later than any can be, as those of a clock that was set back, are read as the latest.
+-- Times that are later than any can be, as those of a clock that was set back, are read as the
+-- latest.
 local function keep_scores(key, latest)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, string.format('(%.0f', latest), '+inf', 'LIMIT', 0, 100)) do
     redis.call('ZADD', key, latest, member)
@@ -165,8 +168,8 @@ local function is_reason(word)
   return word == 'created' or string.find(word, '^[%l_]+$') and string.find(REASONS, ' ' .. word .. ' ', 1, true)
 end
 
--- A field whose default is 0 is a number. Asked for by name, so that what somebody else wrote beside them,
--- however much it is, costs nothing and stays.
+-- A field whose default is 0 is a number. Asked for by name, so that what somebody else wrote
+-- beside them, however much it is, costs nothing and stays.
 local function read()
   local c = {
     format = 0, state = 'closed', generation = 0, since_ms = 0, until_ms = 0, reason = 'created', consecutive_opens = 0,

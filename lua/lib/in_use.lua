@@ -1,8 +1,8 @@
 -- in_use: the policies in code that a fleet runs one circuit under: nearly always one.
 --
--- Owns which there are, how many replicas have each, and in what they differ. `seq` marks a replica with
--- the id of its policy, but with 1, which is the usual one. Made only where a replica is noted, or asks
--- in half-open. Twin: `model::in_use`.
+-- Owns which there are, how many replicas have each, and in what they differ. `seq` marks a replica
+-- with the id of its policy, but with 1, which is the usual one. Made only where a replica is
+-- noted, or asks in half-open. Twin: `model::in_use`.
 
 local function in_use(c)
   local MOST, LONGEST_KEPT_MS, LONGEST_WORDS = 8, 3600000, 2000

@@ -13,13 +13,13 @@
 -- KEYS[8]  alone     zset    member = replica, score = until when it is open for itself (Unix ms)
 -- KEYS[9]  latency   hash    slice start (Unix ms) -> "bucket:count ..." of how long calls took
 -- KEYS[10] history   stream  the newest 360 slices of 10 s in which something was reported
--- KEYS[11] code      hash    the policies in code that replicas run under: settings -> "id noted_at replicas"
+-- KEYS[11] code      hash    policies in code of the replicas: settings -> "id noted_at replicas"
 --
 -- ARGV[1] is one MessagePack array. Its head is the same everywhere:
 --   {now_ms (0 = server time), entropy (0..999), replica,
 --    policy {28 integers; none of an operator, who has no policy: what replicas last reported counts},
---    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason of the override, reason of the
---            state, probes that were out}}
+--    memory {generation, state, left_ms (-1 = no end), age_ms, opens, author, reason of the override,
+--            reason of the state, probes that were out}}
 -- Errors: EARITY (counts above do not match), EREQUEST (a field has the wrong type or range),
 -- EFORMAT (a newer release has written the circuit).
 

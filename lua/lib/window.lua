@@ -9,8 +9,8 @@
 -- somebody else wrote into them: then they are wrong, but never negative, until a reset.
 -- Twin: `model::window`.
 
--- How many times the minimum number of calls the newest half of a window must have to be judged alone: few
--- calls are more often half failures by chance.
+-- How many times the minimum number of calls the newest half of a window must have to be judged
+-- alone: few calls are more often half failures by chance.
 local HALF_MINIMUM = 10
 
 local function shift(c, calls, failures, slow, undecided)
@@ -106,7 +106,8 @@ local function newest_half(c)
   return calls, failures
 end
 
--- A batch as characters of a ring of n, its outcomes spread evenly: a batch has counts but no order.
+-- A batch as characters of a ring of n, its outcomes spread evenly: a batch has counts but no
+-- order.
 local function spread(n, calls, failures, slow_failures, slow_successes)
   -- How many of `part` in `total` come before position i.
   local function before(i, part, total)
@@ -154,8 +155,8 @@ local function is_silent(c)
     and (c.window_calls == c.window_failures or length > 0 and undecided >= length)
 end
 
--- Whether the newest half of the window opens the circuit, so that a healthy past does not hide a failing
--- majority until it leaves: where the whole window has half the threshold already.
+-- Whether the newest half of the window opens the circuit, so that a healthy past does not hide a
+-- failing majority until it leaves: where the whole window has half the threshold already.
 local function breaches_in_half(c)
   local rate, least, calls = policy[FAILURE_RATE], policy[MINIMUM_CALLS] * HALF_MINIMUM, c.window_calls
   if rate == 0 or calls < least or c.window_failures * 200 < rate * calls then return false end

@@ -1,10 +1,9 @@
 -- windows: the windows of one circuit: one for each length that its replicas' policies ask for.
 --
 -- Owns which there are and that each outcome is filed in every one, so that replicas whose policies
--- differ do not lose each other's counts. Nearly always there is one, which `window` looks after. Several
--- are one hash: shape -> "at|sums|parts", where parts are "start=counts,..." or the ring; the field
--- `window` then has their shapes, with " + " between.
--- Twin: `model::windows`.
+-- differ do not lose each other's counts. Nearly always there is one, which `window` looks after.
+-- Several are one hash: shape -> "at|sums|parts", where parts are "start=counts,..." or the ring;
+-- the field `window` then has their shapes, with " + " between. Twin: `model::windows`.
 
 local MOST_WINDOWS = 8
 
@@ -96,7 +95,8 @@ local function several(c)
   end
 
   -- Takes over what lies in both. An old bucket goes where its last moment lies, for its calls may
-  -- all have come then; where one side is a ring and the other is not, the totals go over as one batch.
+  -- all have come then; where one side is a ring and the other is not, the totals go over as one
+  -- batch.
   local function continue(w, from)
     if w.calls and from.calls then
       push(w, string.sub(string.sub(from.ring, from.at + 1) .. string.sub(from.ring, 1, from.at), -w.calls))

@@ -18,8 +18,8 @@ use crate::{
     operator::{CheckReport, Survey, View},
 };
 
-/// Says that the store is away, or did not tell of its circuits, also by its status: no circuits are not
-/// the same as none that could be read.
+/// Says that the store is away, or did not tell of its circuits, also by its status: no circuits
+/// are not the same as none that could be read.
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let (store, survey) = app.look().await;
     let status = match survey {

@@ -91,8 +91,8 @@ struct App {
 /// The dashboard and the API, to be mounted in an app; see the [module](self).
 ///
 /// While somebody watches the news, one task looks at the store once a second, however many watch.
-/// Streams of news end when the registry is shut down that the operator is [of](Operator::of), so that
-/// they do not keep a server of yours from ending.
+/// Streams of news end when the registry is shut down that the operator is [of](Operator::of), so
+/// that they do not keep a server from shutting down.
 pub fn router(operator: Operator, options: Options) -> Router {
     let app = App {
         live: operator.live(),

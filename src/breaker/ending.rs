@@ -8,12 +8,29 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     cell::{Away, Cell},
     registry::Shared,
-    reporter::Unsent,
 };
 
 const RUNTIME_GONE: &str =
     "the runtime on which the registry was made is gone: its circuits go on without the store";
 const SHUT_DOWN: &str = "the registry was shut down: its circuits go on without the store";
+
+/// What a registry that was shut down could not send, or was not confirmed in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unsent {
+    /// Circuits with something that was not sent.
+    pub circuits: usize,
+    /// Outcomes of their calls, rejections included.
+    pub outcomes: u64,
+}
+
+impl Unsent {
+    /// Whether everything was sent.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.circuits == 0
+    }
+}
 
 /// How far a registry has come to its end.
 #[derive(Debug, Default)]
@@ -70,6 +87,23 @@ impl Shared {
         if left {
             self.forget();
         }
+    }
+
+    /// Gives up what the store was not told, or has not confirmed.
+    fn give_up(&self) -> Unsent {
+        let mut unsent = Unsent::default();
+        for cell in self.cells() {
+            let mut outbox = cell.outbox.lock();
+            let pending = outbox.is_pending();
+            let counts = outbox.give_up();
+            drop(outbox);
+            if pending || !counts.is_empty() {
+                unsent.circuits += 1;
+                unsent.outcomes += counts.calls() + counts.ignored;
+                unsent.outcomes += counts.undecided() + counts.not_permitted;
+            }
+        }
+        unsent
     }
 
     /// Says what the store will never be told.

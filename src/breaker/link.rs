@@ -89,8 +89,8 @@ pub struct Health {
     pub times_away: u64,
     /// The last error, in words; once [`ended`](Self::ended), what ended it.
     pub last_error: Option<String>,
-    /// Whether nothing is asked of the store or told it any more: the registry was shut down, or the
-    /// runtime on which it was made is gone. Calls are decided by this process alone.
+    /// Whether nothing is asked of the store or told it any more: the registry was shut down, or
+    /// the runtime on which it was made is gone. Calls are decided by this process alone.
     pub ended: bool,
     /// Whether changes of every circuit are pushed to this process.
     pub push: bool,

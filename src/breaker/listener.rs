@@ -20,8 +20,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A store that cannot push, or gives this user no leave to listen, will not learn it soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
-/// How long further circuits wait to be followed, for each that is: telling all of them takes longer
-/// the more there are.
+/// How long further circuits wait to be followed, for each that is: telling all of them takes
+/// longer the more there are.
 const EACH: Duration = Duration::from_micros(10);
 
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {

@@ -4,6 +4,7 @@
 //! store's trait and the model; nothing here knows Lua or keys.
 
 mod ask;
+mod builder;
 mod cell;
 mod circuit_breaker;
 mod ending;
@@ -34,13 +35,14 @@ pub(crate) use self::standing::Standing;
 #[cfg(any(feature = "alerts", feature = "health"))]
 pub(crate) use self::watch::Watch;
 pub use self::{
+    builder::CommontripBuilder,
     circuit_breaker::{CircuitBreaker, Protect},
+    ending::Unsent,
     error::{BuildError, CallError, ControlError, Rejection},
     events::Events,
     link::Health,
     permit::Permit,
-    registry::{Commontrip, CommontripBuilder},
-    reporter::Unsent,
+    registry::Commontrip,
     stats::{CircuitStats, Observer, ProbeStats, Transition},
     words::Override,
 };

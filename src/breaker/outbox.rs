@@ -63,7 +63,8 @@ impl Outbox {
         self.pending.is_some() || untold || !self.releases.is_empty()
     }
 
-    /// Gives up the outcomes that the store was not told, or has not confirmed, and says what they were.
+    /// Gives up the outcomes that the store was not told, or has not confirmed, and says what they
+    /// were.
     pub(super) fn give_up(&mut self) -> Counts {
         let mut untold = std::mem::take(&mut self.late);
         for (_, sums) in self.away.drain(..) {

@@ -23,18 +23,16 @@ use tokio::{
 
 use super::{
     BuildError, CircuitBreaker,
-    cell::{Away, Cell, IDLE_TIMEOUT, YEAR},
-    ending::{Ending, Reporting},
-    events, host,
+    builder::CommontripBuilder,
+    cell::{Away, Cell},
+    ending::{Ending, Reporting, Unsent},
+    events,
     link::{Health, Link},
-    listener,
-    reporter::{self, Unsent},
+    listener, reporter,
 };
 use crate::{
     model::{Name, NameError, Policy},
-    store::{
-        Clock, MemoryStore, RedisPool, RedisStore, RedisStoreBuilder, Store, StoreError, answer_by,
-    },
+    store::{Clock, Store, StoreError, answer_by},
 };
 
 /// Questions that calls have out at once, in all circuits; a store answers so many well within
@@ -196,13 +194,56 @@ pub struct Commontrip {
 impl Commontrip {
     /// Starts from the defaults: the embedded store.
     pub fn builder() -> CommontripBuilder {
-        CommontripBuilder {
-            place: Place::Embedded,
-            redis: RedisStore::builder(),
-            store_timeout: Duration::from_millis(50),
-            idle_timeout: IDLE_TIMEOUT,
-            replica: None,
-            clock: Clock::system(),
+        CommontripBuilder::new()
+    }
+
+    /// A registry whose tasks run on this runtime.
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        replica: String,
+        store_timeout: Duration,
+        idle_timeout: Duration,
+        runtime: Handle,
+    ) -> Self {
+        let (flushes, flush_requests) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            store,
+            clock,
+            replica,
+            store_timeout,
+            hooks: Mutex::default(),
+            link: Link::default(),
+            asked: Mutex::default(),
+            wake: Notify::new(),
+            renewing: tokio::sync::Mutex::default(),
+            asking: Semaphore::new(ASKING),
+            reading: Semaphore::new(READING),
+            stop,
+            ending: Mutex::default(),
+            patience: Mutex::new(store_timeout.saturating_mul(3)),
+            unsent: Mutex::default(),
+            idle_timeout,
+            circuits: Mutex::default(),
+            others: Notify::new(),
+            least_pace_ms: AtomicU64::new(0),
+            flushes,
+            tokens: AtomicU64::new(1),
+            off: AtomicBool::new(false),
+            runtime,
+        });
+        let tasks = vec![
+            shared.spawn(reporter::run(
+                Reporting(Arc::clone(&shared)),
+                flush_requests,
+                stopped.clone(),
+            )),
+            shared.spawn(listener::run(Arc::clone(&shared), stopped)),
+        ];
+        Self {
+            life: Arc::new(Life(shared)),
+            tasks: Arc::new(tokio::sync::Mutex::new(tasks)),
         }
     }
 
@@ -226,22 +267,16 @@ impl Commontrip {
 
     /// The circuit of that name.
     ///
-    /// The same name is the same circuit; the policy given last is the one in force. Taking a circuit with
-    /// two policies is usually a mistake, so the first time it happens is logged, with the settings
-    /// that differ. A circuit that nobody holds or uses is let go after
+    /// The same name is the same circuit; the policy given last is the one in force. Taking a
+    /// circuit with two policies is usually a mistake, so the first time it happens is logged, with
+    /// the settings that differ. A circuit that nobody holds or uses is let go after
     /// [`idle_timeout`](CommontripBuilder::idle_timeout).
     ///
     /// # Errors
     /// [`NameError`] when `name` is empty, longer than 200 bytes, or has control characters or
     /// braces.
     pub fn circuit(&self, name: &str, policy: Policy) -> Result<CircuitBreaker, NameError> {
-        if let Some(cell) = Name::new(name)
-            .ok()
-            .and_then(|name| self.life.0.cell(&name))
-        {
-            cell.warn_of_another(&policy);
-        }
-        self.circuit_with(name, policy)
+        self.take(name, policy, true)
     }
 
     /// The circuit of that name, which has this policy from now on.
@@ -250,6 +285,10 @@ impl Commontrip {
         name: &str,
         policy: Policy,
     ) -> Result<CircuitBreaker, NameError> {
+        self.take(name, policy, false)
+    }
+
+    fn take(&self, name: &str, policy: Policy, warns: bool) -> Result<CircuitBreaker, NameError> {
         let name = Name::new(name)?;
         let shared = &self.life.0;
         let mut circuits = shared.circuits.lock();
@@ -257,6 +296,9 @@ impl Commontrip {
             let cell = Arc::clone(cell);
             cell.note_use();
             drop(circuits);
+            if warns {
+                cell.warn_of_another(&policy);
+            }
             cell.set_policy(policy);
             return Ok(CircuitBreaker::new(cell, Arc::clone(&self.life)));
         }
@@ -357,14 +399,15 @@ impl Commontrip {
     /// Sends what was recorded so far and ends the registry's tasks; says what was not sent.
     ///
     /// Takes at most three times `store_timeout`, which is enough for some thousands of circuits;
-    /// [`shutdown_timeout`](Self::shutdown_timeout) gives it more. Calls after it are decided by this
-    /// process alone, as while the store is away: nothing is asked of the store, and their outcomes are
-    /// not sent.
+    /// [`shutdown_timeout`](Self::shutdown_timeout) gives it more. Calls after it are decided by
+    /// this process alone, as while the store is away: nothing is asked of the store, and their
+    /// outcomes are not sent.
     pub async fn shutdown(&self) -> Unsent {
         self.end().await
     }
 
-    /// [`shutdown`](Self::shutdown) within this time. What is not sent by then is lost, counted and logged.
+    /// [`shutdown`](Self::shutdown) within this time. What is not sent by then is lost, counted and
+    /// logged.
     pub async fn shutdown_timeout(&self, timeout: Duration) -> Unsent {
         *self.life.0.patience.lock() = timeout;
         self.end().await
@@ -389,173 +432,6 @@ impl fmt::Debug for Commontrip {
             .field("replica", &shared.replica)
             .field("store", &shared.store)
             .finish_non_exhaustive()
-    }
-}
-
-/// Builds a [`Commontrip`].
-#[derive(Debug)]
-#[must_use]
-pub struct CommontripBuilder {
-    place: Place,
-    redis: RedisStoreBuilder,
-    store_timeout: Duration,
-    idle_timeout: Duration,
-    replica: Option<String>,
-    clock: Clock,
-}
-
-enum Place {
-    Embedded,
-    Url(String),
-    Pool(RedisPool, Option<String>),
-    Other(Arc<dyn Store>),
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // URLs and pools have passwords.
-        f.write_str(match self {
-            Self::Embedded => "Embedded",
-            Self::Url(_) => "Url",
-            Self::Pool(..) => "Pool",
-            Self::Other(_) => "Other",
-        })
-    }
-}
-
-impl CommontripBuilder {
-    /// Keeps circuits in the Redis of a URL: `redis://`, `redis-sentinel://`, `redis-cluster://`,
-    /// or with TLS `rediss…://`; their forms are those of
-    /// [`RedisStoreBuilder::open`](crate::RedisStoreBuilder::open).
-    ///
-    /// What a URL cannot say (certificates, a password's file) a
-    /// [`RedisStore`](crate::RedisStore::builder) can, given to [`store`](Self::store).
-    pub fn redis(mut self, url: &str) -> Self {
-        self.place = Place::Url(url.to_owned());
-        self
-    }
-
-    /// Keeps circuits in the Redis of a deadpool-redis pool of yours: one server, Sentinel or
-    /// Cluster.
-    ///
-    /// `push` is the URL on which changes are heard, which a pool cannot. Without it a change made
-    /// by another replica is noticed within `decision_ttl`, for which calls ask.
-    pub fn redis_pool(mut self, pool: impl Into<RedisPool>, push: Option<&str>) -> Self {
-        self.place = Place::Pool(pool.into(), push.map(str::to_owned));
-        self
-    }
-
-    /// Keeps circuits in a store of yours; a [`MemoryStore`] given to several registries is a
-    /// fleet in one process.
-    pub fn store(mut self, store: impl Store) -> Self {
-        self.place = Place::Other(Arc::new(store));
-        self
-    }
-
-    /// Sets how keys in Redis begin. Default `commontrip`.
-    pub fn prefix(mut self, prefix: &str) -> Self {
-        self.redis = self.redis.prefix(prefix);
-        self
-    }
-
-    /// Sets how long a call may wait for the store at most. Range `1 ms..=1 year`, default 50 ms.
-    pub fn store_timeout(mut self, timeout: Duration) -> Self {
-        self.store_timeout = timeout.clamp(Duration::from_millis(1), YEAR);
-        self
-    }
-
-    /// Sets how long a circuit is kept that nobody holds or uses. Range `10 ms..=1 year`, default 10
-    /// minutes.
-    ///
-    /// It is held as long as there is a [`CircuitBreaker`], a [`Permit`](crate::Permit) or an
-    /// [`Events`](crate::Events) of it, or an [`on_event`](Commontrip::on_event) hook, which listens to all.
-    /// It is let go when everything was sent, unless an override is in force, its wait is not over or
-    /// the store is away. Taken again it is the same circuit, as the store has it; its
-    /// [`stats`](Commontrip::stats) begin at 0.
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout.clamp(Duration::from_millis(10), YEAR);
-        self
-    }
-
-    /// Names this registry; unique in the fleet, 1 to 100 printable characters without spaces.
-    /// Default: host name and process id. A random part is added, new at each start.
-    pub fn replica(mut self, name: &str) -> Self {
-        self.replica = Some(name.to_owned());
-        self
-    }
-
-    /// Takes time from this clock. Default: the system's. Redis goes by its own.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Makes the registry and starts its tasks on the present runtime.
-    ///
-    /// When that runtime ends before the registry, circuits go on as after
-    /// [`shutdown`](Commontrip::shutdown); it is logged once, and [`Health::ended`] says so. So a
-    /// registry that several `#[tokio::test]`s share works in all of them, but shares its circuits with
-    /// other processes only as long as the test lasts that made it.
-    ///
-    /// # Errors
-    /// [`BuildError::NoRuntime`] outside of a tokio runtime; [`BuildError::Store`] when the URL or
-    /// the prefix is not one; [`BuildError::Replica`] when the replica's name is not one.
-    pub fn build(self) -> Result<Commontrip, BuildError> {
-        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let name = self.replica.unwrap_or_else(host::replica_name);
-        let printable = |c: char| !c.is_control() && !c.is_whitespace();
-        if name.is_empty() || name.len() > 100 || !name.chars().all(printable) {
-            return Err(BuildError::Replica(name));
-        }
-        // Numbers of reports and permits begin anew with each registry: a restarted replica must
-        // not be taken for its former self.
-        let replica = format!("{name}.{:08x}", fastrand::u32(..));
-        let redis = self.redis.timeout(self.store_timeout);
-        let store: Arc<dyn Store> = match self.place {
-            Place::Embedded => Arc::new(MemoryStore::new(self.clock.clone())),
-            Place::Url(url) => Arc::new(redis.open(&url)?),
-            Place::Pool(pool, push) => Arc::new(redis.from_pool(pool, push.as_deref())?),
-            Place::Other(store) => store,
-        };
-        let (flushes, flush_requests) = mpsc::unbounded_channel();
-        let (stop, stopped) = watch::channel(false);
-        let shared = Arc::new(Shared {
-            store,
-            clock: self.clock,
-            replica,
-            store_timeout: self.store_timeout,
-            hooks: Mutex::default(),
-            link: Link::default(),
-            asked: Mutex::default(),
-            wake: Notify::new(),
-            renewing: tokio::sync::Mutex::default(),
-            asking: Semaphore::new(ASKING),
-            reading: Semaphore::new(READING),
-            stop,
-            ending: Mutex::default(),
-            patience: Mutex::new(self.store_timeout.saturating_mul(3)),
-            unsent: Mutex::default(),
-            idle_timeout: self.idle_timeout,
-            circuits: Mutex::default(),
-            others: Notify::new(),
-            least_pace_ms: AtomicU64::new(0),
-            flushes,
-            tokens: AtomicU64::new(1),
-            off: AtomicBool::new(false),
-            runtime,
-        });
-        let tasks = vec![
-            shared.spawn(reporter::run(
-                Reporting(Arc::clone(&shared)),
-                flush_requests,
-                stopped.clone(),
-            )),
-            shared.spawn(listener::run(Arc::clone(&shared), stopped)),
-        ];
-        Ok(Commontrip {
-            life: Arc::new(Life(shared)),
-            tasks: Arc::new(tokio::sync::Mutex::new(tasks)),
-        })
     }
 }
 

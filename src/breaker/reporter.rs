@@ -30,8 +30,8 @@ use crate::{
     store::StoreError,
 };
 
-/// Reports that go together, and how many such batches are under way at once. A report costs Redis some
-/// 50 µs on the full path, so two batches take a small part of the default `store_timeout`.
+/// Reports that go together, and how many such batches are under way at once. A report costs Redis
+/// some 50 µs on the full path, so two batches take a small part of the default `store_timeout`.
 pub(super) const BATCH: usize = 64;
 const FLIGHTS: usize = 2;
 /// Reports a second of one process: with more circuits than that allows, the pace is slower.
@@ -47,24 +47,6 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// How long after parking a circuit it is looked at again: far longer than what a processor has
 /// written can stay unseen by the others.
 const SECOND_LOOK: Duration = Duration::from_millis(10);
-
-/// What a registry that was shut down could not send, or was not confirmed in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Unsent {
-    /// Circuits with something that was not sent.
-    pub circuits: usize,
-    /// Outcomes of their calls, rejections included.
-    pub outcomes: u64,
-}
-
-impl Unsent {
-    /// Whether everything was sent.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.circuits == 0
-    }
-}
 
 pub(super) async fn run(
     reporting: Reporting,
@@ -215,8 +197,8 @@ impl Reporter {
     }
 
     /// A caller that counted in the same moment may not have seen that the circuit was parked, nor
-    /// the reporter what it counted: a fence at each call, which would show them, costs more than all
-    /// the rest of it. A little later both can be seen.
+    /// the reporter what it counted: a fence at each call, which would show them, costs more than
+    /// all the rest of it. A little later both can be seen.
     fn look_again(&mut self) {
         while let Some((since, cell)) = self.parked.front() {
             if since.elapsed() < SECOND_LOOK {
@@ -333,8 +315,8 @@ impl Reporter {
                 if !is_away && (passes == PASSES || cells.iter().all(is_sent)) {
                     return;
                 }
-                // The store is away, and may be back in time; or what was sent is a report whose answer was
-                // lost, and what was counted since is to be sent yet.
+                // The store is away, and may be back in time; or what was sent is a report whose
+                // answer was lost, and what was counted since is to be sent yet.
                 sleep(TRY_AGAIN).await;
             }
         };
@@ -384,23 +366,6 @@ impl Cell {
 }
 
 impl Shared {
-    /// Gives up what the store was not told, or has not confirmed.
-    pub(super) fn give_up(&self) -> Unsent {
-        let mut unsent = Unsent::default();
-        for cell in self.cells() {
-            let mut outbox = cell.outbox.lock();
-            let pending = outbox.is_pending();
-            let counts = outbox.give_up();
-            drop(outbox);
-            if pending || !counts.is_empty() {
-                unsent.circuits += 1;
-                unsent.outcomes += counts.calls() + counts.ignored;
-                unsent.outcomes += counts.undecided() + counts.not_permitted;
-            }
-        }
-        unsent
-    }
-
     /// Files reports; one answer each.
     pub(super) async fn file(
         &self,
@@ -426,9 +391,9 @@ impl Shared {
 }
 
 /// Files the reports of a batch, and gives back its permits.
-async fn fly(shared: Arc<Shared>, batch: Vec<Aboard>) -> Vec<Aboard> {
-    let report = |aboard: &Aboard| Some((Arc::clone(&aboard.0), aboard.1.clone()?));
-    let reports: Vec<_> = batch.iter().filter_map(report).collect();
+async fn fly(shared: Arc<Shared>, mut batch: Vec<Aboard>) -> Vec<Aboard> {
+    let report = |aboard: &mut Aboard| Some((Arc::clone(&aboard.0), aboard.1.take()?));
+    let reports: Vec<_> = batch.iter_mut().filter_map(report).collect();
     if !reports.is_empty() {
         send(&shared, &reports).await;
     }

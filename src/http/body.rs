@@ -85,7 +85,7 @@ fn length_of(headers: &HeaderMap, body: &impl Body) -> Option<u64> {
 }
 
 impl<B: Body> SettlingBody<B> {
-    /// `length`: how many bytes there are to be, if that is to be heeded; `known`: what the head
+    /// `length`: how many bytes there are to be, if that counts; `known`: what the head
     /// has told already.
     pub(crate) fn new(
         body: B,

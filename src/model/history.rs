@@ -12,7 +12,7 @@ pub(crate) const SLICE_MS: u64 = 10_000;
 /// How many are kept; slices in which nothing was reported are none.
 pub(crate) const SLICES: usize = 360;
 
-/// How far the newest may lie ahead before the past begins anew.
+/// How far the newest may lie ahead before the past starts over.
 const MOST_AHEAD_MS: u64 = 60_000;
 
 /// What was reported of a circuit within ten seconds.
@@ -68,7 +68,7 @@ pub(super) struct History {
 
 impl History {
     /// Begins a slice where `now` is in another than the last; where that lies far ahead the clock
-    /// was set back, and the past begins anew.
+    /// was set back, and the past starts over.
     pub(super) fn begin(&mut self, now: u64, totals: [u64; 6]) {
         let slice = now - now % SLICE_MS;
         let ahead = slice < self.at;

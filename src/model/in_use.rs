@@ -49,6 +49,11 @@ impl Circuit {
         last.map_or_else(String::new, |(name, _)| rules(name).text())
     }
 
+    /// The settings that hold for who has a policy in code: what is stored wins.
+    fn effective(&self, name: &str) -> Rules {
+        rules(name).with(&self.policy)
+    }
+
     /// Notes the replica's policy, and now and then how many have which; returns what to mark the
     /// replica with.
     pub(super) fn note_policy(&mut self, t: &Turn<'_>, live_ms: u64) -> u64 {
@@ -70,7 +75,7 @@ impl Circuit {
         if self.records() {
             let in_use = self.policies.keys();
             let in_use: Vec<_> = in_use
-                .map(|name| Shape::of(&rules(name).with(&self.policy)))
+                .map(|name| Shape::of(&self.effective(name)))
                 .collect();
             self.window.keep(&t.rules, t.now, &in_use);
         }
@@ -122,15 +127,17 @@ impl Circuit {
     /// `window_ms=60000 (3), 5000 (1); quorum=1 (3), 2 (1)`. What a stored policy says is the same
     /// for all.
     fn differences(&self) -> String {
-        let mut counted: Vec<_> = self.policies.iter().collect();
-        counted.retain(|(_, of)| of.replicas > 0);
-        counted.sort_by_key(|(_, of)| of.id);
+        let counted = self.policies.iter();
+        let mut counted: Vec<_> = counted
+            .filter(|(_, of)| of.replicas > 0)
+            .map(|(name, of)| (of, self.effective(name).pairs().collect::<Vec<_>>()))
+            .collect();
+        counted.sort_by_key(|(of, _)| of.id);
         let mut words = String::new();
         for (at, (key, _)) in Rules::default().pairs().enumerate() {
             let mut values: Vec<(u64, u64)> = Vec::new();
-            for (name, of) in &counted {
-                let effective = rules(name).with(&self.policy);
-                let value = effective.pairs().nth(at).map_or(0, |(_, value)| value);
+            for (of, pairs) in &counted {
+                let (_, value) = pairs[at];
                 match values.iter_mut().find(|(known, _)| *known == value) {
                     Some((_, replicas)) => *replicas += of.replicas,
                     None => values.push((value, of.replicas)),
@@ -159,7 +166,7 @@ impl Circuit {
             self.add_policy(&mine, t.now);
         }
         let permitted = |name: &String| {
-            let effective = rules(name).with(&self.policy);
+            let effective = self.effective(name);
             effective.permitted_number_of_calls_in_half_open_state
         };
         let fewest = self.policies.keys().map(permitted).min();

@@ -11,7 +11,8 @@ use super::{Percentiles, Reason, Rules, State, request::LONGEST_MS};
 
 /// The largest number that a store keeps: sums of a few stay exact in Lua.
 pub(crate) const LARGEST: u64 = (1 << 52) - 1;
-/// The largest generation: no fleet gets there, so a larger one is nobody's. Twin: `lua/lib/prelude.lua`.
+/// The largest generation: no fleet gets there, so a larger one is nobody's. Twin:
+/// `lua/lib/prelude.lua`.
 pub(crate) const MOST_GENERATIONS: u64 = 1 << 40;
 /// The longest pace, ms: that of the longest `report_interval`.
 const LONGEST_PACE_MS: u64 = 3_600_000;
@@ -96,8 +97,9 @@ pub struct Snapshot {
     /// Calls that were dropped before they ended in the circuit's life; those that had run too long
     /// are among the failures too.
     pub abandoned_total: u64,
-    /// Where replicas of the circuit run under different policies: the settings that differ, each with
-    /// its values and how many replicas have which, `window_ms=60000 (3), 5000 (1); …`; else empty.
+    /// Where replicas of the circuit run under different policies: the settings that differ, each
+    /// with its values and how many replicas have which, `window_ms=60000 (3), 5000 (1); …`; else
+    /// empty.
     #[serde(deserialize_with = "text")]
     pub policies_differ: String,
     /// How long the calls of the window took (of the last minute, where the window counts calls); only
@@ -137,7 +139,7 @@ impl Snapshot {
         (self.generation, self.policy_version)
     }
 
-    /// The same with times that a circuit under these rules can have, whoever says so.
+    /// The same with times that a circuit under these rules can have.
     #[must_use]
     pub(crate) fn in_time(mut self, rules: &Rules) -> Self {
         let times = Span {
@@ -214,8 +216,9 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The same where the clock was set back, or another server's is behind, or somebody wrote them: the state has begun
-    /// by now, lasts no longer than it was to, nor than the policy has it last.
+    /// The same where the clock was set back, or another server's is behind, or somebody wrote
+    /// them: the state has begun by now, lasts no longer than it was to, nor than the policy has it
+    /// last.
     pub(super) fn as_of(self, now: u64, state: State, rules: &Rules) -> Self {
         let ahead = self.since.saturating_sub(now);
         let earliest = if ahead > 0 { now } else { 0 };

@@ -114,8 +114,8 @@ impl Window {
     }
 
     /// A window of another shape, with what lies in both. An old bucket goes where its last moment
-    /// lies, for its calls may all have come then; where one side is a ring and the other is not, the
-    /// totals go over as one batch.
+    /// lies, for its calls may all have come then; where one side is a ring and the other is not,
+    /// the totals go over as one batch.
     pub(super) fn continuing(from: &Self, shape: Shape, now: u64) -> Self {
         let mut new = Self::new(shape);
         match (from.shape, shape) {
@@ -316,8 +316,8 @@ impl Rules {
         self.abandoned_calls > 0 && undecided > 0 && (calls == failures || replaced)
     }
 
-    /// Whether the newest half of a window opens the circuit, so that a healthy past does not hide a
-    /// failing majority until it leaves: where the whole window has half the threshold already.
+    /// Whether the newest half of a window opens the circuit, so that a healthy past does not hide
+    /// a failing majority until it leaves: where the whole window has half the threshold already.
     pub(crate) fn breaches_in_half(&self, [calls, failures, ..]: Sums, half: Option<Half>) -> bool {
         let rate = self.failure_rate_threshold;
         let least = self.minimum_number_of_calls.saturating_mul(HALF_MINIMUM);

@@ -18,7 +18,7 @@ const MOST: usize = 8;
 pub(crate) struct Windows {
     /// In the order in which they were first asked for.
     all: Vec<Window>,
-    /// Totals of the window of whoever reported last.
+    /// Totals of the window of the replica that reported last.
     pub(super) sums: Sums,
 }
 
@@ -110,7 +110,8 @@ impl Windows {
         }
     }
 
-    /// The windows' names, and the start and the sums of ended buckets, as the circuit's hash has them.
+    /// The windows' names, and the start and the sums of ended buckets, as the circuit's hash has
+    /// them.
     pub(super) fn fields(&self) -> (String, u64, String) {
         let names: Vec<_> = self.all.iter().map(|w| w.shape.to_string()).collect();
         let (at, ended) = match &self.all[..] {

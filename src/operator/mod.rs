@@ -34,8 +34,8 @@ use crate::{
 const ALL: usize = 1_000;
 /// How often a change of a stored policy is tried when others change it too.
 const TRIES: u32 = 10;
-/// How long an operator waits, where nobody says for how long. Callers do not wait for so long, but their
-/// calls go on without an answer.
+/// How long an operator waits, where nobody says for how long. Callers do not wait for so long, but
+/// their calls go on without an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many circuits are read at once: others' requests come between.
 const PIECE: usize = 100;
@@ -109,7 +109,8 @@ impl Operator {
         operator.timeout(TIMEOUT)
     }
 
-    /// Waits until the registry is shut down that this is [of](Self::of); if it is of none, for ever.
+    /// Waits until the registry is shut down that this is [of](Self::of); if it is of none, for
+    /// ever.
     pub async fn ended(&self) {
         match self.ending.clone() {
             // An error means that the registry is gone.
@@ -118,9 +119,9 @@ impl Operator {
         }
     }
 
-    /// Sets how long the store's answer to one question may take, and how long reading all circuits may.
-    /// At least 1 ms, default 5 s: callers' `store_timeout` is not an operator's. A [`RedisStore`](crate::RedisStore)
-    /// whose own timeout is longer keeps that for its answers.
+    /// Sets how long the store's answer to one question may take, and how long reading all circuits
+    /// may. At least 1 ms, default 5 s: callers' `store_timeout` is not an operator's. A
+    /// [`RedisStore`](crate::RedisStore) whose own timeout is longer keeps that for its answers.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.clamp(Duration::from_millis(1), FOREVER);
@@ -177,8 +178,8 @@ impl Operator {
         Ok((names.collect(), more))
     }
 
-    /// Every circuit that can be read, worst first, each with at most `slices` of its past. Whether these
-    /// are all a [`survey`](Self::survey) says.
+    /// Every circuit that can be read, worst first, each with at most `slices` of its past. Whether
+    /// these are all a [`survey`](Self::survey) says.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.

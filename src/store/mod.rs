@@ -50,7 +50,8 @@ pub enum StoreError {
     /// It would refuse this request each time.
     #[error("the request is not valid: {0}")]
     Invalid(String),
-    /// A newer release of this crate has written the circuit, in a format that this one does not know.
+    /// A newer release of this crate has written the circuit, in a format that this one does not
+    /// know.
     #[error("a newer release has written the circuit; upgrade this one: {0}")]
     NewerFormat(String),
     /// It answered something that is not an answer.
@@ -216,12 +217,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// newest 256 are kept.
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>>;
 
-    /// Names of the circuits that were used lately, sorted; a new one may come a moment later. A store
-    /// may leave out the oldest of more than [`MOST_CIRCUITS`].
+    /// Names of the circuits that were used lately, sorted; a new one may come a moment later. A
+    /// store may leave out the oldest of more than [`MOST_CIRCUITS`].
     fn circuits(&self) -> Answer<'_, Vec<String>>;
 
-    /// Those of [`circuits`](Self::circuits) that were used last, at most so many, sorted; and whether there
-    /// are more. By default the first of them all.
+    /// Those of [`circuits`](Self::circuits) that were used last, at most so many, sorted; and
+    /// whether there are more. By default the first of them all.
     fn index(&self, most: usize) -> Answer<'_, (Vec<String>, bool)> {
         Box::pin(async move {
             let mut names = self.circuits().await?;
@@ -231,8 +232,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         })
     }
 
-    /// The same store with answers that may take this long, where it would not wait for so long itself;
-    /// `None`, which is the default, where it has no such limit.
+    /// The same store with answers that may take this long, where it would not wait for so long
+    /// itself; `None`, which is the default, where it has no such limit.
     fn patient(&self, timeout: Duration) -> Option<Arc<dyn Store>> {
         let _ = timeout;
         None

@@ -53,7 +53,8 @@ pin_project! {
     }
 }
 
-/// Drops the permit while the thread panics, whoever catches the panic later; forgotten otherwise.
+/// Drops the permit while the thread panics, even if the panic is caught later. Forgotten otherwise,
+/// so that nothing is moved.
 struct OnPanic<'a>(&'a mut Option<Permit>);
 
 impl Drop for OnPanic<'_> {

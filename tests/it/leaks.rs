@@ -28,7 +28,8 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Runs a test of this program, named by its path, in a process of its own; `false` in that process.
+/// Runs a test of this program, named by its path, in a process of its own; `false` in that
+/// process.
 pub async fn is_elsewhere(test: &str) -> bool {
     if env::var_os(ALONE).is_some() {
         return false;

@@ -82,6 +82,7 @@ mod proxy;
 #[cfg(feature = "queue")]
 mod queue;
 mod quorum;
+mod readings;
 mod refusals;
 #[cfg(feature = "reqwest")]
 mod reqwest;

@@ -13,6 +13,7 @@ use commontrip::{CircuitBreaker, Commontrip, Name, Policy, RedisStore, Store};
 use crate::{
     delegate,
     leaks::is_elsewhere,
+    readings::{info, memory},
     support::{self, OwnServer},
     traces,
     wait::until,
@@ -57,15 +58,6 @@ async fn call_all(breakers: &[CircuitBreaker], periods: usize) {
     for caller in calls.collect::<Vec<_>>() {
         caller.await.unwrap();
     }
-}
-
-/// A number of `INFO`.
-fn info(connection: &mut redis::Connection, section: &str, field: &str) -> u64 {
-    let info: String = redis::cmd("INFO").arg(section).query(connection).unwrap();
-    let value = info
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    value.unwrap_or("0").parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,13 +285,6 @@ async fn a_shutdown_of_no_time_sends_nothing_and_says_so() {
     );
 }
 
-/// Bytes that this process has in use.
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages = statm.split(' ').nth(1).unwrap();
-    4096 * pages.parse::<usize>().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn circuits_that_nobody_holds_or_uses_are_let_go() {
     const MANY: usize = 2_000;
@@ -398,11 +383,11 @@ async fn the_memory_of_circuits_that_were_let_go_comes_back() {
         until("all are gone", gone).await;
     };
     round().await;
-    let after_one = resident();
+    let after_one = memory();
     for _ in 0..3 {
         round().await;
     }
-    let grown = resident().saturating_sub(after_one);
+    let grown = memory().saturating_sub(after_one);
     // Ten thousand circuits take some 70 MB, and these were thirty thousand more.
-    assert!(grown < 50 << 20, "{} MB more", grown >> 20);
+    assert!(grown < 50 << 10, "{} MB more", grown >> 10);
 }

@@ -21,8 +21,8 @@ const FORWARD: i64 = 3600;
 /// The longest wait under the policy.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// What Redis asks for the time, with the seconds added that a file holds. libfaketime does not get along with
-/// Redis' allocator, which asks for the time before anything can be looked up.
+/// What Redis asks for the time, with the seconds added that a file holds. libfaketime does not get
+/// along with Redis' allocator, which asks for the time before anything can be looked up.
 const SHIFT: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,6 +1,7 @@
 //! Text from elsewhere, as a terminal may have it.
 //!
-//! Owns which characters are written out: those that move a cursor, turn words around, or are not seen.
+//! Owns which characters are written out: those that move a cursor, turn words around, or are not
+//! seen.
 
 use std::fmt::Write;
 
@@ -9,8 +10,8 @@ use icu_properties::{
     props::{DefaultIgnorableCodePoint, GeneralCategory as Class},
 };
 
-/// Whether a terminal is not to have a character as it is. What no Unicode that is known here has a class
-/// for may be anything.
+/// Whether a terminal is not to have a character as it is. What no Unicode that is known here has a
+/// class for may be anything.
 fn is_hidden(c: char) -> bool {
     let class = CodePointMapData::<Class>::new().get(c);
     let hidden = matches!(
@@ -60,7 +61,8 @@ fn written_out(text: &str, write: impl Fn(&mut String, char)) -> String {
 mod tests {
     use super::*;
 
-    /// By Unicode's own tables, apart from those of the library: what has no glyph and acts on others.
+    /// By Unicode's own tables, apart from those of the library: what has no glyph and acts on
+    /// others.
     fn acts(c: char) -> bool {
         c.is_control()
             || matches!(c,

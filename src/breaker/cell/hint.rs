@@ -1,8 +1,9 @@
 //! What is pushed: a hint, which is shown until the store answers, and no more.
 //!
-//! Whoever may publish can say anything. So a publication is asked about at once, nothing of it is
-//! remembered (what this process has others adopt came from the keys), and after one that the keys
-//! contradict no other is shown for a while. Invariant: a hint is newer than what the store has said.
+//! Anybody with the right to publish can say anything. So a publication is asked about at once,
+//! nothing of it is remembered (what this process has others adopt came from the keys), and after
+//! one that the keys contradict no other is shown for a while. Invariant: a hint is newer than what
+//! the store has said.
 
 use std::{sync::Arc, time::Duration};
 
@@ -79,8 +80,7 @@ impl Cell {
                 self.take(view, Some(known), &seen);
             }
         }
-        self.shared.activate(self);
-        self.shared.wake.notify_one();
+        self.shared.attend(self);
     }
 
     /// Has the next report leave at this replica's turn, also when there is nothing else to say.

@@ -1,7 +1,7 @@
 //! Circuits that nobody holds and nobody uses.
 //!
-//! Owns when one is let go: what was counted in it was sent, and nothing is known of it that another
-//! process would want to be told. Invariant: whoever takes it again gets the circuit as the store has it.
+//! Owns when one is let go: everything counted in it was sent, and this process knows nothing of it
+//! that another one would need. Invariant: taking it again gives the circuit as the store has it.
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -104,10 +104,11 @@ impl PolicyBuilder {
 
     /// Sets the failure rate at which the circuit opens.
     ///
-    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (Hystrix). The newest
-    /// half of a time window is judged alone once it has ten times `minimum_number_of_calls`, and the
-    /// whole window half the threshold: a healthy past then hides a failing majority half as long.
-    /// Ignored until `minimum_number_of_calls` are in the window.
+    /// Unit: percent of recorded calls, `1..=100`, compared with `>=`. Default 50 (Hystrix). The
+    /// newest half of a time window is judged alone once it has ten times
+    /// `minimum_number_of_calls`, and the whole window half the threshold: a healthy past then
+    /// hides a failing majority half as long. Ignored until `minimum_number_of_calls` are in the
+    /// window.
     pub fn failure_rate_threshold(self, percent: u64) -> Self {
         self.on("failure_rate_threshold", percent)
     }

@@ -112,8 +112,8 @@ pub(super) const fn is_tls(addr: &redis::ConnectionAddr) -> bool {
     matches!(addr, redis::ConnectionAddr::TcpTls { .. })
 }
 
-/// Without a provider the client may panic; a process that has its own keeps it, and one that has no
-/// connection with TLS gets none.
+/// Without a provider the client may panic; a process that has its own keeps it, and one that has
+/// no connection with TLS gets none.
 #[cfg(feature = "tls")]
 fn provide_cryptography() {
     let _ = rustls::crypto::ring::default_provider().install_default();

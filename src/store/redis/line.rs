@@ -31,8 +31,8 @@ use super::{StoreError, endpoint::Endpoint, slots::Slots, wire};
 /// How long connecting may take at least; it goes on when nobody waits any more. Less than the
 /// second after which a lost SYN is sent again: a new attempt is there sooner when a partition ends.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Waits before the next attempt when a server turns connections away, as at `maxclients`: that costs
-/// it more than one that finds nobody. Each is lengthened at random by up to a half.
+/// Waits before the next attempt when a server turns connections away, as at `maxclients`: that
+/// costs it more than one that finds nobody. Each is lengthened at random by up to a half.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two attempts to replace a Cluster's connection that is in use.

@@ -1,4 +1,5 @@
-//! What each published release has written into Redis, as data: this one must read it as it was meant.
+//! What each published release has written into Redis, as data: this one must read it as it was
+//! meant.
 //!
 //! `1.json` is made by this test. When what is written changes, the test says so: then either the
 //! change is one that older releases do not notice, and the record is made again with

@@ -1,7 +1,8 @@
 //! A fleet that goes from this release's format to an invented next one, and back.
 //!
 //! The next format has a seventh total. By the rule of ARCHITECTURE.md, "Upgrades", it takes two
-//! releases: the first one reads it, and keeps to the format that it finds; the second one writes it.
+//! releases: the first one reads it, and keeps to the format that it finds; the second one writes
+//! it.
 
 use std::{thread, time::Duration};
 
@@ -156,7 +157,8 @@ fn the_fast_path_leaves_another_format_alone() {
             .arg(format)
             .exec(&mut redis)
             .unwrap();
-        // Now, seq, generation, since, then calls; the width of a bucket and thresholds that nothing meets.
+        // Now, seq, generation, since, then calls; the width of a bucket and thresholds that
+        // nothing meets.
         let wide = [now, 3, 0, 0].map(|n| n.to_be_bytes()[2..].to_vec());
         let mut brief = wide.concat();
         for n in [

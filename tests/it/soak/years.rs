@@ -1,12 +1,13 @@
-//! Many circuits, for as long as one likes: clocks that step, pauses, kills, rolling restarts between two policies.
+//! Many circuits, for as long as one likes: clocks that step, pauses, kills, rolling restarts
+//! between two policies.
 //!
-//! Owns what a fleet of registries in one process must keep: services in good health are never rejected, those that
-//! fail are cut off and come back, every outcome is counted once, and nothing grows: connections, descriptors, tasks, memory.
-//! `COMMONTRIP_TEST_SOAK_SECONDS` (default 10) makes it longer; it runs in a process of its own, because
-//! others open descriptors whenever they like.
+//! Owns what a fleet of registries in one process must keep: services in good health are never
+//! rejected, those that fail are cut off and come back, every outcome is counted once, and nothing
+//! grows: connections, descriptors, tasks, memory. `COMMONTRIP_TEST_SOAK_SECONDS` (default 10)
+//! makes it longer; it runs in a process of its own, because others open descriptors whenever they
+//! like.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,6 +23,7 @@ use crate::{
     histories::number,
     leaks::{Count, is_elsewhere},
     processes::ms,
+    readings::memory,
     steps::Stepping,
     support, wait,
 };
@@ -33,8 +35,8 @@ const FRAIL: usize = 6;
 const WORKERS: usize = 4;
 /// Far more than the longest wait of both policies; a step of the clock may cost one.
 const RECOVERY: Duration = Duration::from_secs(15);
-/// From one side to the other this is short of the hour after which a replica's numbers are forgotten: then a
-/// report that is sent again, because its answer was lost, counts twice.
+/// From one side to the other this is short of the hour after which a replica's numbers are
+/// forgotten: then a report that is sent again, because its answer was lost, counts twice.
 const STEP: i64 = 1500;
 /// What memory may differ by between the first and the last third of a run, KiB.
 const SLACK_KIB: u64 = 16 * 1024;
@@ -157,14 +159,6 @@ async fn end(replica: Replica) {
         .shutdown_timeout(Duration::from_secs(20))
         .await;
     assert!(lost.is_empty(), "{lost:?}");
-}
-
-/// Resident memory of this process, KiB.
-fn memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.unwrap().parse().unwrap()
 }
 
 #[derive(Clone, Copy, Debug)]

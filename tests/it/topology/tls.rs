@@ -70,16 +70,22 @@ impl Drop for Certificates {
     }
 }
 
-#[tokio::test]
-async fn tls_with_a_ca_of_ones_own_carries_commands_and_pushes() {
+/// Shares circuits over TLS with a CA of its own; what stays is the server.
+async fn is_shared_over_tls() -> (OwnServer, Certificates, String) {
     let certificates = Certificates::new();
-    let (_server, port) = certificates.serve(false);
+    let (server, port) = certificates.serve(false);
     let url = format!("rediss://{}@localhost:{port}/", support::userinfo());
     is_shared(|| {
         let builder = builder().tls_ca_file(certificates.path("ca.pem"));
         builder.open(&url).unwrap()
     })
     .await;
+    (server, certificates, url)
+}
+
+#[tokio::test]
+async fn tls_with_a_ca_of_ones_own_carries_commands_and_pushes() {
+    let (_server, certificates, url) = is_shared_over_tls().await;
     let said = error_of(builder().open(&url).unwrap()).await;
     assert!(said.contains("certificate"), "{said}");
     let missing = builder().tls_ca_file(certificates.path("no.pem"));
@@ -121,13 +127,6 @@ async fn a_provider_of_cryptography_is_installed_for_tls_only() {
     let cluster = Cluster::start(3, false).await;
     is_shared(|| builder().open(&cluster.url()).unwrap()).await;
     assert!(!installed());
-    let certificates = Certificates::new();
-    let (_server, port) = certificates.serve(false);
-    let url = format!("rediss://{}@localhost:{port}/", support::userinfo());
-    is_shared(|| {
-        let builder = builder().tls_ca_file(certificates.path("ca.pem"));
-        builder.open(&url).unwrap()
-    })
-    .await;
+    is_shared_over_tls().await;
     assert!(installed());
 }

@@ -9,7 +9,8 @@
 //! was), `lose` (the store forgets), `events` (all of them, `from>to:reason:generation`).
 //!
 //! Expectations: a permission, a state, `key=value` with the fields of a snapshot (`left`, `opens`
-//! for short; of its latency `measured`, `p50_us`, `p95_us`, `p99_us`; `@N` is a time, `A..B` a range, a comma stands for a space, and those of the text are left out), or `same`: nothing but
+//! for short; of its latency `measured`, `p50_us`, `p95_us`, `p99_us`; `@N` is a time, `A..B` a
+//! range, a comma stands for a space, and those of the text are left out), or `same`: nothing but
 //! the fields that follow differs from the last snapshot.
 
 mod parse;
