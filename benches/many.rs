@@ -1,11 +1,11 @@
-//! What many circuits in one process cost, each of which is called ten times a second.
+//! The cost of many circuits in one process, each of which is called ten times a second.
 //!
 //!     cargo bench --bench many                # half a minute; the table of docs/costs.md
 //!
-//! The registry has a thread of its own, so that what its tasks take of a processor is that
-//! thread's time. For each number of circuits: the processor time and the memory that they take,
-//! the commands that reach Redis, and how late reports are: the time between two reports of a
-//! circuit beside the pace that it was told. The Redis is found as the tests find theirs.
+//! The registry runs on its own thread, so the processor time of its tasks is that thread's time.
+//! For each number of circuits, the bench shows processor time, memory, the commands that reach
+//! Redis, and how late reports are: the time between two reports of a circuit compared with the
+//! requested pace. It finds its Redis as the tests do.
 
 #![allow(
     missing_docs,
@@ -38,7 +38,7 @@ use readings::{info, memory};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Notes when each circuit reports, and the pace that it is told.
+/// Records when each circuit reports, and the pace that the reply requests.
 #[derive(Debug)]
 struct Timed {
     inner: RedisStore,
@@ -81,7 +81,7 @@ impl Store for Timed {
     }
 }
 
-/// What a thread has had of a processor.
+/// The processor time that a thread has used.
 fn processor_time(thread: &str) -> Duration {
     let stat = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap();
     let time = stat.split_whitespace().next().unwrap();
@@ -162,7 +162,7 @@ fn measure(many: usize, lasts: Duration) {
         100.0 * time / took,
         grown as f64 / many as f64,
         commands as f64 / took,
-        health.times_away,
+        health.times_unavailable,
     );
     let _ = end.send(());
     tasks.join().unwrap();

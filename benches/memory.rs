@@ -1,13 +1,14 @@
-//! The memory that a circuit takes in this process, beside other breakers' own.
+//! The memory that a circuit takes in this process, compared with other breakers.
 //!
 //!     cargo bench --bench memory                          # a moment
 //!     cargo bench --bench memory -- --json figures.json   # the figures for programs, too
 //!
-//! `memory/idle` is of breakers that were made; `memory/1t` and `memory/2t` of those that one thread, or two
-//! each, have called since. Ours are circuits of one registry on the embedded store, so what a Redis
-//! would hold for them is counted as well; its tasks run on the thread that is counted.
+//! `memory/idle` is for breakers that were only made; `memory/1t` and `memory/2t` are for those
+//! that one or two threads have called. This crate's circuits belong to one registry on the
+//! embedded store, so the figures include what a Redis would otherwise hold. The registry's tasks
+//! run on the thread that is measured.
 //!
-//! A bench of its own, because the allocator that counts would slow down the breakers of `compare` that
+//! A separate bench, because the counting allocator would slow down the breakers of `compare` that
 //! allocate.
 
 #![allow(missing_docs, clippy::expect_used)]
@@ -35,12 +36,13 @@ const OURS: &str = "commontrip";
 const BREAKERS: i64 = 1_000;
 const CALLS: usize = 100;
 
-/// Bytes that this thread took and did not give back.
+/// Bytes that this thread allocated and did not free.
 fn kept(work: impl FnOnce()) -> i64 {
     measure(work).bytes_current
 }
 
-/// Bytes a breaker: when all are made, after calls of one thread, after calls of a second.
+/// Bytes for each breaker: after all are made, after calls of one thread, after calls of a second
+/// one.
 fn sizes<B: Sync>(
     make: impl Fn(i64) -> B,
     call: impl Fn(&B) + Sync,
@@ -59,7 +61,7 @@ fn sizes<B: Sync>(
     let theirs = || kept(|| calls(&all));
     let other = thread::scope(|scope| scope.spawn(theirs).join().expect("no call panics"));
     let two = other + kept(&settle);
-    // The breakers themselves lie in the list, which was there before.
+    // The breakers themselves are in the list, which was allocated earlier.
     let idle = idle + BREAKERS * size_of::<B>() as i64;
     [idle, idle + one, idle + one + two].map(|bytes| bytes as f64 / BREAKERS as f64)
 }

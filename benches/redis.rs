@@ -1,9 +1,9 @@
-//! What the breaker costs Redis: each script's round trip beside PING's, its server time from
-//! `INFO commandstats` (one request at a time, and many in flight over one connection), how many
-//! went the steady way, the commands that calls send, and the memory that a circuit takes.
+//! What the breaker costs Redis: each script's round trip compared with PING's, its server time
+//! from `INFO commandstats` (one request at a time, and many in flight over one connection), the
+//! share on the fast path, the commands that calls cause, and the memory that a circuit takes.
 //!
-//! `redis/case` are criterion's measurements; a table with the ratios and the server's own
-//! figures follows. The Redis is found as the tests find theirs.
+//! Criterion measures `redis/case`; a table with the ratios and the server's own figures follows.
+//! The bench finds its Redis as the tests do.
 
 #![allow(
     missing_docs,
@@ -29,15 +29,15 @@ use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
 const CALLS: u64 = 5_000;
-/// A report with the latencies of 20 calls, each for five; a snapshot when there were such reports.
+/// A report with the latencies of 20 calls, each for five calls; a snapshot after such reports.
 const MEASURED: &str = "report, latencies";
 const LATENCIES: &str = "snapshot, latencies";
 /// Requests in flight over one connection.
 const FLIGHT: u64 = 100;
-/// The least of so many repetitions is shown: others use the machine too.
+/// The minimum of this many repetitions is shown, because others use the machine too.
 const REPETITIONS: usize = 5;
 
-/// What the server says of its commands.
+/// Reads the server's statistics of commands.
 struct Server(redis::Connection);
 
 impl Server {
@@ -57,7 +57,7 @@ impl Server {
             .unwrap();
     }
 
-    /// Calls of a command and microseconds a call since the reset.
+    /// The calls of a command, and microseconds for each call, since the reset.
     fn stat(&mut self, command: &str) -> (u64, f64) {
         let info: String = redis::cmd("INFO")
             .arg("commandstats")
@@ -84,8 +84,8 @@ impl Server {
         set.exec(&mut self.0).unwrap();
     }
 
-    /// How many of a hundred calls went the steady way: the general one takes eleven keys.
-    fn steady(&mut self, mut call: impl FnMut()) -> f64 {
+    /// Percent of calls on the fast path; a script on the full path takes twelve keys.
+    fn on_fast_path(&mut self, mut call: impl FnMut()) -> f64 {
         const LOOKED_AT: u32 = 500;
         redis::cmd("SLOWLOG")
             .arg("RESET")
@@ -99,8 +99,8 @@ impl Server {
         let words = log.into_iter().map(|mut entry| {
             redis::from_redis_value::<Vec<Vec<u8>>>(entry.swap_remove(3)).unwrap()
         });
-        let general = words.filter(|words| words[0] == b"EVALSHA" && words[2] == b"11");
-        100.0 - general.count() as f64 * 100.0 / f64::from(LOOKED_AT)
+        let full = words.filter(|words| words[0] == b"EVALSHA" && words[2] == b"12");
+        100.0 - full.count() as f64 * 100.0 / f64::from(LOOKED_AT)
     }
 
     fn memory(&mut self, key: &str) -> u64 {
@@ -117,7 +117,7 @@ struct Case {
     store: RedisStore,
     circuit: Name,
     number: Cell<u64>,
-    /// As the last answer showed it.
+    /// The snapshot of the last answer.
     seen: RefCell<Snapshot>,
 }
 
@@ -156,7 +156,7 @@ impl Case {
             "report" | MEASURED => {
                 let mut latencies = Latencies::default();
                 if operation == MEASURED {
-                    // Most near 20 ms, a few far from it.
+                    // Most are near 20 ms, a few far from it.
                     for _ in 0..20 {
                         let seconds = -0.02 * (1.0 - fastrand::f64()).ln();
                         latencies.record(Duration::from_secs_f64(seconds), 5);
@@ -201,7 +201,7 @@ impl Case {
     }
 }
 
-/// Median of the round trips of `CALLS` calls, microseconds.
+/// The median round trip of `CALLS` calls, microseconds.
 fn median(runtime: &Runtime, mut call: impl AsyncFnMut()) -> f64 {
     let mut times: Vec<Duration> = runtime.block_on(async {
         let mut times = Vec::new();
@@ -228,7 +228,7 @@ fn scripts(criterion: &mut Criterion) {
     let mut server = Server::connect();
     println!(
         "\n{:<20} {:>12} {:>8} {:>12} {:>12} {:>9}",
-        "script", "median µs", "x PING", "server µs", "pipelined", "steady"
+        "script", "median µs", "x PING", "server µs", "pipelined", "fast path"
     );
     let ping = median(&runtime, async || case.run("ping").await);
     println!("{:<20} {ping:>12.1} {:>8.2}", "ping", 1.0);
@@ -248,12 +248,12 @@ fn scripts(criterion: &mut Criterion) {
             });
             piped = piped.min(server.stat("evalsha").1);
         }
-        let steady = server.steady(|| runtime.block_on(case.run(name)));
+        let fast = server.on_fast_path(|| runtime.block_on(case.run(name)));
         println!(
             "{name:<20} {time:>12.1} {:>8.2} {alone:>12.2} {piped:>12.2} {:>9}",
             time / ping,
             match name {
-                "report" | "acquire" => format!("{steady:.1} %"),
+                "report" | "acquire" => format!("{fast:.1} %"),
                 _ => String::new(),
             }
         );
@@ -265,7 +265,19 @@ fn scripts(criterion: &mut Criterion) {
         case.number.get() * 100
     );
     let mut all = 0;
-    for part in ["", ":window", ":probes", ":replicas", ":seq", ":latency"] {
+    for part in [
+        "",
+        ":window",
+        ":probes",
+        ":replicas",
+        ":seq",
+        ":failing",
+        ":alone",
+        ":latency",
+        ":history",
+        ":code",
+        ":kinds",
+    ] {
         let bytes = server.memory(&format!("{key}{part}"));
         all += bytes;
         println!(
@@ -280,7 +292,7 @@ fn scripts(criterion: &mut Criterion) {
     println!("{:<10} {all:>6} B beside its events", "all");
 }
 
-/// Commands that Redis sees while one process calls through one circuit for a second.
+/// The commands that Redis sees while one process calls through one circuit for a second.
 fn commands(_: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut server = Server::connect();

@@ -1,18 +1,18 @@
-//! How soon a policy opens, what that costs, and how often noise opens it.
+//! How soon a policy opens, how many failures that costs, and how often noise opens it.
 //!
-//!     cargo bench --bench thresholds --features config      # some seconds; the tables of docs/policy.md
+//!     cargo bench --bench thresholds --features config      # some seconds; the tables of docs/choosing-a-policy.md
 //!
-//! Calls go through the model on simulated time, with a seed, so that each run prints the same.
-//! They begin at random moments (a Poisson process) and fail at random. A call is reported when it
-//! ends, or in batches of 1 ms: a fleet adds the way of a report to Redis and the calls that are
-//! under way.
+//! Calls go through the model on simulated time, with a fixed seed, so that each run prints the
+//! same. They begin at random moments (a Poisson process) and fail at random. A call is reported
+//! when it ends, or in batches of 1 ms. A real fleet adds the transit time of a report to Redis and
+//! the calls in flight.
 //!
 //! - **Opens after**: every call succeeds for two windows, then a share fails. The median of
-//!   [`RUNS`] runs: the time from the first failing call on, and the calls that failed until the
+//!   [`RUNS`] runs: the time from the first failing call, and the number of failed calls until the
 //!   circuit opened.
-//! - **False trips a day**: that share of calls fails for ever. Simulated where a trip takes
-//!   [`FEW`] calls or fewer, computed otherwise (`~`), for nobody can wait for one in 10 million
-//!   calls. [`Noise`] says how.
+//! - **False trips a day**: this share of calls fails forever. Simulated if a trip takes [`FEW`]
+//!   calls or fewer, otherwise computed (`~`), because a simulation cannot wait for one trip in 10
+//!   million calls. [`Noise`] has the formulas.
 
 #![allow(missing_docs, clippy::expect_used, clippy::cast_precision_loss)]
 
@@ -30,7 +30,7 @@ const OUTAGES: [u8; 3] = [100, 80, 60];
 /// Percent of calls that fail when nothing is wrong.
 const NOISE: [u8; 4] = [1, 5, 10, 30];
 const RUNS: usize = 9;
-/// Calls to a trip, up to which trips are counted and not computed.
+/// Trips that take at most this many calls are counted in a simulation, rarer ones computed.
 const FEW: f64 = 20_000.0;
 const DAY: f64 = 86_400.0;
 /// A time at which buckets of every width begin.
@@ -63,19 +63,20 @@ impl Trial {
         }
     }
 
-    /// Time passes until the next call begins.
+    /// Advances time to the start of the next call.
     fn pass(&mut self, traffic: f64) {
         self.now -= (1.0 - self.random.f64()).ln() * 1000.0 / traffic;
     }
 
-    /// Calls that end now; whether the circuit is open after them.
+    /// Ends these calls now; returns whether the circuit is open afterwards.
     fn end(&mut self, counts: Counts, runs: Runs) -> bool {
         self.report.seq += 1;
         (self.report.counts, self.report.runs) = (counts, runs);
         self.circuit.report(&self.report, self.now as u64).state == State::Open
     }
 
-    /// Ends one call, or those of 1 ms; its failures, and whether the circuit is open then.
+    /// Ends one call, or those of 1 ms. Returns the failures, and whether the circuit is open
+    /// afterwards.
     fn step(&mut self, traffic: f64, percent: u8) -> (u64, bool) {
         let (mut counts, mut runs) = (Counts::default(), Runs::default());
         let end = self.now + 1.0;
@@ -98,7 +99,7 @@ impl Trial {
         }
     }
 
-    /// Only successes for two windows.
+    /// Makes only successful calls for two windows.
     fn calm(&mut self, traffic: f64) {
         let window = self.report.head.policy.window_ms as f64;
         let steps = 100.0;
@@ -117,14 +118,14 @@ impl Trial {
     }
 }
 
-/// The median time to open, ms, and the failures until then; `None` when it stays closed for ten
-/// windows.
+/// The median time to open, ms, and the failures until then; `None` if the circuit stays closed for
+/// ten windows.
 fn outage(rules: Rules, traffic: f64, percent: u8) -> Option<(f64, u64)> {
     let run = |seed| {
         let mut trial = Trial::new(rules, seed);
         trial.calm(traffic);
         let (began, mut failed) = (trial.now, 0);
-        // Long enough for a run at one call in 3 s.
+        // Long enough for a run of failures at one call in 3 s.
         let patience = 10.0 * (rules.window_ms as f64).max(60_000.0);
         while trial.now < began + patience {
             let at = trial.now;
@@ -144,7 +145,7 @@ fn outage(rules: Rules, traffic: f64, percent: u8) -> Option<(f64, u64)> {
     ran[RUNS / 2]
 }
 
-/// How often a share of failures that never ends opens the circuit.
+/// How often a constant share of failures opens the circuit.
 struct Noise {
     rules: Rules,
     traffic: f64,
@@ -152,7 +153,7 @@ struct Noise {
 }
 
 impl Noise {
-    /// Calls to a trip by a run of failures: `(p^-k - 1) / (1 - p)`, exactly.
+    /// Trips per call by a run of failures. Calls until a trip: `(p^-k - 1) / (1 - p)`, exactly.
     fn by_run(&self) -> f64 {
         let p = f64::from(self.percent) / 100.0;
         match self.rules.consecutive_failures_threshold {
@@ -161,23 +162,24 @@ impl Noise {
         }
     }
 
-    /// Trips a call by the rate. The calls in the window are a Poisson number; either a failure
-    /// takes the place of a success and completes the share, or the call is the one that completes
-    /// the minimum. Crossings that come in clusters are counted singly, so this is rather too many.
+    /// Trips per call by the rate. The number of calls in the window is Poisson-distributed. A call
+    /// trips the circuit if a failure replaces a success and completes the share, or if the call
+    /// completes the minimum. Crossings that come in clusters are counted one by one, so the result
+    /// is somewhat too high.
     fn by_rate(&self) -> f64 {
         let (rules, minimum) = (&self.rules, self.rules.minimum_number_of_calls);
         let half = rules.window_buckets / 2;
         self.by_rate_of(rules.window_buckets, minimum) + self.by_rate_of(half, 10 * minimum)
     }
 
-    /// The same of the newest so many buckets, where they have so many calls at least.
+    /// The same for the newest `buckets` buckets, if they have at least `least` calls.
     fn by_rate_of(&self, buckets: u64, least: u64) -> f64 {
         let (rules, p) = (&self.rules, f64::from(self.percent) / 100.0);
         let rate = rules.failure_rate_threshold;
         if rate == 0 {
             return 0.0;
         }
-        // A bucket leaves as a whole: on average half of one is missing.
+        // A bucket leaves as a whole, so on average half of one is missing.
         let width = rules.window_ms as f64 / 1000.0 / rules.window_buckets as f64;
         let mean = self.traffic * width * (buckets as f64 - 0.5);
         let spread = 8.0 * mean.sqrt();
@@ -196,7 +198,7 @@ impl Noise {
         self.by_run() + self.by_rate()
     }
 
-    /// Trips a call among a few of those that are computed.
+    /// Trips per call in a simulation of about 20 trips.
     fn simulated(&self) -> f64 {
         let calls = (20.0 / self.computed()).clamp(20_000.0, 20.0 * FEW);
         let (mut trips, mut made) = (0.0, 0.0);
@@ -251,7 +253,7 @@ fn binomial(n: u64, k: u64, p: f64) -> f64 {
     (ways + k * p.ln() + rest * (1.0 - p).ln()).exp()
 }
 
-/// A number that a person reads.
+/// Formats a number for people.
 fn number(n: f64) -> String {
     match n {
         n if n < 1e-9 => "0".to_owned(),
@@ -311,7 +313,7 @@ fn table(name: &str, rules: Rules) {
     }
 }
 
-/// How far what is computed is from what is simulated, where both can be had.
+/// Compares computed with simulated values where both are available.
 fn check(rules: Rules) {
     println!("\n### Computed and simulated false trips a day of the default\n");
     println!("| calls | noise | computed | simulated |\n|---|---|---|---|");

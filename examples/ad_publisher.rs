@@ -1,11 +1,12 @@
-//! Ads are published through an API that fails for a while; none is lost, and none is published twice.
+//! Publishes ads through an API that fails for a while. No ad is lost, and none is published twice.
 //!
 //! ```sh
 //! cargo run --features queue --example ad_publisher
 //! ```
 //!
-//! Starts its own API on loopback, and uses the Redis of `COMMONTRIP_REDIS_URL` or starts a `redis-server` of its own. Ends
-//! by itself; the exit status is not 0 if an ad was lost or published twice.
+//! Starts its own API on loopback, and uses the Redis of `COMMONTRIP_REDIS_URL` or starts a
+//! `redis-server`. The program ends on its own; the exit status is not 0 if an ad was lost or
+//! published twice.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +36,7 @@ use tokio::{
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 const ADS: u64 = 25;
-/// The API fails from the sixth ad on.
+/// The API fails after this many ads.
 const WELL: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -57,7 +58,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Tells the story on this Redis, or on one of its own.
+/// Runs the example on this Redis, or starts one.
 pub async fn run(url: Option<String>) -> Result<(), Problem> {
     let server = match url {
         Some(_) => None,
@@ -71,9 +72,9 @@ async fn publish_all(url: &str) -> Result<(), Problem> {
     let api = Api::start().await?;
     let address = api.address;
 
-    // Names of this run alone, for a Redis that has seen others.
+    // Names that only this run uses, in case the Redis has seen other runs.
     let run = format!("{:08x}", fastrand::u32(..));
-    // A program that need not be quick: Redis may take its time.
+    // This program is not in a hurry, so Redis may take its time.
     let store = RedisStore::builder()
         .timeout(Duration::from_secs(2))
         .open(url)?;
@@ -148,7 +149,7 @@ async fn publish_all(url: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Publishes an ad: a few lines of HTTP, so that no client is needed.
+/// Publishes an ad with a few lines of HTTP, so that the example needs no client.
 async fn post_ad(api: SocketAddr, ad: Ad) -> Result<(), io::Error> {
     let mut stream = TcpStream::connect(api).await?;
     let (id, length, title) = (ad.id, ad.title.len(), ad.title);
@@ -199,7 +200,7 @@ impl Api {
     }
 }
 
-/// A `redis-server` that ends with this.
+/// A `redis-server` that stops when this is dropped.
 struct OwnRedis {
     url: String,
     process: Child,

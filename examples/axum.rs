@@ -2,8 +2,8 @@
 //!
 //!     cargo run --example axum --features tower
 //!
-//! The handler of `/reports` fails. Its circuit opens, and requests are answered with 503 and `Retry-After`
-//! before they reach it.
+//! The handler of `/reports` fails. Its circuit opens, and requests are answered with 503 and
+//! `Retry-After` before they reach it.
 
 use std::error::Error;
 
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
     for path in ["/reports", "/reports", "/reports", "/reports", "/users/42"] {
-        // What was counted is sent to the store every 100 ms; here, at once.
+        // Outcomes are reported to the store every 100 ms; this reports them at once.
         circuits.flush().await;
         let answer = client.get(format!("{base}{path}").parse()?).await?;
         match answer.headers().get(RETRY_AFTER) {

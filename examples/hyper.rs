@@ -2,7 +2,8 @@
 //!
 //!     cargo run --example hyper --features tower
 //!
-//! Of the two hosts that it starts one fails. Its circuit opens, and further requests to it are not sent.
+//! The example starts two hosts, one of which fails. Its circuit opens, and further requests to it
+//! are not sent.
 
 use std::error::Error;
 
@@ -17,7 +18,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-/// Starts a host that answers so.
+/// Starts a host that answers with this status.
 async fn start(status: StatusCode) -> Result<String, Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/", listener.local_addr()?);
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .service(Client::builder(TokioExecutor::new()).build_http::<Body>());
 
     for url in [&broken, &broken, &broken, &broken, &well] {
-        // What was counted is sent to the store every 100 ms; here, at once.
+        // Outcomes are reported to the store every 100 ms; this reports them at once.
         circuits.flush().await;
         let request = axum::http::Request::get(url).body(Body::empty())?;
         match client.ready().await?.call(request).await {

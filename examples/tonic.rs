@@ -2,8 +2,8 @@
 //!
 //!     cargo run --example tonic --features tower
 //!
-//! The server that it starts says that it is not available. The circuit opens, and further calls are not
-//! sent.
+//! The example starts a server that reports itself as unavailable. The circuit opens, and further
+//! calls are not sent.
 
 use std::{error::Error, pin::Pin};
 
@@ -24,7 +24,7 @@ use tonic_health::pb::{
 };
 use tower::ServiceBuilder;
 
-/// A server that is not well.
+/// A server that is down.
 struct Down;
 
 #[tonic::async_trait]
@@ -33,7 +33,7 @@ impl Health for Down {
         &self,
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        Err(Status::unavailable("the database is away"))
+        Err(Status::unavailable("the database is unavailable"))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -62,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut client = HealthClient::new(channel);
 
     for _ in 0..5 {
-        // What was counted is sent to the store every 100 ms; here, at once.
+        // Outcomes are reported to the store every 100 ms; this reports them at once.
         circuits.flush().await;
         let Err(status) = client.check(HealthCheckRequest::default()).await else {
             continue;

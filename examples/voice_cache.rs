@@ -1,13 +1,14 @@
-//! Speech with fallbacks: the newest audio of a voice, its last good audio when the service is down, and
-//! silence where there is none.
+//! Speech with fallbacks: the newest audio of a voice, its last good audio when the service is
+//! down, and silence if there is no audio.
 //!
 //! ```sh
-//! cargo run --example voice_cache --features fallback
+//! cargo run --example voice_cache --features fallback,metrics
 //! ```
 //!
-//! starts a speech service of its own on loopback, which produces tones, and breaks it for a while. With
-//! `COMMONTRIP_REDIS_URL` the circuit and the audio are shared through that Redis. The exit status tells whether all was
-//! served as it should be.
+//! The example starts its own speech service on loopback, which produces tones, and breaks it for a
+//! while. At the end it prints its metrics as Prometheus would scrape them. With
+//! `COMMONTRIP_REDIS_URL` the circuit and the audio are shared through that Redis. The exit status
+//! is 0 if every result was as expected.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use std::time::Duration;
 
 use axum::{Router, body::Bytes, extract::State as Shared, routing::get};
 use commontrip::fallback::{Answer, Fallback, LastGood, Source};
-use commontrip::{CallError, CircuitBreaker, Commontrip, Policy};
+use commontrip::metrics::{BUCKETS, Exporter};
+use commontrip::{CallError, CircuitBreaker, Commontrip, FallbackKind, Policy};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde::{Deserialize, Serialize};
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -39,13 +42,13 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A recording. Larger ones should be given `serde_bytes`, which halves them.
+/// A recording. Larger ones should use `serde_bytes`, which halves their size.
 #[derive(Debug, Serialize, Deserialize)]
 struct Audio {
     wav: Vec<u8>,
 }
 
-/// What a listener gets to hear.
+/// What a listener hears.
 #[derive(Debug, PartialEq)]
 enum Heard {
     Fresh,
@@ -61,7 +64,7 @@ struct Speaker {
 }
 
 impl Speaker {
-    /// One call of the speech service.
+    /// Calls the speech service once.
     async fn synthesize(&self, voice: &str) -> Result<Audio, Failure> {
         let url = format!("{}/{voice}", self.service);
         let answer = self.client.get(url.parse()?).await?;
@@ -72,7 +75,7 @@ impl Speaker {
         Ok(Audio { wav })
     }
 
-    /// Always something to play.
+    /// Always returns something to play.
     async fn speak(&self, voice: &str) -> Result<Heard, Failure> {
         let call = || self.synthesize(voice);
         let answer = self.last_good.call(&self.breaker, voice, call).await;
@@ -93,6 +96,7 @@ impl Speaker {
                 let silence = nothing.fallback(Audio {
                     wav: wav(&[0; RATE as usize / 10]),
                 });
+                let silence = silence.counted(&self.breaker);
                 if let Some(error) = &silence.instead_of {
                     println!("{voice}: silence, for {error}");
                 }
@@ -109,7 +113,7 @@ impl Speaker {
         Ok(heard)
     }
 
-    /// Speaks until this is what is heard.
+    /// Speaks until the result is `heard`.
     async fn until(&self, voice: &str, heard: &Heard) -> Result<(), Failure> {
         while self.speak(voice).await? != *heard {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -118,8 +122,14 @@ impl Speaker {
     }
 }
 
-/// A service that is well, breaks and mends, and what is heard meanwhile.
+/// Runs a service that works, breaks and recovers, and checks what is heard meanwhile.
 pub async fn run(circuits: &Commontrip) -> Result<(), Failure> {
+    // A service would install its recorder for the whole process, and serve /metrics.
+    let ours = Matcher::Prefix("circuit_breaker_".to_owned());
+    let prometheus = PrometheusBuilder::new().set_buckets_for_metric(ours, &BUCKETS)?;
+    let recorder = prometheus.build_recorder();
+    let scrape = recorder.handle();
+    let _exporter = Exporter::start_on(recorder, circuits, Duration::from_millis(50));
     let broken = Arc::new(AtomicBool::new(false));
     let policy = Policy::builder()
         .consecutive_failures_threshold(3)
@@ -134,7 +144,8 @@ pub async fn run(circuits: &Commontrip) -> Result<(), Failure> {
         last_good: LastGood::builder("speech")
             .ttl(Duration::from_secs(600))
             .max_entries(1000)
-            .max_entry_bytes(256 * 1024)
+            .max_bytes(64 << 20)
+            .max_shared_bytes(8 << 20)
             .shared(circuits)
             .build()?,
     };
@@ -154,7 +165,21 @@ pub async fn run(circuits: &Commontrip) -> Result<(), Failure> {
     expect(&heard, |heard| *heard == Heard::Silence)?;
     println!("the service is well again");
     broken.store(false, Ordering::SeqCst);
-    speaker.until("ana", &Heard::Fresh).await
+    speaker.until("ana", &Heard::Fresh).await?;
+    // Compares the exported values with the counts.
+    let fallbacks = speaker.breaker.stats().fallbacks;
+    for kind in [FallbackKind::LastGood, FallbackKind::Fixed] {
+        let (word, n) = (kind.as_str(), fallbacks.of(kind));
+        let line = format!(r#"circuit_breaker_fallbacks_total{{name="speech",kind="{word}"}} {n}"#);
+        while !scrape.render().lines().any(|exported| exported == line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let text = scrape.render();
+    for line in text.lines().filter(|line| line.contains("name=\"speech\"")) {
+        println!("{line}");
+    }
+    Ok(())
 }
 
 fn expect(heard: &Heard, holds: impl Fn(&Heard) -> bool) -> Result<(), Failure> {
@@ -164,7 +189,7 @@ fn expect(heard: &Heard, holds: impl Fn(&Heard) -> bool) -> Result<(), Failure> 
     }
 }
 
-/// A speech service on loopback: its URL.
+/// Starts a speech service on loopback; returns its URL.
 async fn serve(broken: Arc<AtomicBool>) -> Result<String, Failure> {
     let speak = |Shared(broken): Shared<Arc<AtomicBool>>| async move {
         match broken.load(Ordering::SeqCst) {
@@ -180,14 +205,14 @@ async fn serve(broken: Arc<AtomicBool>) -> Result<String, Failure> {
     Ok(url)
 }
 
-/// A tenth of a second of an A.
+/// A tenth of a second of the note A.
 fn tone() -> Vec<i16> {
     let wave = |n| (f64::from(n) * 440.0 * std::f64::consts::TAU / f64::from(RATE)).sin();
     let samples = 0..RATE / 10;
     samples.map(|n| (wave(n) * 8000.0) as i16).collect()
 }
 
-/// A WAV file of one channel, 16 bits a sample.
+/// A WAV file with one channel and 16 bits a sample.
 fn wav(samples: &[i16]) -> Vec<u8> {
     let length = samples.len() as u32 * 2;
     let mut file = Vec::with_capacity(44 + samples.len() * 2);
@@ -208,7 +233,7 @@ fn wav(samples: &[i16]) -> Vec<u8> {
     file
 }
 
-/// Whether a WAV file has any sound in it.
+/// Whether a WAV file contains any sound.
 fn check(wav: &[u8]) -> Result<bool, Failure> {
     let whole = wav.len() > 44 && wav.starts_with(b"RIFF") && &wav[8..16] == b"WAVEfmt ";
     let length = (wav.len() as u32).saturating_sub(44).to_le_bytes();

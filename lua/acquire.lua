@@ -1,7 +1,9 @@
--- acquire: ask for leave to make one call; makes the transitions whose time has come.
--- Mode: write. Idempotent: yes (the same token asks for the same permit). Twin: model::Circuit::acquire.
+-- acquire: permit or reject one call; make the transitions that are due.
+-- Mode: write. Idempotent: yes (the same token asks for the same permit).
+-- Twin: model::Circuit::acquire.
 --
--- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
+-- KEYS[1..12]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history,
+--              code, kinds (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, token}
 -- Returns     msgpack {permitted (0 no, 1 yes, 2 yes as a probe), snapshot}
 -- Errors      "EARITY ..." "EREQUEST ..."
@@ -13,7 +15,8 @@ local c = load()
 if c.state == 'open' and now >= c.until_ms then
   transitions().to(c, 'half_open', 'wait_elapsed', now + policy[HALF_OPEN_MS], replica)
 elseif c.state == 'half_open' and now >= c.until_ms then
-  -- Probes that are out, or were lost, say that the service hangs; without any it only lacked calls.
+  -- Probes in flight or lost mean that the service hangs. Without any, the circuit only lacked
+  -- calls.
   if redis.call('ZCARD', PROBES) > 0 then
     transitions().open(c, 'half_open_timeout')
   else
@@ -38,7 +41,7 @@ elseif c.state ~= 'open' and c.state ~= 'forced_open' then
   permitted = 1
 end
 
--- Asked twice, because the first answer was lost, and the circuit has moved on since.
+-- The caller asked again because the first answer was lost, and the circuit has moved on since.
 if permitted ~= 2 then redis.call('ZREM', PROBES, token) end
 
 save(c)

@@ -1,11 +1,16 @@
--- control: an operator's command: an override, a reset, or a policy stored with the circuit.
--- Mode: write. Idempotent: no (each override and reset is a transition). Twin: model::Circuit::control.
+-- control: carry out an operator's command: an override, a reset, or a change of the stored policy.
+-- Mode: write. Idempotent: no (each override and reset is a transition).
+-- Twin: model::Circuit::control.
 --
--- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
--- ARGV[1]     request  msgpack {head of 5, command, for_ms (0 = no end), author, reason, policy, expects}
+-- KEYS[1..12]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history,
+--              code, kinds (lib/prelude)
+-- ARGV[1]     request  msgpack {head of 5, command, for_ms (0 = no end), author, reason, policy,
+--                      expects}
 --               command  "force_open" "disable" "metrics_only" "reset" "policy"
---               policy   "key=integer key=integer ..." ("" takes the stored policy away)
---               expects  0, or one more than the version of the stored policy must be for it to be replaced
+--               policy   "key=integer key=integer ..." ("" removes the stored policy)
+--               expects  0 = anything; otherwise the expected value plus one, and nothing changes
+--                        if it does not match: for "policy" the version of the stored policy,
+--                        for the others the generation of the override in force (0 = none)
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."
 
@@ -28,6 +33,8 @@ if command == 'policy' then
   else
     save(c)
   end
+elseif expects > 0 and expects ~= (is_override(c.state) and c.generation or 0) + 1 then
+  save(c)
 else
   set(c, 'consecutive_opens', 0)
   if TARGETS[command] then

@@ -1,7 +1,8 @@
 -- release: give back one half-open permit whose call produced no outcome.
 -- Mode: write. Idempotent: yes. Twin: model::Circuit::release.
 --
--- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
+-- KEYS[1..12]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history,
+--              code, kinds (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5, token}
 -- Returns     msgpack snapshot
 -- Errors      "EARITY ..." "EREQUEST ..."

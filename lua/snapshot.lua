@@ -1,12 +1,16 @@
--- snapshot: the circuit as it is, with what has left the window taken off; of one that is open, what opened it.
+-- snapshot: read the circuit, without calls that have left the window; an open or half-open circuit
+-- keeps the counts that opened it.
 -- Mode: read. Idempotent: yes. Twin: model::Circuit::snapshot.
 --
--- KEYS[1..11]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code (lib/prelude)
+-- KEYS[1..12]  circuit, window, probes, replicas, seq, events, failing, alone, latency, history,
+--              code, kinds (lib/prelude)
 -- ARGV[1]     request  msgpack {head of 5}
--- Returns     msgpack {snapshot, slices of latencies as they are stored, the policy in code}
+-- Returns     msgpack {snapshot, slices of latencies as stored, the policy in code,
+--                      {kind of failure, its stored text, ...}}
 -- Errors      "EARITY ..." "EREQUEST ..."
 
 array(request, 5, 'request')
 local c = read()
 local is_open = c.state == 'open' or c.state == 'half_open'
-return cmsgpack.pack({ is_open and current(c) or picture(c, totals(c)), latency().seen(), c.code_policy or select(2, last_policy()) })
+local shown = is_open and current(c) or picture(c, totals(c))
+return cmsgpack.pack({ shown, latency().seen(), c.code_policy or select(2, last_policy()), kinds().seen() })

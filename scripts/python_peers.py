@@ -1,10 +1,13 @@
-"""pybreaker and purgatory on one Redis, as `cargo bench --bench fleet` has ours: 10 processes, an upstream that dies.
+"""Measures pybreaker and purgatory on one Redis, like `cargo bench --bench fleet`.
 
-Run by scripts/python-peers. Each process makes calls as a Poisson process, one at a time (a second thread of pybreaker
-would wait for the first). Both are used as their documentation says: pybreaker with CircuitRedisStorage, purgatory with its
-Redis unit of work, the asynchronous one. Neither has a window: they open after 5 failures in a row, of whoever.
+Run by scripts/python-peers: 10 processes, an upstream that dies. Each process makes calls as a
+Poisson process, one at a time (a second thread of pybreaker would wait for the first). Both are
+used as their documentation says: pybreaker with CircuitRedisStorage, purgatory with its
+asynchronous Redis unit of work. Neither has a window: they open after 5 consecutive failures,
+whichever processes these come from.
 
-What this starts ends by itself: the workers when their stdin does, the server with the shell that reads ours.
+All child processes end on their own: the workers when their stdin closes, the server with its
+shell, which reads a pipe from this process.
 """
 
 import asyncio
@@ -22,13 +25,13 @@ import time
 import redis
 
 PROCESSES = 10
-# As plan::rate for 10 replicas.
+# The same as plan::rate for 10 replicas.
 RATE = 200
 FAILURES_TO_OPEN = 5
 OPEN_S = 2
 STEADY_S = 5
 OUTAGES = 3
-# pybreaker keeps the moment of opening in whole seconds: this long it is open for certain.
+# pybreaker stores the time of opening in whole seconds, so it is certainly open for this long.
 SURELY_OPEN_S = 0.9
 STAMPEDE = 16
 
@@ -89,7 +92,7 @@ PEERS = {"pybreaker": Pybreaker, "purgatory": Purgatory}
 
 
 class Upstream:
-    """As one process sees it: whether it is dead, and the calls that reached it."""
+    """The upstream as one process sees it: whether it is dead, and the calls that reached it."""
 
     def __init__(self):
         self.dead = False
@@ -105,7 +108,7 @@ class Upstream:
 
 
 def work(peer, port):
-    """The life of a worker: calls from the first order on, and an answer to each order."""
+    """Runs a worker: makes calls after the order `call`, and answers each order."""
     upstream, breaker, calling, told = Upstream(), PEERS[peer](port), threading.Event(), {"calls": 0}
 
     def obey():
@@ -162,9 +165,9 @@ class Fleet:
 
 
 class Server:
-    """A Redis of our own, which ends when this process does, however it does."""
+    """A Redis server that ends with this process, however that ends."""
 
-    # A child of the shell, which reads a pipe that only we hold open.
+    # The server is a child of a shell that reads a pipe which only this process holds open.
     SHELL = '"$@" >/dev/null & pid=$!; read -r order; kill -s KILL "$pid"; wait'
 
     def __init__(self):
@@ -190,7 +193,7 @@ class Server:
         raise SystemExit("redis-server does not answer")
 
     def work(self):
-        """Commands and microseconds so far, without those of this process."""
+        """Commands and microseconds so far, except those of this process."""
         stats = self.client.info("commandstats")
         mine = ("info", "ping", "config", "psubscribe", "memory", "keys", "client")
         theirs = [stat for name, stat in stats.items() if not name[8:].startswith(mine)]
@@ -228,7 +231,7 @@ def measure(peer):
 
 
 def outage(peer, server, fleet):
-    """Calls that began at the upstream after the trip, which is when Redis first has another state."""
+    """Counts calls that began after the trip, which is when the state in Redis first changes."""
     server.client.config_set("notify-keyspace-events", "K$")
     with server.client.pubsub() as changes:
         changes.psubscribe(f"__keyspace@0__:{PEERS[peer].STATE_KEY}")
@@ -242,13 +245,13 @@ def outage(peer, server, fleet):
     time.sleep(SURELY_OPEN_S)
     begun = [call[0] for taken in fleet.order("take") for call in taken["upstream"]]
     fleet.order("dead no")
-    # Open, a trial, closed, and calm.
+    # Wait for open, the trial, closed, and a calm moment.
     time.sleep(OPEN_S + 2)
     return sum(tripped < at < tripped + SURELY_OPEN_S * 1e9 for at in begun)
 
 
 def stampede(peer, server):
-    """How many calls are at the upstream at once when the wait has ended and all processes call."""
+    """Counts the calls at the upstream at once when all processes call at the end of the wait."""
     breaker, upstream = PEERS[peer](server.port), Upstream()
     upstream.dead = True
     with Fleet(peer, server.port, STAMPEDE) as fleet:

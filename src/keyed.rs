@@ -1,7 +1,18 @@
 //! Circuits by keys that come from requests: a host, a route, a model.
 //!
-//! Owns their names and the bound on their number; knows nothing of what a request is.
-//! Invariant: two keys have the same name only where the bound has both share one circuit.
+//! Owns their names and the limit on their number; knows nothing of requests. Invariant: two keys
+//! have the same name only if the limit makes them share one circuit.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use commontrip::{Commontrip, Policy, keyed::KeyedCircuits};
+//!
+//! let circuits = Commontrip::embedded()?;
+//! let tenants = KeyedCircuits::new(&circuits, "tenant:", |_key| Policy::default())?;
+//! tenants.circuit("acme").acquire().await?.success();
+//! # Ok(()) }
+//! ```
 
 use std::{
     borrow::Cow,
@@ -17,27 +28,28 @@ use parking_lot::RwLock;
 
 use crate::{CircuitBreaker, Commontrip, Name, NameError, Policy};
 
-/// How many circuits there are at most, unless said otherwise.
+/// The default limit on the number of circuits.
 const AT_MOST: usize = 1000;
 /// The longest name, in bytes.
 const LONGEST: usize = 200;
-/// What follows the prefix in the name of the circuit that further keys share.
+/// Follows the prefix in the name of the circuit that keys beyond the limit share.
 const OTHERS: &str = "~others";
 
 /// Circuits of one registry, one for each key, named `{prefix}{key}`.
 ///
 /// Keys may come from outside:
 ///
-/// - Control characters, braces, `%` and `~` of a key stand in the name as `%` and two hexadecimal digits
-///   for each byte. A name that would have more than 200 bytes is cut and ends in `~` and the SHA-1 of the
-///   key. So each key has a name of its own, the same in every replica.
-/// - Beyond 1,000 keys (or what [`at_most`](Self::at_most) says) all further ones share the circuit
+/// - Control characters, braces, `%` and `~` in a key become `%` and two hexadecimal digits for
+///   each byte in the name. A name of more than 200 bytes is truncated and ends in `~` and the
+///   SHA-1 of the key. So each key has its own name, the same in every replica.
+/// - Beyond 1,000 keys (or [`at_most`](Self::at_most)), all further keys share the circuit
 ///   `{prefix}~others`, which is logged once. A circuit is kept until its registry ends.
 ///
-/// Clones are the same circuits.
+/// Clones share the circuits.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use commontrip::{Commontrip, Policy, keyed::KeyedCircuits};
 ///
 /// let circuits = Commontrip::embedded()?;
@@ -56,35 +68,50 @@ pub struct KeyedCircuits {
     inner: Arc<Inner>,
 }
 
+/// Takes a circuit by its name, with the policy in code.
+pub(crate) type Take = Box<dyn Fn(&str, Policy) -> Result<CircuitBreaker, NameError> + Send + Sync>;
+
 struct Inner {
-    circuits: Commontrip,
     prefix: String,
     policy: Box<dyn Fn(&str) -> Policy + Send + Sync>,
+    take: Take,
     known: RwLock<HashMap<String, CircuitBreaker>>,
     others: CircuitBreaker,
     told: AtomicBool,
 }
 
 impl KeyedCircuits {
-    /// Circuits whose names begin with `prefix`, which keeps them apart from circuits that are named in
-    /// code; `policy` gives each key its policy, when it is first seen. The circuit that further keys
-    /// share has the policy of the key `~others`.
+    /// Creates circuits whose names begin with `prefix`, which separates them from circuits named
+    /// in code. `policy` returns a key's policy when the key is first seen. The circuit that
+    /// further keys share has the policy of the key `~others`.
     ///
     /// # Errors
-    /// [`NameError`] when `prefix` is empty, has control characters or braces, or leaves no room for a
-    /// key: it may have 159 bytes.
+    /// [`NameError`] if `prefix` is empty, has control characters or braces, or leaves no room for
+    /// a key: it may have at most 159 bytes.
     pub fn new(
         circuits: &Commontrip,
         prefix: &str,
         policy: impl Fn(&str) -> Policy + Send + Sync + 'static,
     ) -> Result<Self, NameError> {
+        let circuits = circuits.clone();
+        let take = move |name: &str, policy: Policy| circuits.circuit(name, policy);
+        Self::taken_by(prefix, policy, Box::new(take))
+    }
+
+    /// [`new`](Self::new) with another way to take a circuit.
+    pub(crate) fn taken_by(
+        prefix: &str,
+        policy: impl Fn(&str) -> Policy + Send + Sync + 'static,
+        take: Take,
+    ) -> Result<Self, NameError> {
         Name::new(prefix)?;
         Name::new(&format!("{prefix}{}", digest("")))?;
-        let others = circuits.circuit(&format!("{prefix}{OTHERS}"), policy(OTHERS))?;
+        let name = format!("{prefix}{OTHERS}");
+        let others = take(&name, policy(OTHERS))?;
         let inner = Inner {
-            circuits: circuits.clone(),
             prefix: prefix.to_owned(),
             policy: Box::new(policy),
+            take,
             known: RwLock::default(),
             others,
             told: AtomicBool::new(false),
@@ -95,14 +122,15 @@ impl KeyedCircuits {
         })
     }
 
-    /// How many keys have circuits of their own. Default 1,000; with 0 all keys share one.
+    /// Sets how many keys have their own circuits. Default 1,000; with 0, all keys share one
+    /// circuit.
     #[must_use]
     pub const fn at_most(mut self, keys: usize) -> Self {
         self.at_most = keys;
         self
     }
 
-    /// The circuit of a key.
+    /// Returns the circuit of a key.
     #[must_use]
     pub fn circuit(&self, key: &str) -> CircuitBreaker {
         let inner = &*self.inner;
@@ -117,7 +145,8 @@ impl KeyedCircuits {
         if full {
             return inner.shared_by_others(self.at_most);
         }
-        // Before the lock is taken: it is not ours.
+        let name = format!("{}{part}", inner.prefix);
+        // Before the lock is taken, because this calls the user's code.
         let policy = (inner.policy)(key);
         let mut known = inner.known.write();
         if let Some(breaker) = known.get(&*part) {
@@ -126,9 +155,8 @@ impl KeyedCircuits {
         if known.len() >= self.at_most {
             return inner.shared_by_others(self.at_most);
         }
-        let name = format!("{}{part}", inner.prefix);
-        let Ok(breaker) = inner.circuits.circuit(&name, policy) else {
-            // Not so: `part` is made to fit.
+        let Ok(breaker) = (inner.take)(&name, policy) else {
+            // This cannot happen: `part` always makes a valid name.
             return inner.others.clone();
         };
         known.insert(part.into_owned(), breaker.clone());
@@ -142,13 +170,13 @@ impl Inner {
             tracing::warn!(
                 circuit = self.others.name(),
                 at_most,
-                "too many keys for circuits of their own: further ones share this one"
+                "key limit reached: further keys share this circuit"
             );
         }
         self.others.clone()
     }
 
-    /// What follows the prefix in a key's name.
+    /// The part of a key's name that follows the prefix.
     fn part<'a>(&self, key: &'a str) -> Cow<'a, str> {
         let room = LONGEST - self.prefix.len();
         if key.len() <= room && !key.contains(is_escaped) {
@@ -178,12 +206,12 @@ impl Inner {
     }
 }
 
-/// `~` marks what is no key, and `%` what is escaped.
+/// `~` marks names that are not plain keys, and `%` marks escaped bytes.
 fn is_escaped(c: char) -> bool {
     c.is_control() || matches!(c, '{' | '}' | '%' | '~')
 }
 
-/// Nobody finds another key with the digest of one that is in use, which is all that is asked of it.
+/// SHA-1 is enough: nobody can find another key with the digest of one in use.
 fn digest(key: &str) -> String {
     format!("~{}", sha1_smol::Sha1::from(key).digest())
 }

@@ -1,7 +1,19 @@
 //! Circuits around reqwest clients, as a middleware of reqwest-middleware 0.5 (reqwest 0.13).
 //!
-//! Owns what reqwest's errors mean, how rejections travel in them, and how a response is rebuilt
-//! around a body that is judged.
+//! Owns the classification of reqwest's errors, how they carry rejections, and how a response is
+//! rebuilt around a body that settles the permit.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use commontrip::{Commontrip, Policy, keyed::KeyedCircuits};
+//! use commontrip::reqwest::CircuitBreakerMiddleware;
+//!
+//! let circuits = Commontrip::embedded()?;
+//! let middleware = CircuitBreakerMiddleware::per_host(&circuits, |_host| Policy::default())?;
+//! let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).with(middleware).build();
+//! # Ok(()) }
+//! ```
 
 use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt};
 
@@ -11,21 +23,24 @@ use reqwest::{Body, Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
 use crate::{
-    CallError, CircuitBreaker, Commontrip, NameError, Outcome, Permit, Policy, Rejection,
-    http::{outcome as outcome_of_head, settle_with_body},
+    CallError, CircuitBreaker, Commontrip, FailureKind, NameError, Outcome, Permit, Policy,
+    Rejection,
+    http::{is_ours, kind_of_error, outcome as outcome_of_head, settle_with_body},
     keyed::KeyedCircuits,
 };
 
 type Key = Box<dyn Fn(&Request) -> Cow<'_, str> + Send + Sync>;
 
-/// Puts a circuit around a client's requests: one for each host, for each key of yours, or one for all.
+/// Puts a circuit around a client's requests: one for each host, one for each of your own keys, or
+/// one for all.
 ///
-/// What an answer means [`http::outcome`](crate::http::outcome) says, by its head, and with
-/// [`until_body_ends`](Self::until_body_ends) by its body; what an error means [`outcome`] says. A
-/// rejected request reaches no socket; see [`rejection`].
+/// Responses are classified by their head, like [`http::outcome`](crate::http::outcome), and with
+/// [`until_body_ends`](Self::until_body_ends) also by their body; errors by [`outcome`]. A rejected
+/// request never reaches a socket; see [`rejection`].
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use commontrip::{Commontrip, Policy, reqwest::{CircuitBreakerMiddleware, rejection}};
 ///
 /// let circuits = Commontrip::embedded()?;
@@ -58,12 +73,12 @@ enum Circuits {
 }
 
 impl CircuitBreakerMiddleware {
-    /// One circuit for each host, named `http:` and the host, with the port where that is not the
-    /// scheme's own: `http:api.example.com`. `policy` gets the host. At most 1,000 hosts, see
+    /// Uses one circuit for each host, named `http:` and the host, with the port unless it is the
+    /// scheme's default: `http:api.example.com`. `policy` gets the host. At most 1,000 hosts, see
     /// [`KeyedCircuits`].
     ///
     /// # Errors
-    /// [`NameError`]: not with this prefix.
+    /// [`NameError`], which cannot occur with this prefix.
     pub fn per_host(
         circuits: &Commontrip,
         policy: impl Fn(&str) -> Policy + Send + Sync + 'static,
@@ -72,7 +87,7 @@ impl CircuitBreakerMiddleware {
         Ok(Self::per_key(circuits, host))
     }
 
-    /// One circuit for each key of a request.
+    /// Uses one circuit for each key of a request.
     #[must_use]
     pub fn per_key<K>(circuits: KeyedCircuits, key: K) -> Self
     where
@@ -84,7 +99,22 @@ impl CircuitBreakerMiddleware {
         }
     }
 
-    /// One circuit for all requests.
+    /// Uses one circuit for all requests.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::reqwest::CircuitBreakerMiddleware;
+    /// use reqwest_middleware::ClientBuilder;
+    ///
+    /// let client = ClientBuilder::new(reqwest::Client::new())
+    ///     .with(CircuitBreakerMiddleware::new(payments))
+    ///     .build();
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub const fn new(circuit: CircuitBreaker) -> Self {
         Self {
@@ -93,16 +123,16 @@ impl CircuitBreakerMiddleware {
         }
     }
 
-    /// Judges a good answer by its body too. Default: by its head only.
+    /// Classifies a successful response by its body, too. Default: by its head only.
     ///
-    /// A body that is read to its end is a success; one that breaks off, or has another length than
-    /// its `Content-Length`, a failure; one that is dropped before is a dropped call: its reader
-    /// has left. A client's own timeout is a failure in the body as well. The whole body is timed;
-    /// `call_timeout` ends the wait for the head only.
+    /// A body that is read to its end is a success. One that breaks off, or does not have the
+    /// length of its `Content-Length`, is a failure. One that is dropped before its end is an
+    /// abandoned call. A client's own timeout is a failure in the body as well. The latency
+    /// includes the whole body; `call_timeout` limits the wait for the head only.
     ///
     /// The response is rebuilt around its body. Status, version, headers, extensions, URL, remote
-    /// address, content length, trailers and upgrades stay; an error of the body gains a reqwest
-    /// error around it, which is no less a timeout where it is one.
+    /// address, content length, trailers and upgrades stay. An error of the body is wrapped in a
+    /// reqwest error, which still reports a timeout as one.
     #[must_use]
     pub fn until_body_ends(mut self) -> Self {
         self.with_body = true;
@@ -158,12 +188,12 @@ impl Middleware for CircuitBreakerMiddleware {
     }
 }
 
-/// The same response, whose body settles the permit.
+/// Returns the same response with a body that settles the permit.
 fn settling(method: &Method, response: Response, permit: Permit) -> Response {
     let url = response.url().clone();
     let response = settle_with_body(method, http::Response::<Body>::from(response), permit);
     let (mut parts, body) = response.into_parts();
-    // The one thing that http's response has no place for.
+    // The only part that an `http::Response` has no place for.
     let mut with_url = http::response::Builder::new().url(url);
     if let Some(url) = with_url.extensions_mut() {
         parts.extensions.extend(std::mem::take(url));
@@ -171,7 +201,7 @@ fn settling(method: &Method, response: Response, permit: Permit) -> Response {
     Response::from(http::Response::from_parts(parts, Body::wrap(body)))
 }
 
-/// An error with a cause, and so with the cause of whatever wraps it transparently.
+/// Wraps `why` as the cause of an error, because a transparent wrapper exposes only the cause.
 fn unanswered(what: &'static str, why: impl StdError + Send + Sync + 'static) -> Error {
     match Error::middleware(why) {
         Error::Middleware(error) => Error::Middleware(error.context(what)),
@@ -179,8 +209,8 @@ fn unanswered(what: &'static str, why: impl StdError + Send + Sync + 'static) ->
     }
 }
 
-/// The key of [`per_host`](CircuitBreakerMiddleware::per_host): the host, with its port where that is not the
-/// scheme's own.
+/// The key of [`per_host`](CircuitBreakerMiddleware::per_host): the host, with its port unless that
+/// is the scheme's default.
 pub fn host(request: &Request) -> Cow<'_, str> {
     let url = request.url();
     let host = url.host_str().unwrap_or("unknown");
@@ -190,13 +220,22 @@ pub fn host(request: &Request) -> Cow<'_, str> {
     }
 }
 
-/// What the result of a request means: an answer as [`http::outcome`](crate::http::outcome) says, by its
-/// head.
+/// Classifies the result of a request; a response by its head, like
+/// [`http::outcome`](crate::http::outcome).
 ///
-/// An error is a failure where the request was sent, or could not be: no connection, a timeout, a
-/// connection that broke. It is ignored where it is the caller's: a request that could not be built, a
-/// redirect that is not followed, another middleware's error. An error that another middleware has wrapped,
-/// as retries do, is what it wraps.
+/// An error is a failure if the request was sent, or could not be sent: no connection, a timeout, a
+/// broken connection. An error on the caller's side is ignored: a request that could not be built,
+/// a redirect that is not followed, a request body that fails, a connection that a local layer
+/// rejected, another middleware's error. If another middleware, such as a retry, wrapped an error,
+/// the inner error counts. The kind of a failure is `timeout`, `connect`, `connection reset`,
+/// `ended early` or otherwise `error`.
+///
+/// ```
+/// use commontrip::{Outcome, reqwest::outcome};
+///
+/// let error = reqwest_middleware::Error::middleware(std::io::Error::other("down"));
+/// println!("{:?}", outcome(&Err(error)));
+/// ```
 #[must_use]
 pub fn outcome(result: &Result<Response>) -> Outcome {
     match result {
@@ -207,26 +246,36 @@ pub fn outcome(result: &Result<Response>) -> Outcome {
 
 fn outcome_of_error(error: &Error) -> Outcome {
     match cause::<reqwest::Error>(error) {
-        Some(error) if !error.is_builder() && !error.is_redirect() => Outcome::failure(),
-        _ => Outcome::Ignored,
+        None => Outcome::Ignored,
+        Some(error) if error.is_builder() || error.is_redirect() => Outcome::Ignored,
+        Some(error) if is_ours(error) => Outcome::Ignored,
+        Some(error) => Outcome::failure_of(kind_of_request(error)),
     }
 }
 
-/// The rejection in an error, when a circuit has rejected the request, also where another middleware has
-/// wrapped it.
+fn kind_of_request(error: &reqwest::Error) -> FailureKind {
+    match error {
+        error if error.is_timeout() => "timeout".into(),
+        error if error.is_connect() => "connect".into(),
+        error => kind_of_error(error),
+    }
+}
+
+/// Finds the rejection in an error, if a circuit rejected the request; also if another middleware
+/// has wrapped it.
 #[must_use]
 pub fn rejection(error: &Error) -> Option<&Rejection> {
     cause(error)
 }
 
-/// The first error of that type in the chain of causes.
+/// Finds the first error of this type in the chain of causes.
 fn cause<T: StdError + 'static>(error: &Error) -> Option<&T> {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // Transparent: its cause is what its content's is.
+        // `Error` is transparent: its source is its content's source, so continue with the content.
         next = match error.downcast_ref() {
             Some(Error::Reqwest(error)) => Some(error),
             Some(Error::Middleware(error)) => Some(error.as_ref()),

@@ -1,8 +1,8 @@
-//! A call of a closed circuit allocates nothing, on the way in or out; nor does a rejection.
+//! Neither a call of a closed circuit nor a rejection allocates.
 //!
-//! A binary of its own beside `tests/it`, because it has an allocator that counts, which would be
-//! in the way of every other test. It counts per thread, and the registry's tasks stand still while a
-//! thread's calls are counted; the clock does too, so that no decision grows stale on the way.
+//! A separate binary beside `tests/it`, because its counting allocator would slow down every other
+//! test. It counts for each thread. While a thread's calls are counted, the registry's tasks stand
+//! still, and so does the clock, so that no decision becomes stale.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -47,7 +47,7 @@ impl Bench {
 
     fn open(&self) -> CircuitBreaker {
         let breaker = self.closed(Policy::builder());
-        let trip = |_: &Result<(), ()>| Outcome::Trip { retry_after: None };
+        let trip = |_: &Result<(), ()>| Outcome::trip();
         self.runtime.block_on(async {
             let _ = breaker.call_with(trip, async || Err(())).await;
             self.circuits.flush().await;
@@ -57,7 +57,7 @@ impl Bench {
     }
 }
 
-/// What is recorded beside the outcome.
+/// What a policy records in addition to the outcome.
 fn policies() -> [(&'static str, PolicyBuilder); 4] {
     let second = Duration::from_secs(1);
     [
@@ -74,7 +74,7 @@ fn policies() -> [(&'static str, PolicyBuilder); 4] {
     ]
 }
 
-/// How often this thread allocates in so many calls, after its first ones: a thread may get ready.
+/// How often this thread allocates in its calls, after warm-up calls: a thread may need setup.
 fn allocations(mut call: impl FnMut()) -> u64 {
     for _ in 0..10 {
         call();
@@ -92,6 +92,11 @@ fn call_sync(breaker: &CircuitBreaker) -> Result<(), CallError<()>> {
     breaker.call_sync(|| Ok(()))
 }
 
+fn call_judged(breaker: &CircuitBreaker) -> Result<(), CallError<()>> {
+    let call = breaker.call_judged(|_| Outcome::Success, async || Ok(()));
+    call.now_or_never().unwrap()
+}
+
 fn permit(breaker: &CircuitBreaker) -> Result<(), Rejection> {
     breaker.try_acquire().map(Permit::success)
 }
@@ -105,9 +110,27 @@ fn a_permitted_call_allocates_nothing() {
         assert_eq!(counted, 0, "call with {recorded}");
         let counted = allocations(|| call_sync(&breaker).unwrap());
         assert_eq!(counted, 0, "call_sync with {recorded}");
+        let counted = allocations(|| call_judged(&breaker).unwrap());
+        assert_eq!(counted, 0, "call_judged with {recorded}");
         let counted = allocations(|| permit(&breaker).unwrap());
         assert_eq!(counted, 0, "permit with {recorded}");
     }
+}
+
+/// Without a subscriber, or with one that disables the span.
+#[cfg(feature = "otel")]
+#[test]
+fn a_traced_call_that_nobody_wants_to_see_allocates_nothing() {
+    let bench = Bench::new();
+    let breaker = bench.closed(Policy::builder());
+    let counted = allocations(|| {
+        let call = breaker.traced().call(async || Ok::<_, ()>(()));
+        call.now_or_never().unwrap().unwrap();
+    });
+    assert_eq!(counted, 0, "call");
+    let traced = || breaker.traced().call_sync(|| Ok::<_, ()>(()));
+    let counted = allocations(|| traced().unwrap());
+    assert_eq!(counted, 0, "call_sync");
 }
 
 #[test]
@@ -150,7 +173,7 @@ fn a_second_thread_allocates_nothing_either() {
     assert_eq!(counted, [0, 0]);
 }
 
-/// What a stream's waker takes, however many items there are.
+/// The cost of a stream's waker does not depend on the number of items.
 #[cfg(feature = "stream")]
 #[test]
 fn a_stream_allocates_once_and_a_rejected_one_not_at_all() {

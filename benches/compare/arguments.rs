@@ -1,4 +1,4 @@
-//! What stands on the command line.
+//! Command-line arguments.
 
 use std::{fs::File, path::PathBuf};
 
@@ -7,22 +7,22 @@ pub const USAGE: &str =
 
 #[derive(Default)]
 pub struct Arguments {
-    /// Each case once, for its working and not for its figures.
+    /// Run each case once, only to check that it works.
     pub test: bool,
-    /// Made at once, so that a run is not for nothing.
+    /// Created at the start, so that a long run does not fail at its end.
     pub json: Option<File>,
     filters: Vec<String>,
 }
 
 impl Arguments {
-    /// Reads them, without the program's own name.
+    /// Parses the arguments, without the program's name.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// When an argument is wrong, with a description.
     pub fn read(arguments: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut read = Self::default();
         let mut arguments = arguments.into_iter();
-        // `cargo bench` says `--bench`; `cargo test --benches` does not, and wants no figures.
+        // `cargo bench` passes `--bench`. `cargo test --benches` does not, and wants no figures.
         let mut bench = false;
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -45,7 +45,7 @@ impl Arguments {
         Ok(read)
     }
 
-    /// Whether a case is asked for: it has one of the words in its name, or there are none.
+    /// Whether to run a case: its name contains one of the filters, or there are no filters.
     pub fn want(&self, case: &str) -> bool {
         self.filters.is_empty() || self.filters.iter().any(|filter| case.contains(filter))
     }

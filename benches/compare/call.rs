@@ -1,4 +1,4 @@
-//! The call that is protected: a no-op that the compiler cannot see through, and what drives it.
+//! The protected call, a no-op that the compiler cannot see through, and a minimal executor.
 
 use std::{
     future::Future,
@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// What an upstream that is down says.
+/// The error of an upstream that is down.
 #[derive(Debug, thiserror::Error)]
 #[error("refused")]
 pub struct Refused;
@@ -20,7 +20,7 @@ pub async fn upstream_async() -> Result<u64, Refused> {
     upstream()
 }
 
-/// A call that fails, to trip breakers with.
+/// A failing call, to trip breakers.
 pub fn refuse() -> Result<u64, Refused> {
     Err(Refused)
 }
@@ -29,7 +29,7 @@ pub async fn refuse_async() -> Result<u64, Refused> {
     refuse()
 }
 
-/// Polls a future on this thread until it is done: the least that an executor can cost.
+/// Polls a future on this thread until it is ready: the least that an executor can cost.
 pub fn drive<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());

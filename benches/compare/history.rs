@@ -1,4 +1,4 @@
-//! What a call costs when the window holds many calls already.
+//! The cost of a call when the window already holds many calls.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::{
 /// How many calls the windows hold.
 pub const RECORDS: [u64; 4] = [0, 1_000, 10_000, 50_000];
 
-/// Few calls a batch, for each adds to the window of a breaker that keeps them.
+/// Few calls in a batch, because each adds to the window of a breaker that keeps calls.
 const WARM: u64 = 10;
 const BATCH: u64 = 50;
 
@@ -46,7 +46,8 @@ impl Measured for History<'_> {
     }
 
     fn round(&mut self) -> f64 {
-        // Begun anew when measuring has made the window a twentieth longer than its name says.
+        // Starts over when the measured calls have made the window more than 5 % longer than its
+        // name says.
         let few = |added: &u64| *added <= self.records / 20;
         let (subject, added) = match self.present.take().filter(|(_, added)| few(added)) {
             Some(present) => present,

@@ -1,4 +1,4 @@
-//! Ours as a tower service, called as the peer is: `ready` and `call`.
+//! This crate as a tower service, called like the peer: `ready` and `call`.
 
 use commontrip::{
     CallError, CircuitBreaker,

@@ -1,4 +1,4 @@
-//! What a call costs through ours and through other breakers, all in one run.
+//! The cost of a call through this crate and through other breakers, in one run.
 //!
 //!     cargo bench --bench compare                          # all cases, about a minute
 //!     cargo bench --bench compare -- closed/async          # cases with this in their name
@@ -6,14 +6,14 @@
 //!     cargo bench --bench compare -- --json figures.json   # the figures for programs, too
 //!     cargo bench --bench compare -- --test                # each case once: does it work?
 //!
-//! A case is `state/manner/threads`: `closed` or `open`; `sync` or `async` (a peer without such calls
-//! has no line there); one thread, or two that share one breaker. The figure is the wall time of a batch by the
-//! calls of one thread, the median over the rounds, around a no-op; `bare` is the no-op alone.
-//! `closed/async/1t/history/N` has N calls in the window already. Each breaker is seen to be in its
-//! state before and after.
+//! A case is `state/manner/threads`: `closed` or `open`; `sync` or `async` (a peer without such
+//! calls has no line there); one thread, or two that share one breaker. The call is a no-op. The
+//! figure is the wall time of a batch divided by the calls of one thread, the median over the
+//! rounds. `bare` is the no-op alone. `closed/async/1t/history/N` already has N calls in the
+//! window. The state of each breaker is checked before and after the rounds.
 //!
-//! Not by criterion, which measures one thing after the other: on a machine whose speed drifts, only
-//! what runs interleaved can be compared.
+//! This does not use criterion, which measures one case after the other: on a machine whose speed
+//! drifts, only interleaved measurements can be compared.
 
 #![allow(missing_docs, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -45,7 +45,7 @@ const UNIT: Unit = Unit {
     head: "ns a call",
 };
 
-/// The call alone, in either manner.
+/// The call alone, sync and async.
 fn bare() -> [Subject; 2] {
     let (name, state) = ("bare", State::Closed);
     [
@@ -60,7 +60,7 @@ fn bare() -> [Subject; 2] {
     ]
 }
 
-/// Everything there is to measure.
+/// All cases.
 fn cases<'a>(ours: &'a Ours, partner: &Arc<Partner>) -> Vec<Box<dyn Measured + 'a>> {
     let mut all: Vec<Box<dyn Measured>> = Vec::new();
     for state in [State::Closed, State::Open] {

@@ -1,4 +1,4 @@
-//! Ours, on the embedded store, with the registry's tasks running as in a service.
+//! This crate on the embedded store, with the registry's tasks running as in a service.
 
 use std::{cell::Cell, time::Duration};
 
@@ -17,7 +17,7 @@ pub const NAME: &str = "commontrip";
 
 type Variant = (&'static str, fn() -> PolicyBuilder);
 
-/// What may be asked of a closed circuit beside the defaults. A line here is a line in the tables.
+/// Policies that a closed circuit is measured with. Each entry is a line in the tables.
 const VARIANTS: [Variant; 7] = [
     (NAME, Policy::builder),
     ("commontrip (every latency)", || {
@@ -41,22 +41,22 @@ const VARIANTS: [Variant; 7] = [
         Policy::builder()
             .wait_duration_in_open_state(Duration::from_millis(1))
             .success_threshold(1)
-            // Longer than any run. Of 100 %, so that each call is weighed and none turned away.
+            // Longer than any run, and at 100 %, so that each call is weighed and none is rejected.
             .ramp(LONG, 100)
     }),
 ];
 const RAMP: &str = "commontrip (in the ramp)";
-/// The other way to call without awaiting.
+/// The alternative for calls that are not awaited.
 const PERMIT: &str = "commontrip (permit)";
 
 pub struct Ours<'a> {
     circuits: Commontrip,
     runtime: &'a Runtime,
-    /// How many circuits were made to hold a history: each is a new one.
+    /// How many circuits with a history were made; each gets a new name.
     histories: Cell<u64>,
 }
 
-/// One call by a permit that is settled by hand.
+/// Makes one call with a permit and settles it by hand.
 fn by_permit(breaker: &CircuitBreaker) -> Result<u64, CallError<Refused>> {
     let permit = breaker.try_acquire()?;
     let result = upstream();
@@ -67,7 +67,7 @@ fn by_permit(breaker: &CircuitBreaker) -> Result<u64, CallError<Refused>> {
     result.map_err(CallError::Failed)
 }
 
-/// One call that is not awaited.
+/// Makes one synchronous call.
 fn call_sync(breaker: &CircuitBreaker) -> Result<u64, CallError<Refused>> {
     breaker.call_sync(upstream)
 }
@@ -77,7 +77,7 @@ fn rejected(error: &CallError<Refused>) -> bool {
 }
 
 impl<'a> Ours<'a> {
-    /// To be called inside of `runtime`.
+    /// Must be called within `runtime`.
     pub fn new(runtime: &'a Runtime) -> Self {
         let circuits = Commontrip::embedded().expect("there is a runtime");
         Self {
@@ -87,7 +87,7 @@ impl<'a> Ours<'a> {
         }
     }
 
-    /// A circuit whose decision is known here.
+    /// Makes a circuit whose decision is already cached.
     fn circuit(&self, name: &str, policy: PolicyBuilder) -> CircuitBreaker {
         let policy = policy.build().expect("the policy is valid");
         let breaker = self.circuits.circuit(name, policy);
@@ -98,7 +98,7 @@ impl<'a> Ours<'a> {
 
     /// Opens the circuit as a failing upstream would.
     fn trip(&self, breaker: &CircuitBreaker) {
-        let trip = |_: &Result<u64, Refused>| Outcome::Trip { retry_after: None };
+        let trip = |_: &Result<u64, Refused>| Outcome::trip();
         self.runtime.block_on(async {
             let _ = breaker.call_with(trip, upstream_async).await;
             self.circuits.flush().await;
@@ -117,7 +117,7 @@ impl<'a> Ours<'a> {
         assert!(breaker.cached().ramp_until_ms > 0, "there is no ramp");
     }
 
-    /// Every variant in that state, each a circuit of its own; open ones are all alike.
+    /// Every variant in a state, each with its own circuit. All open variants behave alike.
     pub fn subjects(&self, state: State, threads: usize) -> Vec<Subject> {
         let variants = match state {
             State::Closed => &VARIANTS[..],
@@ -150,7 +150,7 @@ impl<'a> Ours<'a> {
         all
     }
 
-    /// Closed, with so many calls in its window.
+    /// A closed circuit with this many calls in its window.
     pub fn with_history(&self, records: u64) -> Subject {
         let policy = Policy::builder().sliding_window_time(LONG, 10);
         let number = self.histories.replace(self.histories.get() + 1);

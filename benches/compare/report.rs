@@ -1,26 +1,27 @@
-//! Figures as tables for people and as JSON for programs.
+//! Writes figures as tables for people and as JSON for programs.
 
 use std::{fs::File, io, io::Write};
 
 use serde_json::{Value, json};
 
-/// One figure: the case is its table, the breaker its line.
+/// One figure, in the table of its case and the line of its breaker.
 pub struct Figure {
     pub case: String,
     pub breaker: &'static str,
     pub value: f64,
 }
 
-/// What the figures are of.
+/// The unit of the figures.
 pub struct Unit {
-    /// The key in JSON.
+    /// Its key in JSON.
     pub key: &'static str,
-    /// In words.
+    /// Its name in the table's heading.
     pub head: &'static str,
 }
 
-/// Prints Markdown tables: a line a breaker, a column a case, in each the figure and its ratio to that
-/// of `ours`. Cases whose names have as many parts are one table.
+/// Prints Markdown tables with a line for each breaker and a column for each case. Each field has
+/// the figure and its ratio to the figure of `ours`. Cases whose names have equally many parts
+/// share a table.
 pub fn print(figures: &[Figure], unit: &Unit, ours: &str) {
     let parts = |figure: &Figure| figure.case.split('/').count();
     let mut tables: Vec<usize> = figures.iter().map(parts).collect();
@@ -51,7 +52,7 @@ pub fn print(figures: &[Figure], unit: &Unit, ours: &str) {
     }
 }
 
-/// Each once, in the order of its first.
+/// Removes duplicates; keeps the order of first occurrences.
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut all = Vec::new();
     for name in names {

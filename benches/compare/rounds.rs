@@ -1,15 +1,16 @@
-//! Interleaving: in each round everything runs one short batch, in an order of its own.
+//! Interleaving: in each round everything runs one short batch, in a random order.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{subject::Subject, threads::Partner};
 
-/// Odd, so that the median is one of them.
+/// Odd, so that the median is one of the rounds.
 const ROUNDS: usize = 201;
-/// What a batch takes, about: long beside a switch of threads, short beside a change of the weather.
+/// The approximate duration of a batch: long compared with a thread switch, short compared with
+/// changes of the machine's speed.
 const BATCH: Duration = Duration::from_millis(3);
 
-/// Where a figure stands: the case is the table, the breaker the line.
+/// Where a figure appears: the case is its table, the breaker its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     pub case: String,
@@ -19,14 +20,14 @@ pub struct Label {
 pub trait Measured {
     fn label(&self) -> &Label;
 
-    /// Runs one batch; nanoseconds a call.
+    /// Runs one batch; returns nanoseconds for each call.
     fn round(&mut self) -> f64;
 
-    /// Panics when the breaker is not in the state that the case is of.
+    /// Panics if the breaker is not in the case's state.
     fn check(&self);
 }
 
-/// Batches of calls from one thread or two.
+/// Batches of calls from one or two threads.
 pub struct Batches {
     label: Label,
     subject: Subject,
@@ -55,7 +56,7 @@ impl Batches {
             .elapsed(self.threads, &self.subject.work, calls)
     }
 
-    /// How many calls take as long as a batch should.
+    /// The number of calls that fill a batch.
     fn calls_a_batch(&self) -> u64 {
         let mut calls = 64;
         loop {
@@ -86,7 +87,7 @@ impl Measured for Batches {
     }
 }
 
-/// Runs all rounds and gives each its median, in the order of `all`.
+/// Runs all rounds and returns the median of each entry, in the order of `all`.
 pub fn medians(all: &mut [Box<dyn Measured + '_>]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..all.len()).collect();
     let mut times = vec![Vec::with_capacity(ROUNDS); all.len()];

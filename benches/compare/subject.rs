@@ -1,13 +1,13 @@
-//! A breaker in one state, behind one of its ways to make a call.
+//! A breaker in one state, with one of its ways to make a call.
 
 use std::{fmt, hint::black_box, sync::Arc, time::Duration};
 
 use crate::call::drive;
 
-/// Makes so many calls.
+/// Makes this many calls.
 pub type Work = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// A wait that no run outlasts: what is open stays open.
+/// A wait that no run outlasts: an open breaker stays open.
 pub const LONG: Duration = Duration::from_secs(3600);
 
 /// More failures than any of the breakers needs to trip.
@@ -28,7 +28,7 @@ impl fmt::Display for State {
     }
 }
 
-/// What became of one call.
+/// The result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     Answered,
@@ -52,13 +52,13 @@ pub struct Subject {
     /// `sync` or `async`.
     pub manner: &'static str,
     pub work: Work,
-    /// Makes one call and tells what became of it.
+    /// Makes one call and returns its result.
     pub look: Box<dyn Fn() -> Seen>,
 }
 
 impl Subject {
-    /// Calls that return. Each batch has its own clone of `breaker`, as each task of a service has;
-    /// `rejected` tells a rejection from other errors.
+    /// Synchronous calls. Each batch has its own clone of `breaker`, as each task of a service has.
+    /// `rejected` tells rejections from other errors.
     pub fn blocking<B, E>(
         name: &'static str,
         state: State,
@@ -85,7 +85,7 @@ impl Subject {
         }
     }
 
-    /// The same for calls that are awaited.
+    /// The same for asynchronous calls.
     pub fn awaited<B, E>(
         name: &'static str,
         state: State,
@@ -114,7 +114,7 @@ impl Subject {
         }
     }
 
-    /// Fails loudly when the breaker is not in the state that the figures are of.
+    /// Panics if the breaker is not in the state that the figures are about.
     pub fn check(&self) {
         let expected = match self.state {
             State::Closed => Seen::Answered,

@@ -1,4 +1,4 @@
-//! The time of a batch, on this thread alone or on two that begin together.
+//! The time of a batch, on this thread alone or on two threads that start together.
 
 use std::{
     sync::{
@@ -29,7 +29,8 @@ struct Line {
 }
 
 impl Partner {
-    /// Starts it, inside of the runtime: tower's services want its timers where they wait.
+    /// Starts the thread within the runtime, because tower's services need its timers when they
+    /// wait.
     pub fn start(runtime: Handle) -> Self {
         let (batches, received) = mpsc::channel::<(Work, u64)>();
         let line = Arc::new(Line::default());
@@ -59,7 +60,7 @@ impl Partner {
         }
     }
 
-    /// From the start of both to the end of the later one.
+    /// The time from the start of both threads to the end of the later one.
     fn with_me(&self, work: &Work, calls: u64) -> Duration {
         self.batches
             .send((Arc::clone(work), calls))
@@ -72,7 +73,7 @@ impl Partner {
         start.elapsed()
     }
 
-    /// The time in which each of `threads` threads makes so many calls.
+    /// The time in which each of `threads` threads makes this many calls.
     pub fn elapsed(&self, threads: usize, work: &Work, calls: u64) -> Duration {
         if threads == 2 {
             return self.with_me(work, calls);

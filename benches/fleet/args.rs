@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! Command-line arguments.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::plan::{Plan, Topology};
 pub const USAGE: &str = "\
 usage: cargo bench --bench fleet -- [--long | --test] [--replicas N,N] [--topology one|cluster] [--json FILE]";
 
-/// More would need more connections than a Redis takes by default.
+/// More replicas would need more connections than a Redis accepts by default.
 const MOST_REPLICAS: usize = 4_000;
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
         match word.as_str() {
-            // Cargo's.
+            // Passed by cargo.
             "--bench" => {}
             "--long" => long = true,
             "--test" => test = true,

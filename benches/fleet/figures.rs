@@ -1,4 +1,4 @@
-//! What was measured: percentiles, one table a case, JSON.
+//! The measured figures: percentiles, one table for each case, JSON.
 
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ impl Figures {
         });
     }
 
-    /// Those percentiles of the values; nothing where there are none. 100 is the greatest.
+    /// Adds these percentiles of the values; nothing if there are no values. 100 is the maximum.
     pub fn spread(
         &mut self,
         case: &'static str,
@@ -43,7 +43,7 @@ impl Figures {
     ) {
         values.sort_by(f64::total_cmp);
         for percent in percents {
-            // Nearest rank.
+            // The nearest-rank method.
             let rank = (values.len() * percent).div_ceil(100).max(1);
             let Some(value) = values.get(rank - 1) else {
                 return;
@@ -56,7 +56,7 @@ impl Figures {
         }
     }
 
-    /// Rows are metrics, columns are cases, both as they came.
+    /// Prints metrics as rows and cases as columns, both in the order of their addition.
     pub fn print(&self) {
         let cases = distinct(self.all.iter().map(|figure| figure.case));
         print!("{:<42}", "");

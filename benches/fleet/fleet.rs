@@ -1,4 +1,4 @@
-//! All replicas, wherever they run: as processes of this program, or as tasks of this process.
+//! All replicas, either in processes of this program or in tasks of this process.
 
 use std::{env, process::Stdio};
 
@@ -23,7 +23,7 @@ enum Member {
 }
 
 impl Fleet {
-    /// Starts the replicas that a setup names.
+    /// Starts the replicas of a setup.
     pub async fn start(setup: &Setup) -> Fleet {
         if !plan::are_processes(setup.replicas.len()) {
             return Fleet(vec![Member::Here(Worker::start(setup).await)]);
@@ -51,7 +51,7 @@ impl Fleet {
         views.collect()
     }
 
-    /// What each replica did since this was asked last.
+    /// The log of each replica since the last call.
     pub async fn logs(&self) -> Vec<Log> {
         let answers = self.order(Order::Take).await.into_iter();
         let logs = answers.flat_map(|answer| match answer {
@@ -77,7 +77,7 @@ impl Fleet {
 struct Process {
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
-    /// Ends with this.
+    /// The process ends when this is dropped.
     _process: Child,
 }
 

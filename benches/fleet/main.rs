@@ -1,8 +1,10 @@
-//! What a fleet costs its Redis and how soon it acts as one: N replicas, an upstream that dies and comes back.
+//! What a fleet costs its Redis, and how soon it acts as one: N replicas, and an upstream that dies
+//! and recovers.
 //!
-//! Each replica has its own registry, so its own connections and its own push connection, and makes calls as a Poisson
-//! process. Up to 16 replicas are processes (this program again), more are tasks of one process; the output says which.
-//! Upstream and network are simulated by waits of 1 to 5 ms, so calls load nothing but the breaker.
+//! Each replica has its own registry, and so its own connections and push connection, and makes
+//! calls as a Poisson process. Up to 16 replicas are processes (of this program); more are tasks of
+//! one process. The output says which. Waits of 1 to 5 ms simulate upstream and network, so calls
+//! put load on nothing but the breaker.
 //!
 //!     cargo bench --bench fleet                               10, 100, 1,000 replicas, one Redis and a Cluster; 4 minutes
 //!     cargo bench --bench fleet -- --replicas 10,100 --topology one
@@ -10,18 +12,22 @@
 //!     cargo bench --bench fleet -- --test                     everything once, small and short
 //!     cargo bench --bench fleet -- --json FILE                the figures as an array of objects, too
 //!
-//! A case: steady; outages, each from the upstream's death until all replicas reject, then from its recovery until all
-//! admit; then both again with push cut (the crate's user loses `SUBSCRIBE`). Columns are phases, rows figures:
+//! A case has these phases: steady; outages, each from the upstream's death until all replicas
+//! reject, and from its recovery until all admit; then both again with push cut (the crate's user
+//! loses `SUBSCRIBE`). Columns are phases, rows are figures:
 //!
-//! - *steady*: what Redis executes for the replicas. What scripts call is not counted, for it is within their time;
-//!   one `ZADD` a minute, replica and circuit (the index) is not counted either, for scripts send that too.
-//! - *outage*: the trip is the moment in Redis' own record of events, which is a millisecond's; its middle is taken.
-//!   *evident* is when all outcomes of the fleet, known at once, would have met the policy: the trip's delay from
-//!   there is what sharing costs. A replica *knows* when its cached state is no longer closed (looked at every ms).
-//!   *leaked* calls began at the upstream after the trip and are no probes.
+//! - *steady*: what Redis executes for the replicas. Commands that scripts call are not counted,
+//!   because the scripts' time includes them. One `ZADD` for each minute, replica and circuit (the
+//!   index) is not counted either, because scripts call that command too.
+//! - *outage*: the time of the trip is from Redis' own record of events, which has whole
+//!   milliseconds; the middle of the millisecond is taken. *evident* is when all outcomes of the
+//!   fleet, if known at once, would have met the trip condition: the delay from there to the trip
+//!   is the cost of sharing. A replica *knows* when its cached state is no longer closed (polled
+//!   every ms). *leaked* calls began at the upstream after the trip and are not probes.
 //!
-//! Exit status 1 when more probes were out at once than the policy permits while every replica had its Redis: that is a
-//! broken guarantee. Times are asserted nowhere; *late* says by how much the machine was, 1 ms being the timer's grain.
+//! The exit status is 1 if more probes were in flight than the policy permits while every replica
+//! had its Redis: that would break a guarantee. The bench asserts no times. *late* says by how much
+//! the machine was late; the timer's resolution is 1 ms.
 
 #![allow(
     missing_docs,
@@ -55,7 +61,7 @@ mod worker;
 
 use std::{env, process::ExitCode};
 
-// What `cluster_servers` takes from the module above it.
+// `cluster_servers` imports these from its parent module.
 use servers::{ms, tell};
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
-//! What one outage was, from the logs of all replicas and Redis' record of transitions.
+//! The findings of one outage, from the logs of all replicas and Redis' record of transitions.
 //!
-//! Pure: nothing is measured here. All times are microseconds of one clock.
+//! Pure: measures nothing. All times are microseconds of one clock.
 
 use std::collections::VecDeque;
 
@@ -9,20 +9,20 @@ use crate::{
     wire::{Call, End, Log},
 };
 
-/// What happened.
+/// The observations.
 pub struct Outage {
     pub dead_us: u64,
     pub healthy_us: u64,
-    /// States entered: which, when, until when.
+    /// The states that the circuit entered: state, when, until when.
     pub entered: Vec<(String, u64, u64)>,
-    /// By replica, from the circuit's last closing on.
+    /// One log for each replica, since the circuit last closed.
     pub logs: Vec<Log>,
 }
 
-/// What that means. Delays are milliseconds; those of replicas have one value for each.
+/// The findings. Delays are in milliseconds; delays of replicas have one value for each replica.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// `None` when it tripped before: of what replicas report slowly, failures come first.
+    /// `None` if it tripped earlier: when replicas report slowly, their failures arrive first.
     pub evident_to_trip: Option<f64>,
     pub failure_to_trip: f64,
     pub failure_to_last_known: f64,
@@ -54,14 +54,15 @@ impl Outage {
         let first_failure_us = failures.min().ok_or("no call failed")?;
 
         let is_leak = |call: &&Call| {
-            // It may have closed at the beginning of its millisecond.
+            // The circuit may have closed at the beginning of that millisecond.
             let open = trip_us < call.begun_us && call.begun_us + 500 < closed_us;
             open && !call.probe && call.end != End::Rejected
         };
         let last_leak = calls().filter(is_leak).map(|call| call.begun_us).max();
         let known = |log: &Log, closed: bool, from_us: u64| {
             let mut seen = log.seen.iter();
-            // A replica may look within the millisecond for whose middle `from_us` stands.
+            // `from_us` is the middle of a millisecond in which the replica may already have
+            // looked.
             let seen = seen.find(|seen| {
                 (seen.state == commontrip::State::Closed) == closed && seen.at_us + 1_000 > from_us
             });
@@ -107,8 +108,8 @@ impl Outage {
         self.entered.iter().filter(move |(to, ..)| to == state)
     }
 
-    /// When the outcomes of all replicas, known as they come, would have met the policy; `None` when the circuit
-    /// opened before they did.
+    /// When the outcomes of all replicas, if known at once, would have met the trip condition;
+    /// `None` if the circuit opened earlier.
     fn evident_us(&self) -> Option<u64> {
         let calls = self.logs.iter().flat_map(|log| &log.calls);
         let outcomes = calls.filter(|call| !call.probe && call.end != End::Rejected);
@@ -139,9 +140,9 @@ impl Outage {
     }
 }
 
-/// The most calls that were at the upstream at the same time.
+/// The maximum number of calls that were at the upstream at the same time.
 fn at_once<'a>(calls: impl Iterator<Item = &'a Call>) -> u64 {
-    // What ends in the microsecond in which another begins was there before it.
+    // A call that ends in the microsecond in which another begins does not overlap it.
     let ends = |call: &Call| [(call.begun_us, 1_i64), (call.ended_us, -1)];
     let mut ends: Vec<_> = calls.flat_map(ends).collect();
     ends.sort_unstable();

@@ -1,4 +1,4 @@
-//! How long each phase is, how much is called, and by which policy.
+//! The length of each phase, the rate of calls, and the policy.
 
 use std::{fmt, time::Duration};
 
@@ -27,7 +27,8 @@ pub struct Plan {
     pub warm: Duration,
     pub steady: Duration,
     pub steady_cut: Duration,
-    /// Between two outages. By a failure rate of 50 % it also is how long the next one goes unnoticed.
+    /// Between two outages. With a failure rate of 50 %, this is also how long the next outage goes
+    /// unnoticed.
     pub calm: Duration,
     pub outages: usize,
     pub outages_cut: usize,
@@ -76,7 +77,7 @@ impl Plan {
             .sliding_window_time(Duration::from_secs(WINDOW_S), WINDOW_S)
             .failure_rate_threshold(FAILURE_PERCENT)
             .minimum_number_of_calls(MINIMUM_CALLS)
-            // How soon spread evidence comes together is what is measured.
+            // The bench measures how soon the fleet's spread evidence meets.
             .no_consecutive_failures_threshold()
             .wait_duration_in_open_state(self.open)
             .probe_lease(self.open)
@@ -86,13 +87,13 @@ impl Plan {
     }
 }
 
-/// The window's length, and its buckets of one second each.
+/// The window's length; its buckets are one second each.
 pub const WINDOW_S: u64 = 10;
 pub const FAILURE_PERCENT: u64 = 50;
 pub const MINIMUM_CALLS: u64 = 20;
 pub const PROBES: u64 = 3;
 
-/// Calls a second of one replica: no more in all than two cores make beside a Redis.
+/// Calls a second of one replica. The total is what two cores can make beside a Redis.
 pub fn rate(replicas: usize) -> f64 {
     (10_000.0 / replicas as f64).clamp(10.0, 200.0)
 }

@@ -1,7 +1,8 @@
-//! One replica: a registry of its own, calls as they come, and a log of them.
+//! One replica: its own registry, calls at random times, and a log of them.
 //!
-//! The same in a process of its own and as one of many tasks. Invariant: a call's time at the upstream lies within the
-//! time for which its permit was held, so that calls at once are never more than permits.
+//! The same code runs in a process and as one of many tasks. Invariant: a call's time at the
+//! upstream lies within the time for which it holds its permit, so calls in flight never exceed
+//! permits.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub struct Replica {
     registry: Commontrip,
     caller: Arc<Caller>,
     arrivals: JoinHandle<()>,
-    /// As it was when last looked at.
+    /// The last state that `watch` has seen.
     state: Mutex<State>,
 }
 
@@ -34,7 +35,8 @@ impl Replica {
         let registry = Commontrip::builder()
             .redis(&setup.redis)
             .replica(&format!("replica-{number}"))
-            // Redis is slow here only because the machine is; who holds it to be away probes for itself.
+            // Redis is slow here only because the machine is, and a replica that considers it
+            // unavailable would send probes by its own decision.
             .store_timeout(ms(1_000));
         let registry = registry.build().expect("the URL is that of a Redis");
         let breaker = registry.circuit(&setup.circuit, setup.policy.clone());
@@ -51,7 +53,7 @@ impl Replica {
         }
     }
 
-    /// Keeps a change of the state that it decides by.
+    /// Logs a change of the state by which it decides.
     pub fn watch(&self) {
         let state = self.caller.breaker.state();
         let mut before = self.state.lock();
@@ -67,8 +69,8 @@ impl Replica {
         View {
             state: self.caller.breaker.state(),
             push: health.push,
-            away: health.away_for.is_some(),
-            times_away: health.times_away,
+            away: health.unavailable_for.is_some(),
+            times_unavailable: health.times_unavailable,
             last_error: health.last_error,
         }
     }
@@ -83,7 +85,7 @@ impl Replica {
     }
 }
 
-/// Calls do not wait for each other: those of many users.
+/// Calls do not wait for each other, as with many users.
 async fn arrive(caller: Arc<Caller>, rate: f64) {
     let mut due = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! The cases one after the other: what is done to a fleet, and which figures come of it.
+//! Runs the cases one after the other and derives their figures.
 
 use std::{fs, time::Instant};
 
@@ -22,7 +22,8 @@ const PATIENCE_S: u64 = 60;
 /// When a phase does not end, or a guarantee was broken.
 pub fn run(args: &Args) -> Result<(), String> {
     let largest = args.cases.iter().map(|(replicas, _)| *replicas).max();
-    // Two connections of each to one Redis; four to a Cluster, and one while it is found.
+    // Each replica has two connections to one Redis; with a Cluster four, and one more during
+    // discovery.
     raise_limit_of_files(largest.unwrap_or(0) as u64 * 6 + 500)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|err| err.to_string())?;
     let began = Instant::now();
@@ -49,7 +50,7 @@ struct Case<'a> {
     circuit: String,
     servers: Servers,
     fleet: Fleet,
-    /// By replica, since the circuit closed last.
+    /// One log for each replica, since the circuit last closed.
     logs: Vec<Log>,
     figures: Figures,
     broken: Vec<String>,
@@ -123,7 +124,7 @@ impl<'a> Case<'a> {
             .add(case, "memory_of_events", events as f64, "B");
     }
 
-    /// What the calls of a phase cost Redis.
+    /// Adds what the calls of a phase cost Redis.
     fn work(&mut self, case: &'static str, before: &Work, after: &Work, calls: usize) {
         let (work, seconds) = (after - before, (after.at - before.at).as_secs_f64());
         let ((commands, us), (scripts, script_us)) = (work.sent(), work.command("evalsha"));
@@ -148,7 +149,7 @@ impl<'a> Case<'a> {
         let mut found = Vec::new();
         self.until("all replicas have their Redis", |view| !view.away)
             .await?;
-        let away_before = self.times_away().await;
+        let unavailable_before = self.times_unavailable().await;
         let (before, mut calls) = (self.servers.work().await, 0);
         for _ in 0..outages {
             let outage = self.outage().await?;
@@ -157,12 +158,12 @@ impl<'a> Case<'a> {
         }
         let after = self.servers.work().await;
         self.work(case, &before, &after, calls);
-        let away = self.times_away().await - away_before;
+        let away = self.times_unavailable().await - unavailable_before;
         self.conclude(case, &found, away);
         Ok(())
     }
 
-    /// One death and recovery, and a calm time after it.
+    /// Runs one death and recovery, and a calm time after it.
     async fn outage(&mut self) -> Result<Outage, String> {
         use commontrip::State::Closed;
         let ahead_us = unix_ahead_us();
@@ -177,7 +178,7 @@ impl<'a> Case<'a> {
         self.take().await;
         let since_ms = (dead_us + ahead_us) / 1000;
         let transitions = self.servers.transitions(&self.circuit, since_ms);
-        // The middle of the millisecond in which it was.
+        // The middle of the recorded millisecond.
         let us = |ms: u64| (ms * 1000 + 500).saturating_sub(ahead_us);
         let entered = transitions.await.into_iter();
         let entered: Vec<_> = entered
@@ -185,7 +186,7 @@ impl<'a> Case<'a> {
             .collect();
         let closed_us = entered.last().map_or(healthy_us, |(_, at_us, _)| *at_us);
         let logs = std::mem::replace(&mut self.logs, vec![Log::default(); self.figures.replicas]);
-        // The window began anew with the closing.
+        // The window was empty after the closing.
         for (log, next) in logs.iter().zip(&mut self.logs) {
             let newer = log.calls.iter().filter(|call| call.begun_us > closed_us);
             next.calls.extend(newer);
@@ -242,7 +243,7 @@ impl<'a> Case<'a> {
         figures.spread(case, "recovery_to_all_closed", recovery, ends, "ms");
         let wait = each(|f| f.wait_to_all_closed);
         figures.spread(case, "end_of_wait_to_all_closed", wait, ends, "ms");
-        figures.add(case, "redis_held_away", away as f64, "times");
+        figures.add(case, "redis_considered_down", away as f64, "times");
         if over == 0 {
             return;
         }
@@ -252,17 +253,18 @@ impl<'a> Case<'a> {
         );
         match away {
             0 => self.broken.push(words),
-            // Who believes that Redis is away probes for itself, and says so: `Local` promises no more.
-            _ => println!("{words}, but Redis was held to be away {away} times"),
+            // A replica that considers Redis unavailable sends probes by its own decision and logs
+            // that. `Local` promises no more.
+            _ => println!("{words}, but Redis was considered unavailable {away} times"),
         }
     }
 
-    async fn times_away(&self) -> u64 {
+    async fn times_unavailable(&self) -> u64 {
         let views = self.fleet.views().await;
-        views.iter().map(|view| view.times_away).sum()
+        views.iter().map(|view| view.times_unavailable).sum()
     }
 
-    /// Adds what replicas did since the last time.
+    /// Adds what replicas did since the last call.
     async fn take(&mut self) {
         for (log, mut new) in self.logs.iter_mut().zip(self.fleet.logs().await) {
             log.calls.append(&mut new.calls);
@@ -289,13 +291,13 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Jiffies of all cores, at work and in all.
+/// Jiffies of all cores: busy, and in total.
 fn cpu_times() -> (u64, u64) {
     let stat = fs::read_to_string("/proc/stat").expect("Linux has it");
     let first = stat.lines().next().unwrap_or_default();
     let times = first.split_whitespace().skip(1);
     let times: Vec<u64> = times.map(|time| time.parse().expect("a number")).collect();
-    // user nice system idle iowait irq softirq steal; what follows is in the first two already.
+    // user nice system idle iowait irq softirq steal; the first two include the rest.
     let all = times.iter().take(8).sum::<u64>();
     (all - times[3] - times[4], all)
 }

@@ -1,6 +1,7 @@
-//! The Redis of a case: one server or a Cluster of three masters, what it has done, and its record of the circuit.
+//! The Redis of a case (one server, or a Cluster of three masters), the work it has done, and its
+//! record of the circuit.
 //!
-//! Asked over connections of the bench's own, which are opened once. Its commands are none of those that are counted.
+//! The bench uses its own connections, opened once. Its own commands are not counted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +17,7 @@ use crate::{
     support::{OwnServer, user},
 };
 
-/// What replicas send; the rest is what scripts call, within the time of their `EVALSHA`.
+/// Commands that replicas send. Scripts call the others within the time of their `EVALSHA`.
 const SENT: [&str; 15] = [
     "asking",
     "auth",
@@ -51,10 +52,10 @@ pub struct Servers {
     connections: Vec<MultiplexedConnection>,
 }
 
-/// What all nodes together have done, or did between two looks.
+/// The work of all nodes together, in total or between two readings.
 pub struct Work {
     pub at: Instant,
-    /// By command: how often, and microseconds of the server.
+    /// For each command: the number of calls, and the server's microseconds.
     pub commands: BTreeMap<String, (u64, u64)>,
     /// User and system time of the servers.
     pub cpu_us: u64,
@@ -81,7 +82,7 @@ impl Servers {
         Servers { nodes, connections }
     }
 
-    /// For the replicas.
+    /// The URL for the replicas.
     pub fn url(&self) -> String {
         match &self.nodes {
             Nodes::One(server) => server.url(),
@@ -103,7 +104,7 @@ impl Servers {
         work
     }
 
-    /// Bytes of a circuit's keys, its events apart.
+    /// Bytes of a circuit's keys, and bytes of its events.
     pub async fn memory(&self, circuit: &str) -> (u64, u64) {
         let (mut keys, mut events) = (0, 0);
         for mut connection in self.connections.clone() {
@@ -123,13 +124,13 @@ impl Servers {
         (keys, events)
     }
 
-    /// The newest transitions of a circuit since a moment, oldest first.
+    /// The transitions of a circuit since a moment, oldest first.
     pub async fn transitions(&self, circuit: &str, since_ms: u64) -> Vec<Transition> {
         let key = format!("commontrip:{{{circuit}}}:events");
         let since = since_ms.to_string();
         for mut connection in self.connections.clone() {
             let words = ["XRANGE", &key, &since, "+"];
-            // Who does not keep it says so.
+            // A node that does not own the slot returns an error.
             let Ok(entries) =
                 try_on::<Vec<(String, HashMap<String, String>)>>(&mut connection, &words).await
             else {
@@ -146,14 +147,14 @@ impl Servers {
         panic!("no node keeps the events of {circuit}");
     }
 
-    /// Takes `SUBSCRIBE` from the crate's user, and ends the connections that have subscribed.
+    /// Revokes `SUBSCRIBE` from the crate's user, and ends the connections that have subscribed.
     pub async fn cut_push(&self) {
         let refuse = format!("ACL SETUSER {} -subscribe", user::USER);
         self.ask::<Value>(&refuse).await;
         self.ask::<Value>("CLIENT KILL TYPE pubsub").await;
     }
 
-    /// The same command to every node.
+    /// Sends the same command to every node.
     async fn ask<T: FromRedisValue>(&self, command: &str) -> Vec<T> {
         let words: Vec<_> = command.split(' ').collect();
         let mut answers = Vec::new();
@@ -186,7 +187,7 @@ impl Work {
         *us += field("usec");
     }
 
-    /// How many commands were sent, and what they took.
+    /// How many commands were sent, and how long they took.
     pub fn sent(&self) -> (u64, u64) {
         let sent = SENT.iter().map(|name| self.command(name));
         sent.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
@@ -196,7 +197,7 @@ impl Work {
         self.commands.get(name).copied().unwrap_or_default()
     }
 
-    /// By name, the most frequent first.
+    /// The commands by name, the most frequent first.
     pub fn by_name(&self) -> String {
         let mut names: Vec<_> = self.commands.iter().filter(|(_, (n, _))| *n > 0).collect();
         names.sort_by_key(|(_, (calls, _))| std::cmp::Reverse(*calls));
@@ -253,7 +254,7 @@ async fn tell_on<T: FromRedisValue>(connection: &mut MultiplexedConnection, word
     answer.unwrap_or_else(|err| panic!("{words:?}: {err}"))
 }
 
-/// One command, its words in a string.
+/// Sends one command, given as a string of words.
 pub async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
     let words: Vec<_> = command.split_whitespace().collect();
     tell_on(&mut connect(port).await, &words).await

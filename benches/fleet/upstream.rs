@@ -1,4 +1,4 @@
-//! The service that all replicas call, as far as one process sees it: healthy or dead, by order.
+//! The service that all replicas call, as one process sees it: healthy or dead, by order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use crate::servers::ms;
 
 /// How long a call takes, ms.
 const LATENCY_MS: std::ops::RangeInclusive<u64> = 1..=5;
-/// Calls in 100 that fail though it is healthy.
+/// Calls in 100 that fail while it is healthy.
 const FAILURES: u8 = 1;
 
 #[derive(Default)]

@@ -1,4 +1,5 @@
-//! What the bench and its processes say to each other, one JSON value a line, and what replicas keep.
+//! The messages between the bench and its processes, one JSON value on each line, and the logs that
+//! replicas keep.
 //!
 //! Times are microseconds of `CLOCK_MONOTONIC`, which all processes of a machine share.
 
@@ -8,7 +9,7 @@ use commontrip::{Policy, State};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Present in the environment of a process that is to be a replica.
+/// Set in the environment of a process that should be a worker.
 pub const ROLE: &str = "COMMONTRIP_BENCH_REPLICA";
 
 /// The replicas of one process.
@@ -17,9 +18,9 @@ pub struct Setup {
     pub redis: String,
     pub circuit: String,
     pub policy: Policy,
-    /// Numbers of its replicas in the fleet.
+    /// The numbers of its replicas in the fleet.
     pub replicas: std::ops::Range<usize>,
-    /// Calls a second of each.
+    /// Calls a second of each replica.
     pub rate: f64,
 }
 
@@ -27,11 +28,11 @@ pub struct Setup {
 pub enum Order {
     /// The upstream dies, or recovers.
     Dead(bool),
-    /// How does each replica see the circuit?
+    /// Return each replica's view of the circuit.
     Look,
-    /// Hand over what was kept since the last time.
+    /// Return the logs since the last time.
     Take,
-    /// End in good order.
+    /// Shut down cleanly.
     Stop,
 }
 
@@ -47,7 +48,7 @@ pub struct View {
     pub state: State,
     pub push: bool,
     pub away: bool,
-    pub times_away: u64,
+    pub times_unavailable: u64,
     pub last_error: Option<String>,
 }
 
@@ -60,11 +61,11 @@ pub struct Log {
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Call {
-    /// How late the machine was to begin it.
+    /// How late the machine was in starting the call.
     pub late_us: u64,
     /// How long the breaker took to decide.
     pub decision_us: u64,
-    /// At the upstream; the moment of the decision when it was rejected.
+    /// When the call was at the upstream; if it was rejected, the moment of the decision.
     pub begun_us: u64,
     pub ended_us: u64,
     pub end: End,
@@ -78,7 +79,7 @@ pub enum End {
     Rejected,
 }
 
-/// A change of the state that a replica decides by.
+/// A change of the state by which a replica decides.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Seen {
     pub at_us: u64,

@@ -1,6 +1,6 @@
-//! The replicas of one process and the upstream that they share; does what it is told.
+//! The replicas of one process and the upstream that they share; executes orders.
 //!
-//! Invariant: a process that was started to be a worker ends when its stdin does, so none outlives the bench.
+//! Invariant: a worker process ends when its stdin closes, so none outlives the bench.
 
 use std::{
     io::{BufRead, Write, stdin, stdout},
@@ -19,7 +19,8 @@ use crate::{
     wire::{Answer, Order, Setup},
 };
 
-/// Replicas that connect at once, as in a rolling deploy; a Redis takes in only so many before it looks again.
+/// Replicas that connect at once, as in a rolling deploy. A Redis accepts only so many connections
+/// before it handles other events.
 const AT_ONCE: usize = 50;
 
 pub struct Worker {
@@ -60,7 +61,8 @@ impl Worker {
     }
 }
 
-/// Waits until all hear of changes; not for long, whoever lacks them is noticed later.
+/// Waits until all replicas receive changes, but not for long: a replica without push shows in the
+/// figures.
 async fn settle(replicas: &[Replica]) {
     for _ in 0..200 {
         if replicas.iter().all(|replica| replica.view().push) {
@@ -79,7 +81,7 @@ async fn watch(replicas: Arc<Vec<Replica>>) {
     }
 }
 
-/// The life of a process of the fleet.
+/// The main function of a worker process.
 pub fn process() {
     let (sender, mut lines) = mpsc::unbounded_channel::<String>();
     thread::spawn(move || {

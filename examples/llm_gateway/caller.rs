@@ -1,4 +1,4 @@
-//! Who asks the gateway, over HTTP, and says what came of it.
+//! A caller that sends requests to the gateway over HTTP and prints the results.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
     provider::Provider,
 };
 
-/// How long anything that is waited for may take.
+/// The timeout of anything that the caller waits for.
 const AT_MOST: Duration = Duration::from_secs(20);
 
 pub struct Caller<'a> {
@@ -19,7 +19,7 @@ pub struct Caller<'a> {
     questions: u32,
 }
 
-/// What came of a question.
+/// The gateway's answer to a question.
 pub struct Told {
     pub status: u16,
     pub retry_after: Option<u64>,
@@ -27,7 +27,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// Who answered.
+    /// The provider that answered.
     pub fn by(&self) -> &str {
         self.body["provider"].as_str().unwrap_or("nobody")
     }
@@ -42,13 +42,13 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// A question that nobody has asked before.
+    /// A question that was not asked before.
     pub fn question(&mut self) -> Value {
         self.questions += 1;
         json!({"messages": [{"role": "user", "content": format!("What is {} and 1?", self.questions)}]})
     }
 
-    /// Asks what nobody has asked before, and shows what came of it.
+    /// Asks a new question and prints the result.
     pub async fn ask_anew(&mut self, who: usize, note: &str) -> Result<Told, Error> {
         let question = self.question();
         self.ask(who, note, &question).await
@@ -60,7 +60,7 @@ impl<'a> Caller<'a> {
         Ok(told)
     }
 
-    /// Has texts embedded, and shows what came of it.
+    /// Requests embeddings of texts and prints the result.
     pub async fn embed(&self, who: usize, texts: &[&str]) -> Result<Told, Error> {
         let wanted = json!({ "input": texts });
         let told = self.post(who, "/v1/embeddings", &wanted).await?;
@@ -114,7 +114,7 @@ impl<'a> Caller<'a> {
         Ok(told)
     }
 
-    /// Asks anew until a provider answers.
+    /// Asks until this provider answers.
     pub async fn until_by(&mut self, who: usize, provider: Provider) -> Result<(), Error> {
         let begun = Instant::now();
         loop {
@@ -131,7 +131,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// What a replica has counted, of these names.
+    /// The metrics of a replica with these names.
     pub async fn metrics(&self, who: usize, names: [&str; 2]) -> Result<Vec<String>, Error> {
         let url = self.lab.replicas[who].url("/metrics");
         let all = self.http.get(url).send().await?.text().await?;
@@ -141,7 +141,7 @@ impl<'a> Caller<'a> {
         Ok(lines)
     }
 
-    /// Waits until both replicas see a circuit so, and says so.
+    /// Waits until both replicas see a circuit in this state, and prints that.
     pub async fn until_state(&self, provider: Provider, state: &str) -> Result<(), Error> {
         let begun = Instant::now();
         for replica in &self.lab.replicas {
@@ -172,7 +172,7 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Prints what came of a question.
+/// Prints the result of a question.
 pub fn show(who: usize, note: &str, told: &Told) {
     let Told { status, body, .. } = told;
     let words = if *status == 200 {

@@ -1,9 +1,9 @@
-//! Who stands in for whom.
+//! The order in which providers stand in for each other.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use commontrip::{
-    CallError, CircuitBreaker, Rejection,
+    CallError, CircuitBreaker,
     failover::{End, Exhausted, Failover, Stage},
 };
 
@@ -11,7 +11,7 @@ use super::{
     gateway::Refusal,
     lab::{Error, Setup},
     provider::Provider,
-    verdict::{retry_after, said},
+    verdict::said,
 };
 
 /// Providers in the order in which they are asked.
@@ -21,7 +21,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// This one first, then the usual ones.
+    /// The chain that starts with this provider and continues with the others in their default
+    /// order.
     pub fn beginning_with(
         first: Provider,
         breakers: &BTreeMap<Provider, CircuitBreaker>,
@@ -34,7 +35,7 @@ impl Chain {
             let stage = Stage::new(provider.name(), &breakers[provider]);
             failover = failover.stage(stage.attempt_timeout(setup.attempt_timeout));
         }
-        // Each may take its time; this is for their sum.
+        // Each attempt has its own timeout; this one is for all together.
         let total = setup.attempt_timeout * 5;
         Ok(Self {
             order,
@@ -42,7 +43,7 @@ impl Chain {
         })
     }
 
-    /// The provider whose stage is called so.
+    /// The provider of the stage with this name.
     pub fn named(&self, stage: &str) -> Provider {
         let mut order = self.order.iter();
         let found = order.find(|provider| provider.name() == stage);
@@ -50,7 +51,7 @@ impl Chain {
     }
 }
 
-/// What the caller is told when nobody gave an answer.
+/// The caller's answer when no provider gave one.
 pub fn refusal(failed: &Exhausted<genai::Error>) -> Refusal {
     let each = || failed.attempts.iter();
     if failed.end == End::CallersError
@@ -59,49 +60,19 @@ pub fn refusal(failed: &Exhausted<genai::Error>) -> Refusal {
     {
         return Refusal::Question(format!("{} says {}", tried.stage, said(error)));
     }
-    let misses = each().map(|tried| match &tried.error {
-        CallError::Failed(error) => Miss::failed(&tried.stage, error),
-        CallError::Rejected(rejection) => Miss::rejected(&tried.stage, rejection),
-        other => Miss::in_words(&tried.stage, other),
+    let words = each().map(|tried| match &tried.error {
+        CallError::Failed(error) => missed(&tried.stage, said(error)),
+        other => missed(&tried.stage, other),
     });
-    nobody(misses.collect())
+    nobody(failed.retry_after(), words)
 }
 
-/// Why one provider gave no answer, and when it may be asked again.
-pub struct Miss {
-    words: String,
-    wait: Option<Duration>,
+/// Why one provider gave no answer.
+pub fn missed(stage: &str, words: impl std::fmt::Display) -> String {
+    format!("; {stage}: {words}")
 }
 
-impl Miss {
-    pub fn failed(stage: &str, error: &genai::Error) -> Self {
-        Self {
-            words: format!("; {stage}: {}", said(error)),
-            wait: Some(retry_after(error).unwrap_or_default()),
-        }
-    }
-
-    /// Of a circuit that an operator has opened without an end nobody knows when it will let calls
-    /// through.
-    pub fn rejected(stage: &str, rejection: &Rejection) -> Self {
-        Self {
-            words: format!("; {stage}: {rejection}"),
-            wait: rejection.retry_after,
-        }
-    }
-
-    /// One whose circuit is closed may be asked at once.
-    pub fn in_words(stage: &str, words: impl std::fmt::Display) -> Self {
-        Self {
-            words: format!("; {stage}: {words}"),
-            wait: Some(Duration::ZERO),
-        }
-    }
-}
-
-/// The first that may be asked again is enough.
-pub fn nobody(misses: Vec<Miss>) -> Refusal {
-    let wait = misses.iter().filter_map(|miss| miss.wait).min();
-    let words: String = misses.into_iter().map(|miss| miss.words).collect();
+pub fn nobody(wait: Option<Duration>, misses: impl IntoIterator<Item = String>) -> Refusal {
+    let words: String = misses.into_iter().collect();
     Refusal::Nobody(wait, format!("nobody answers{words}"))
 }

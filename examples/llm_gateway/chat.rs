@@ -1,5 +1,6 @@
-//! What callers of the gateway send and get.
+//! What callers of the gateway send and receive.
 
+use commontrip::CircuitSummary;
 use serde::{Deserialize, Serialize};
 
 use super::{provider::Provider, upstream::Usage};
@@ -8,14 +9,13 @@ use super::{provider::Provider, upstream::Usage};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chat {
-    /// Who is asked first; the others stand by in their usual order.
+    /// The provider that is asked first; the others follow in their default order.
     pub model: Option<String>,
     pub system: Option<String>,
     pub messages: Vec<Message>,
     pub max_tokens: Option<u32>,
     pub temperature: Option<f64>,
-    /// Whether the answer comes as a stream. It is the same answer: the cache does not tell them
-    /// apart.
+    /// Whether to answer with a stream. The answer is the same, so the cache ignores this.
     #[serde(default, skip_serializing)]
     pub stream: bool,
 }
@@ -35,10 +35,10 @@ pub enum Role {
 }
 
 impl Chat {
-    /// Who is asked first.
+    /// Validates the question. Returns the provider that is asked first.
     ///
     /// # Errors
-    /// In words, what no provider would take.
+    /// When no provider would accept the question; says why.
     pub fn check(&self) -> Result<Provider, String> {
         if self
             .messages
@@ -54,7 +54,7 @@ impl Chat {
         {
             return Err("messages: none may be empty".to_owned());
         }
-        // The least that any of the providers takes.
+        // The narrowest range of all providers.
         if self.temperature.is_some_and(|t| !(0.0..=1.0).contains(&t)) {
             return Err("temperature: it can be from 0 to 1".to_owned());
         }
@@ -69,20 +69,23 @@ impl Chat {
     }
 }
 
-/// An answer, and how it was come by.
+/// An answer, and how it was obtained.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
     pub text: String,
     pub provider: Provider,
     pub model: String,
     pub usage: Usage,
-    /// Calls that were made for it; circuits that were skipped took none.
+    /// Calls that were made for it, without skipped circuits.
     pub attempt: u32,
     pub elapsed_ms: u64,
-    /// Whether another than the first provider gave it.
+    /// Whether a provider other than the first one gave it.
     pub fallback: bool,
-    /// Whether it was given before, and nobody was asked now.
+    /// Whether the cache had it, so that no provider was asked.
     pub cached: bool,
+    /// The circuit that admitted the call, as it was then; absent if the cache had the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<CircuitSummary>,
     /// Which replica of the gateway this is.
     pub replica: String,
 }

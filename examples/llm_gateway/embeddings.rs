@@ -1,7 +1,7 @@
-//! Embeddings: cache, then circuit, then OpenAI.
+//! Embeddings: cache, then circuit, then the model's provider.
 //!
-//! Owns the vectors that are kept, their circuit, and what is counted; knows nothing of HTTP.
-//! Invariant: a text whose vector is kept touches no circuit.
+//! Owns the cached vectors, their circuits, and the counts; knows nothing of HTTP. Invariant: a
+//! text whose vector is cached touches no circuit.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use commontrip::{
     CallError, CircuitBreaker, Commontrip, Policy,
     failover::{Failover, Stage},
 };
-use genai::{ModelIden, adapter::AdapterKind, embed::EmbedResponse};
+use genai::{ModelIden, embed::EmbedResponse};
 use metrics::counter;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
@@ -29,18 +29,22 @@ use super::{
     verdict::verdict,
 };
 
-const MODEL: &str = "text-embedding-3-small";
+/// Provider, model, and the maximum number of texts in one request. The first entry is the default.
+/// Vectors of different models cannot be compared, so no model stands in for another.
+const MODELS: [(Provider, &str, usize); 3] = [
+    (Provider::OpenAi, "text-embedding-3-small", 2048),
+    (Provider::Gemini, "gemini-embedding-001", 100),
+    (Provider::Ollama, "nomic-embed-text", 2048),
+];
 
-/// Chat models of the same provider fail alone.
+/// The default model's circuit. It is separate from those of the same provider's chat models.
+#[allow(dead_code, reason = "only tests look")]
 pub const CIRCUIT: &str = "llm:openai:text-embedding-3-small";
 
-/// The most texts of one request, as OpenAI has it.
-const MOST: usize = 2048;
-
-/// Vectors that are kept, at most: 60 MB.
+/// The maximum number of cached vectors of each model: 60 MB, or 120 MB for Gemini's longer ones.
 const KEPT: u64 = 10_000;
 
-/// Texts to be embedded.
+/// The texts to embed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Texts {
@@ -53,7 +57,7 @@ pub struct Texts {
 pub struct Vectors {
     data: Vec<Vector>,
     model: &'static str,
-    /// Tokens of the texts that the provider was asked for.
+    /// Tokens of the texts that were sent to the provider.
     usage: Usage,
 }
 
@@ -61,22 +65,22 @@ pub struct Vectors {
 struct Vector {
     index: usize,
     embedding: Arc<[f32]>,
-    /// Whether it was kept, and nobody was asked now.
+    /// Whether the vector came from the cache.
     cached: bool,
 }
 
-/// What was counted since the start.
+/// Counts since the start.
 #[derive(Serialize)]
 pub struct Stats {
-    /// Texts whose vector was kept.
+    /// Texts whose vector was cached.
     hits: u64,
-    /// Texts whose vector was not.
+    /// Texts whose vector was not cached.
     misses: u64,
-    /// Calls to the provider; one is for all missing texts of a request.
+    /// Calls to the provider. One call requests all missing texts of a request.
     calls: u64,
-    /// Requests that the circuit refused.
+    /// Requests that the circuit rejected.
     rejected: u64,
-    /// Texts whose vector is kept now.
+    /// Vectors in the cache.
     kept: u64,
 }
 
@@ -89,11 +93,19 @@ enum Event {
 }
 
 pub struct Embeddings {
+    models: Vec<Model>,
+    upstream: Upstream,
+    counts: [AtomicU64; 4],
+}
+
+/// One model, its circuit, and its cached vectors.
+struct Model {
+    provider: Provider,
+    name: &'static str,
+    most: usize,
     breaker: CircuitBreaker,
     once: Failover,
-    upstream: Upstream,
     kept: Cache<String, Arc<[f32]>>,
-    counts: [AtomicU64; 4],
 }
 
 impl Embeddings {
@@ -103,29 +115,44 @@ impl Embeddings {
         upstream: Upstream,
         setup: &Setup,
     ) -> Result<Self, Error> {
-        let breaker = circuits.circuit(CIRCUIT, policy)?;
-        let openai = Stage::new(Provider::OpenAi.name(), &breaker);
-        let once = Failover::builder()
-            .stage(openai.attempt_timeout(setup.attempt_timeout))
-            .build()?;
+        let mut models = Vec::new();
+        for (provider, name, most) in MODELS {
+            let circuit = format!("llm:{}:{name}", provider.name());
+            let breaker = circuits.circuit(&circuit, policy.clone())?;
+            let stage = Stage::new(provider.name(), &breaker);
+            let once = Failover::builder()
+                .stage(stage.attempt_timeout(setup.attempt_timeout))
+                .build()?;
+            models.push(Model {
+                provider,
+                name,
+                most,
+                breaker,
+                once,
+                // Without an expiry: a model always gives a text the same vector.
+                kept: Cache::new(KEPT),
+            });
+        }
         Ok(Self {
-            breaker,
-            once,
+            models,
             upstream,
-            // Without a time: a model gives a text the same vector again.
-            kept: Cache::new(KEPT),
             counts: Default::default(),
         })
     }
 
-    pub const fn breaker(&self) -> &CircuitBreaker {
-        &self.breaker
+    /// The circuit of the default model.
+    pub fn breaker(&self) -> &CircuitBreaker {
+        &self.models[0].breaker
     }
 
-    /// Gives each text its vector; the provider is asked for those that are not kept, once.
+    /// Returns the vector of each text. Asks the provider once for those that are not cached.
     pub async fn embed(&self, texts: &Texts) -> Result<Vectors, Refusal> {
-        texts.check().map_err(Refusal::Question)?;
-        let mut found: Vec<_> = texts.input.iter().map(|text| self.kept.get(text)).collect();
+        let model = self.model(texts).map_err(Refusal::Question)?;
+        let mut found: Vec<_> = texts
+            .input
+            .iter()
+            .map(|text| model.kept.get(text))
+            .collect();
         let cached: Vec<_> = found.iter().map(Option::is_some).collect();
         let hits = cached.iter().filter(|cached| **cached).count();
         self.count(Event::Hits, hits);
@@ -135,7 +162,7 @@ impl Embeddings {
         let mut spent = Usage::default();
         if !missing.is_empty() {
             let missing: Vec<_> = missing.into_iter().cloned().collect();
-            let (vectors, usage) = self.ask(&missing).await?;
+            let (vectors, usage) = self.ask(model, &missing).await?;
             spent = usage;
             for (text, place) in texts.input.iter().zip(&mut found) {
                 if place.is_none()
@@ -145,7 +172,7 @@ impl Embeddings {
                 }
             }
             for (text, vector) in missing.into_iter().zip(vectors) {
-                self.kept.insert(text, vector);
+                model.kept.insert(text, vector);
             }
         }
         let all = found.into_iter().flatten().zip(cached).enumerate();
@@ -156,33 +183,62 @@ impl Embeddings {
         });
         Ok(Vectors {
             data: data.collect(),
-            model: MODEL,
+            model: model.name,
             usage: spent,
         })
     }
 
     pub fn stats(&self) -> Stats {
         let of = |event: Event| self.counts[event as usize].load(Ordering::Relaxed);
-        self.kept.run_pending_tasks();
+        let kept = |model: &Model| {
+            model.kept.run_pending_tasks();
+            model.kept.entry_count()
+        };
         Stats {
             hits: of(Event::Hits),
             misses: of(Event::Misses),
             calls: of(Event::Calls),
             rejected: of(Event::Rejected),
-            kept: self.kept.entry_count(),
+            kept: self.models.iter().map(kept).sum(),
         }
     }
 
-    /// Asks the provider, if the circuit has nothing against it.
-    async fn ask(&self, texts: &[String]) -> Result<(Vec<Arc<[f32]>>, Usage), Refusal> {
+    /// The requested model.
+    ///
+    /// # Errors
+    /// When the model would not accept the texts; says why.
+    fn model(&self, texts: &Texts) -> Result<&Model, String> {
+        let asked = texts.model.as_deref().unwrap_or(MODELS[0].1);
+        let found = self.models.iter().find(|model| model.name == asked);
+        let model = found.ok_or_else(|| {
+            let all = MODELS.map(|(_, name, _)| name).join(", ");
+            format!("model: {asked:?} is not one of {all}")
+        })?;
+        let most = model.most;
+        if texts.input.is_empty() || texts.input.len() > most {
+            return Err(format!("input: it can have from 1 to {most} texts"));
+        }
+        if texts.input.iter().any(String::is_empty) {
+            return Err("input: none may be empty".to_owned());
+        }
+        Ok(model)
+    }
+
+    /// Asks the provider, if the circuit admits the call.
+    async fn ask(
+        &self,
+        model: &Model,
+        texts: &[String],
+    ) -> Result<(Vec<Arc<[f32]>>, Usage), Refusal> {
         let call = |_| async {
             self.count(Event::Calls, 1);
-            let model = ModelIden::from_static(AdapterKind::OpenAI, MODEL);
-            let answer = self.upstream.embed(model, texts.to_vec()).await?;
+            let kind = model.provider.iden().adapter_kind;
+            let iden = ModelIden::from_static(kind, model.name);
+            let answer = self.upstream.embed(iden, texts.to_vec()).await?;
             let spent = Usage::of(&answer.usage);
             Ok((in_order(answer, texts.len())?, spent))
         };
-        match self.once.call_with(verdict, call).await {
+        match model.once.call_with(verdict, call).await {
             Ok(served) => Ok(served.value),
             Err(failed) => {
                 let mut tried = failed.attempts.iter();
@@ -207,24 +263,7 @@ impl Embeddings {
     }
 }
 
-impl Texts {
-    fn check(&self) -> Result<(), String> {
-        if self.input.is_empty() || self.input.len() > MOST {
-            return Err(format!("input: it can have from 1 to {MOST} texts"));
-        }
-        if self.input.iter().any(String::is_empty) {
-            return Err("input: none may be empty".to_owned());
-        }
-        match &self.model {
-            Some(model) if model != MODEL => {
-                Err(format!("model: {model:?} is not {MODEL}, the only one"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The vectors in the order of the texts, which each says itself.
+/// Sorts the vectors by the texts' order, which each vector states.
 fn in_order(answer: EmbedResponse, texts: usize) -> genai::Result<Vec<Arc<[f32]>>> {
     let mut all = answer.embeddings;
     all.sort_by_key(|one| one.index);

@@ -1,7 +1,7 @@
 //! One replica of the gateway: cache, then circuits, then providers.
 //!
-//! Owns who stands in for whom, the cache, and what is counted; knows nothing of HTTP.
-//! Invariant: what the cache has touches no circuit.
+//! Owns the chains of providers, the cache, and the counts; knows nothing of HTTP. Invariant: a
+//! cached answer touches no circuit.
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
@@ -31,21 +31,21 @@ use super::{
     verdict::verdict,
 };
 
-/// Answers that are kept, at most.
+/// The maximum number of cached answers.
 const KEPT: u64 = 10_000;
 
 /// Why there is no answer.
 pub enum Refusal {
-    /// The question is wrong, in these words.
+    /// The question is invalid, for this reason.
     Question(String),
-    /// Nobody answers; when to ask again where that is known, and what each one said.
+    /// No provider answers: when to ask again, if known, and what each one said.
     Nobody(Option<Duration>, String),
 }
 
-/// Where the answer to a question is.
+/// Where the answer to a question comes from.
 pub(super) enum Found<'a> {
     Kept(Answer),
-    /// These providers are to be asked; the answer is kept under this key.
+    /// These providers are asked in order; the answer is cached under this key.
     Ask(&'a Chain, String),
 }
 
@@ -59,10 +59,10 @@ pub struct Gateway {
     chains: BTreeMap<Provider, Chain>,
     answers: Cache<String, Arc<Answer>>,
     pub embeddings: Embeddings,
-    /// Of the local server.
+    /// Checks the local server.
     pub monitor: HealthMonitor,
     patient: Failover,
-    // Two replicas of one process would share the global one.
+    // Not the global recorder, which two replicas of one process would share.
     pub(super) recorder: Arc<PrometheusRecorder>,
     _exporter: Exporter,
 }
@@ -147,12 +147,12 @@ impl Gateway {
         self.counted(self.answer(&chat)).await
     }
 
-    /// Gives each text its vector.
+    /// Returns the vector of each text.
     pub async fn embed(&self, texts: Texts) -> Result<Vectors, Refusal> {
         self.counted(self.embeddings.embed(&texts)).await
     }
 
-    /// Answers a question by the cloud, more patiently by the cloud, or by the local model.
+    /// Answers a question with a cloud model, then with more patience, then with the local model.
     pub async fn chat_patiently(&self, chat: Chat) -> Result<Patient, Refusal> {
         chat.check().map_err(Refusal::Question)?;
         if chat.stream {
@@ -163,7 +163,7 @@ impl Gateway {
         self.counted(local::patiently(&self.patient, ask)).await
     }
 
-    /// Whatever is counted on the way is counted for this replica.
+    /// Runs `work` with this replica's metrics recorder.
     pub(super) async fn counted<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| with_local_recorder(&self.recorder, || work.as_mut().poll(cx)))
@@ -181,8 +181,10 @@ impl Gateway {
             Ok(served) => served,
             Err(failed) => return Err(refusal(&failed)),
         };
+        let provider = chain.named(&served.stage);
         let answer = Answer {
-            provider: chain.named(&served.stage),
+            provider,
+            circuit: Some(self.breaker(provider).summary()),
             text: served.value.text,
             model: served.value.model,
             usage: served.value.usage,
@@ -196,16 +198,17 @@ impl Gateway {
         Ok(answer)
     }
 
-    /// What the cache has, or who is to be asked.
+    /// Looks up the answer, or returns the providers to ask.
     pub(super) fn find(&self, chat: &Chat, begun: Instant) -> Result<Found<'_>, Refusal> {
         let first = chat.check().map_err(Refusal::Question)?;
-        // The whole question: another temperature is another question.
+        // The key is the whole question, because another temperature is another question.
         let key = serde_json::to_string(chat).map_err(|e| Refusal::Question(e.to_string()))?;
         if let Some(kept) = self.answers.get(&key) {
             counter!("llm_cache_total", "result" => "hit").increment(1);
             return Ok(Found::Kept(Answer {
                 cached: true,
                 attempt: 0,
+                circuit: None,
                 elapsed_ms: millis(begun.elapsed()),
                 ..Answer::clone(&kept)
             }));
@@ -221,7 +224,7 @@ impl Gateway {
         self.answers.insert(key, Arc::new(answer.clone()));
     }
 
-    /// One try.
+    /// Makes one attempt.
     async fn ask(&self, provider: Provider, chat: &Chat) -> genai::Result<Reply> {
         let mut meter = Meter::start(&self.recorder, provider);
         let result = self.upstream.ask(provider, chat).await;

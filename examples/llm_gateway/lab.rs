@@ -1,4 +1,4 @@
-//! Everything at once: the providers' stubs, and a fleet of gateways before them.
+//! The whole setup: stubs of the providers, and a fleet of gateways in front of them.
 
 use std::{
     collections::BTreeMap,
@@ -14,26 +14,26 @@ use super::{gateway::Gateway, provider::Provider, service, stubs::Stub, upstream
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How a fleet is to be.
+/// The settings of a fleet.
 #[derive(Clone)]
 pub struct Setup {
-    /// A Redis by its URL, and how keys in it begin; else circuits are kept in this process.
+    /// The URL of a Redis and the prefix of its keys; `None` keeps circuits in this process.
     pub redis: Option<(String, String)>,
-    /// Where the first replica listens; the others on the ports after it. Port 0 is any.
+    /// Where the first replica listens; the others use the following ports. Port 0 takes free ones.
     pub listen: SocketAddr,
     pub replicas: u16,
-    /// How long an open circuit waits before it tries again.
+    /// How long a circuit stays open before it permits probes.
     pub open_for: Duration,
-    /// How long one try may take.
+    /// How long one attempt may take.
     pub attempt_timeout: Duration,
-    /// How long a stream may be silent after its first token; `attempt_timeout` is for the first
-    /// one.
+    /// How long a stream may be silent after its first token; `attempt_timeout` applies to the
+    /// first one.
     pub token_timeout: Duration,
-    /// How long an answer is kept.
+    /// How long an answer is cached.
     pub keep_for: Duration,
-    /// How often the fleet looks whether the local server is there.
+    /// How often the fleet checks the local server.
     pub check_every: Duration,
-    /// What the times of the patient chain are multiplied by.
+    /// A factor for the times of the patient chain.
     pub patient_scale: f64,
 }
 
@@ -53,7 +53,7 @@ impl Default for Setup {
     }
 }
 
-/// All providers' stubs.
+/// The stubs of all providers.
 pub struct Stubs(BTreeMap<Provider, Stub>);
 
 impl Stubs {
@@ -66,7 +66,7 @@ impl Stubs {
     }
 }
 
-/// One replica of the gateway, serving; ends when it is dropped.
+/// A running replica of the gateway; stops when dropped.
 pub struct Replica {
     pub addr: SocketAddr,
     pub gateway: Arc<Gateway>,
@@ -74,7 +74,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// An address under this replica.
+    /// The URL of a path on this replica.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
@@ -134,7 +134,7 @@ impl Lab {
         Ok(Self { stubs, replicas })
     }
 
-    /// Sends what was recorded, and ends.
+    /// Sends pending reports and stops.
     pub async fn end(self) {
         for replica in &self.replicas {
             replica.gateway.circuits.shutdown().await;

@@ -1,5 +1,4 @@
-//! The model on our own machines: whether it is there, and the chain of a client that has it behind
-//! the cloud.
+//! The model on local machines: its health check, and a chain that uses it after the cloud models.
 //!
 //! Owns the times of the chain, the check of the local server, and why earlier attempts failed.
 
@@ -25,7 +24,7 @@ use super::{
 /// The stages; all but the last ask the cloud.
 const STAGES: [&str; 3] = ["cloud", "cloud-patient", "local"];
 
-/// Cloud 10 s, wait 2 s, cloud 20 s, wait 5 s, local 30 s; each of them times `scale`.
+/// Cloud 10 s, wait 2 s, cloud 20 s, wait 5 s, local 30 s, each multiplied by `scale`.
 pub fn chain(
     cloud: &CircuitBreaker,
     local: &CircuitBreaker,
@@ -48,7 +47,7 @@ pub fn chain(
         .build()
 }
 
-/// Looks whether the local server is there and has the model; opens and closes its circuit without
+/// Checks whether the local server is up and has the model. Opens and closes its circuit without
 /// calls of users.
 pub fn monitor(
     circuits: &Commontrip,
@@ -84,21 +83,21 @@ async fn look(upstream: &Upstream) -> Result<(), String> {
     }
 }
 
-/// An answer, and how it was come by.
+/// An answer, and how it was obtained.
 #[derive(Serialize)]
 pub struct Patient {
     pub text: String,
     pub model: String,
     pub usage: Usage,
-    /// Which stage of the chain gave it.
+    /// The stage of the chain that gave it.
     pub stage: Arc<str>,
-    /// Attempts that were made; stages that were skipped took none.
+    /// Attempts that were made, without skipped stages.
     pub attempt: u32,
-    /// With the waits.
+    /// Includes the waits.
     pub elapsed_ms: u64,
-    /// Whether another than the first stage gave it.
+    /// Whether a stage other than the first one gave it.
     pub fallback: bool,
-    /// The stages that gave none, in their order.
+    /// The stages that gave no answer, in order.
     pub failed: Vec<Failed>,
 }
 
@@ -106,18 +105,18 @@ pub struct Patient {
 #[derive(Serialize)]
 pub struct Failed {
     stage: &'static str,
-    /// Missing for a stage that was skipped.
+    /// Absent for a stage that was skipped.
     attempt: Option<u32>,
     why: String,
 }
 
-/// Asks along the chain; `ask` makes one try at a provider.
+/// Goes along the chain; `ask` makes one attempt at a provider.
 pub async fn patiently<F, Fut>(chain: &Failover, ask: F) -> Result<Patient, Refusal>
 where
     F: Fn(Provider) -> Fut,
     Fut: Future<Output = genai::Result<Reply>>,
 {
-    // Of each stage its attempt, and what the provider said; it says nothing when the time is over.
+    // The attempt of each stage, and what the provider said; `None` after a timeout.
     let tried = Mutex::new([const { None }; STAGES.len()]);
     let call = |attempt: Attempt| {
         tried.lock()[attempt.stage] = Some((attempt.number, None));

@@ -1,10 +1,10 @@
-//! A gateway to several model providers, with one circuit for each of them that all its replicas share.
+//! A gateway to several model providers. All of its replicas share one circuit for each provider.
 //!
 //! `cargo run --example llm_gateway --features admin,failover,health,metrics,stream` plays a story
 //! and checks it: providers fail, others stand in, circuits open for both replicas, and everything
-//! heals. With `--serve [ADDR]` it stays up to be tried with curl. The providers are stubs in this
-//! process with the real shapes of requests and answers; circuits are kept in memory, or in the
-//! Redis of `COMMONTRIP_REDIS_URL`.
+//! recovers. With `--serve [ADDR]` the gateway keeps running, so that you can try it with curl. The
+//! providers are stubs in this process that use the real shapes of requests and answers. Circuits
+//! are kept in memory, or in the Redis of `COMMONTRIP_REDIS_URL`.
 
 mod caller;
 mod chain;
@@ -61,7 +61,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Stays up until Ctrl-C.
+/// Serves until Ctrl-C.
 async fn serve(setup: Setup, addr: &str) -> Result<(), Error> {
     let listen: SocketAddr = addr.parse().map_err(|_| USAGE)?;
     let open_for = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! What is counted of calls to providers: how many, how long, how many tokens.
+//! Metrics of calls to providers: how many, how long, how many tokens.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use super::{
     upstream::{Reply, Usage},
 };
 
-/// Counts one try, also one that is dropped because it takes too long.
+/// Counts one attempt, including one that is dropped because it takes too long.
 pub struct Meter {
     recorder: Arc<PrometheusRecorder>,
     provider: Provider,
     begun: Instant,
-    /// What the provider answered; `none` as long as it has not.
+    /// The provider's status; `none` until it has answered.
     status: String,
     usage: Option<Usage>,
 }
@@ -37,7 +37,7 @@ impl Meter {
         self.ended(result.as_ref().map(|reply| reply.usage));
     }
 
-    /// [`stop`](Self::stop), of a stream too.
+    /// [`stop`](Self::stop), for streams as well.
     pub fn ended(&mut self, result: Result<Usage, &genai::Error>) {
         let status = match result {
             Ok(_) => Some(StatusCode::OK),

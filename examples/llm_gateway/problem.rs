@@ -1,4 +1,4 @@
-//! Errors as they are answered: `application/problem+json`, RFC 9457.
+//! Errors as the gateway returns them: `application/problem+json`, RFC 9457.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         if let Some(wait) = self.retry_after {
-            // Whole seconds, and never too early.
+            // Rounded up to whole seconds, so that callers never return too early.
             let seconds = wait.as_millis().div_ceil(1000).max(1);
             headers.insert(
                 RETRY_AFTER,

@@ -1,4 +1,4 @@
-//! The model providers: what they are called, which model is asked, and where their circuit is.
+//! The model providers: names, models, and circuits.
 
 use genai::{ModelIden, adapter::AdapterKind};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,8 @@ impl Provider {
         Self::Ollama,
     ];
 
-    /// Who is asked when the caller has no wish, in this order. The last one is on our own machines.
+    /// The order in which providers are asked if the caller names none. The last one runs on local
+    /// machines.
     pub const BY_DEFAULT: [Self; 4] = [Self::OpenAi, Self::Anthropic, Self::Gemini, Self::Ollama];
 
     pub const fn name(self) -> &'static str {
@@ -46,12 +47,12 @@ impl Provider {
         }
     }
 
-    /// One circuit for each model, for models of one provider fail alone.
+    /// One circuit for each model, because models of one provider fail independently.
     pub fn circuit(self) -> String {
         format!("llm:{}:{}", self.name(), self.model())
     }
 
-    /// What the provider's base URL has after the host.
+    /// The path of the provider's base URL.
     pub const fn base(self) -> &'static str {
         match self {
             Self::OpenAi | Self::Anthropic | Self::DeepSeek => "/v1/",
@@ -60,7 +61,7 @@ impl Provider {
         }
     }
 
-    /// The key of our account. Ollama has none.
+    /// The API key of the gateway's account. Ollama has none.
     pub const fn key(self) -> &'static str {
         match self {
             Self::OpenAi => "sk-proj-example",
@@ -71,7 +72,7 @@ impl Provider {
         }
     }
 
-    /// The model as genai has to be asked for it.
+    /// The model's identifier in genai.
     pub fn iden(self) -> ModelIden {
         let kind = match self {
             Self::OpenAi => AdapterKind::OpenAI,
@@ -83,7 +84,7 @@ impl Provider {
         ModelIden::from_static(kind, self.model())
     }
 
-    /// The provider of one of genai's adapters, where there is one here.
+    /// The provider of a genai adapter, if the gateway has it.
     pub fn of(kind: AdapterKind) -> Option<Self> {
         Self::ALL
             .into_iter()

@@ -1,6 +1,6 @@
 //! The gateway over HTTP.
 //!
-//! Owns routes and how answers look; what happens is [`Gateway`]'s.
+//! Owns the routes and the shape of answers; [`Gateway`] does the work.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ struct Service {
     stubs: Arc<Stubs>,
 }
 
-/// One replica's routes.
+/// The routes of one replica.
 pub fn router(gateway: Arc<Gateway>, stubs: Arc<Stubs>) -> Result<Router, Error> {
     let options = admin::Options::new().token_from_env("COMMONTRIP_ADMIN_TOKEN")?;
     let dashboard = admin::router(Operator::of(&gateway.circuits), options);
@@ -71,7 +71,7 @@ async fn chat(
     ];
     let mut response = Json(answer).into_response();
     for (name, value) in told {
-        // A provider could name its model as no header can.
+        // A provider's name for its model may not be a valid header value.
         if let Ok(value) = HeaderValue::from_str(&value) {
             response
                 .headers_mut()
@@ -99,7 +99,7 @@ async fn embed(
     Ok(Json(service.gateway.embed(texts).await?))
 }
 
-/// What embeddings were come by, and how the local server is.
+/// The statistics of embeddings, and the health of the local server.
 async fn stats(State(service): State<Service>) -> Json<Value> {
     let gateway = &service.gateway;
     let breaker = gateway.embeddings.breaker();
@@ -115,7 +115,7 @@ async fn stats(State(service): State<Service>) -> Json<Value> {
     }))
 }
 
-/// 200 as long as one provider may be asked.
+/// Returns 200 as long as at least one provider may be asked.
 async fn health(State(service): State<Service>) -> Response {
     let gateway = &service.gateway;
     let admits = |state| {
@@ -140,7 +140,7 @@ async fn health(State(service): State<Service>) -> Response {
     let body = json!({
         "status": if open { "down" } else { "ok" },
         "replica": gateway.name(),
-        "store": if gateway.circuits.health().away_for.is_some() { "away" } else { "ok" },
+        "store": if gateway.circuits.health().unavailable_for.is_some() { "unavailable" } else { "ok" },
         "providers": providers,
     });
     let status = if open {
@@ -156,7 +156,7 @@ async fn metrics(State(service): State<Service>) -> String {
     service.gateway.prometheus.render()
 }
 
-/// Breaks a provider's stub, or mends it.
+/// Breaks or repairs a provider's stub.
 async fn break_stub(
     State(service): State<Service>,
     Path((provider, mode)): Path<(Provider, Mode)>,

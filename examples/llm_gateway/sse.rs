@@ -1,4 +1,4 @@
-//! A stream as it is answered: server-sent events.
+//! Streamed answers as server-sent events.
 
 use std::convert::Infallible;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::streaming::Told;
 
-/// `token` events, then `done` with what a plain answer has beside its text, or `error`.
+/// Sends `token` events, then `done` with the other fields of a plain answer, or `error`.
 pub fn answer(told: BoxStream<'static, Told>) -> Response {
     Sse::new(told.map(|told| Ok::<_, Infallible>(event(told)))).into_response()
 }
@@ -19,7 +19,7 @@ fn event(told: Told) -> Event {
         Told::Done(answer) => {
             let mut data = json!(answer);
             if let Value::Object(fields) = &mut data {
-                // It was told in tokens.
+                // The tokens had the text.
                 fields.remove("text");
             }
             ("done", data)

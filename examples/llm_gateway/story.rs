@@ -1,4 +1,4 @@
-//! A day of the gateway in some seconds, told and checked.
+//! A day of the gateway in a few seconds, played and checked.
 
 use commontrip::State;
 use serde_json::json;
@@ -13,7 +13,7 @@ use super::{
 /// Plays the story.
 ///
 /// # Errors
-/// What was not as it should be.
+/// When a step did not go as expected.
 pub async fn play(setup: &Setup) -> Result<(), Error> {
     let lab = Lab::start(setup).await?;
     let mut story = Story {
@@ -42,7 +42,7 @@ impl Story<'_> {
     async fn begin(&self, setup: &Setup) -> Result<(), Error> {
         let place = setup.redis.as_ref().map_or("in memory", |_| "in Redis");
         println!("{} replicas, circuits {place}", setup.replicas);
-        // Which may remember an earlier story.
+        // The Redis may have circuits of an earlier run.
         for (_, breaker) in self.caller.lab.replicas[0].gateway.breakers() {
             breaker.reset().await?;
         }
@@ -83,8 +83,8 @@ impl Story<'_> {
         let told = self.caller.embed(0, &["red", "green"]).await?;
         self.check(told.status == 200, "OpenAI embeds");
 
-        // Successes that came before are to be counted before, also those of the other replica: three
-        // failures in a row are to be in a row for the fleet.
+        // Report earlier successes of both replicas now, because three failures in a row must be
+        // consecutive for the whole fleet.
         for replica in &self.caller.lab.replicas {
             replica.gateway.circuits.flush().await;
         }
@@ -130,7 +130,7 @@ impl Story<'_> {
             self.caller.question(),
             self.caller.question(),
         );
-        // Together, for each of them waits as long as an attempt may take.
+        // At the same time, because each of them waits for a whole attempt timeout.
         let (a, b, c) = tokio::try_join!(
             self.caller.send(0, &a),
             self.caller.send(0, &b),
@@ -159,7 +159,7 @@ impl Story<'_> {
         for provider in [OpenAi, Anthropic, Gemini, Ollama] {
             stubs.of(provider).set(Mode::Ok).await;
         }
-        // Nobody has to do anything: the calls that come anyway are the probes.
+        // Nobody has to act: regular calls are the probes.
         self.caller.until_by(0, OpenAi).await?;
         self.caller.until_state(OpenAi, "closed").await?;
         let told = self.caller.ask_anew(1, "asks").await?;
@@ -193,7 +193,7 @@ impl Story<'_> {
             let told = self.caller.embed(0, &["blue"]).await?;
             self.check(told.status == 503, "nobody else embeds");
         }
-        // Calls are rejected at once; that the circuit is open is reported a moment later.
+        // Calls are rejected at once, but the store learns of it a moment later.
         self.caller.lab.replicas[0].gateway.circuits.flush().await;
         let open = breaker.snapshot().await?.state == State::Open;
         self.check(open, "three failures open it");
@@ -214,7 +214,7 @@ impl Story<'_> {
         }
     }
 
-    /// Checks for how long a circuit was opened.
+    /// Checks how long a circuit stays open.
     async fn check_wait(&mut self, provider: Provider, seconds: u64) -> Result<(), Error> {
         let gateway = &self.caller.lab.replicas[0].gateway;
         let now = gateway.breaker(provider).snapshot().await?;

@@ -1,10 +1,9 @@
-//! Answers as they come: each provider's stream behind its circuit.
+//! Streamed answers, with each provider's stream behind its circuit.
 //!
-//! Owns which provider's stream a caller gets, and what its end means; how it looks is
-//! [`sse`](super::sse)'s. Invariant: another provider stands in only as long as the caller has no
-//! token.
+//! Owns which provider's stream a caller gets, and what its end means; [`sse`](super::sse) owns the
+//! format. Invariant: another provider stands in only until the caller has received a token.
 
-use std::{future::ready, sync::Arc};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use commontrip::{
     CallError, Outcome,
@@ -18,39 +17,39 @@ use genai::chat::ChatStreamEvent;
 use tokio::time::Instant;
 
 use super::{
-    chain::{Miss, nobody},
+    chain::{missed, nobody},
     chat::{Answer, Chat},
     gateway::{Found, Gateway, Refusal, millis},
     lab::Setup,
     meter::Meter,
     provider::Provider,
     upstream::Usage,
-    verdict::{failed, said},
+    verdict::{failed, retry_after, said},
 };
 
-/// What a caller gets, in order: tokens, then one of the other two.
+/// What a caller receives, in order: tokens, then one of the other two.
 pub enum Told {
     Token(String),
-    /// The answer is whole.
+    /// The answer is complete.
     Done(Answer),
     /// The provider failed after its first token.
     Broken(Provider, String),
 }
 
-/// What is expected of each provider's stream.
+/// The limits of each provider's stream.
 pub type Streams = StreamOptions<Piece, genai::Error>;
 
-/// What a provider's stream consists of, without what is between.
+/// The parts of a provider's stream that matter here.
 pub enum Piece {
     Token(String),
-    /// The provider's own end of the answer.
+    /// The provider's own mark of a complete answer.
     End(Usage),
 }
 
 type Pieces = GuardedStream<BoxStream<'static, genai::Result<Piece>>>;
 type Failed = StreamError<genai::Error>;
 
-/// Limits, and what ends mean.
+/// The limits, and how the end of a stream is classified.
 pub fn options(setup: &Setup) -> Streams {
     StreamOptions::new()
         .first_item_within(setup.attempt_timeout)
@@ -62,14 +61,14 @@ pub fn options(setup: &Setup) -> Streams {
 fn outcome(error: &Failed) -> Outcome {
     match error {
         StreamError::Failed(error) => failed(error),
-        _ => Outcome::failure(),
+        error => Outcome::failure_of(error.kind()),
     }
 }
 
-/// The part of an event that counts: a token, or the end.
+/// The relevant part of an event: a token, or the end.
 ///
-/// Where a provider's stream just stops, genai has no `End` for some providers, and for the others
-/// one without a reason.
+/// If a provider's stream is cut off, genai sends no `End` for some providers, and one without a
+/// reason for the others.
 fn piece(event: ChatStreamEvent) -> Option<Piece> {
     match event {
         ChatStreamEvent::Chunk(chunk) if !chunk.content.is_empty() => {
@@ -84,7 +83,7 @@ fn piece(event: ChatStreamEvent) -> Option<Piece> {
 }
 
 impl Gateway {
-    /// Answers a question by a stream, of which the first token is there.
+    /// Answers a question with a stream whose first token has arrived.
     pub async fn stream(self: &Arc<Self>, chat: Chat) -> Result<BoxStream<'static, Told>, Refusal> {
         self.counted(self.begin(&chat)).await
     }
@@ -99,10 +98,10 @@ impl Gateway {
             Found::Ask(chain, key) => (chain, key),
         };
         let mut attempt = 0;
-        let mut misses = Vec::new();
+        let (mut misses, mut waits) = (Vec::new(), Vec::new());
         for &provider in &chain.order {
             let name = provider.name();
-            misses.push(match self.open(provider, chat, &mut attempt).await {
+            let (words, wait) = match self.open(provider, chat, &mut attempt).await {
                 Ok((first, pieces)) => {
                     let answer = Answer {
                         text: String::new(),
@@ -113,6 +112,7 @@ impl Gateway {
                         elapsed_ms: 0,
                         fallback: provider != chain.order[0],
                         cached: false,
+                        circuit: Some(self.breaker(provider).summary()),
                         replica: self.name().to_owned(),
                     };
                     let live = Live {
@@ -130,17 +130,22 @@ impl Gateway {
                         let words = format!("{name} says {}", said(&error));
                         return Err(Refusal::Question(words));
                     }
-                    Miss::failed(name, &error)
+                    (said(&error), Wait::of(retry_after(&error)))
                 }
-                Err(CallError::Failed(error)) => Miss::in_words(name, error),
-                Err(CallError::Rejected(rejection)) => Miss::rejected(name, &rejection),
-                Err(error) => Miss::in_words(name, error),
-            });
+                Err(CallError::Failed(error)) => (error.to_string(), Wait::None),
+                Err(CallError::Rejected(rejection)) => {
+                    let wait = rejection.retry_after.map_or(Wait::Unknown, Wait::For);
+                    (rejection.to_string(), wait)
+                }
+                Err(error) => (error.to_string(), Wait::None),
+            };
+            misses.push(missed(name, words));
+            waits.push(wait);
         }
-        Err(nobody(misses))
+        Err(nobody(Wait::least(&waits), misses))
     }
 
-    /// One try: opens a provider's stream, and waits for its first piece.
+    /// Makes one attempt: opens a provider's stream, and waits for its first piece.
     async fn open(
         &self,
         provider: Provider,
@@ -173,12 +178,39 @@ impl Gateway {
     }
 }
 
+/// When one provider may be asked again.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// At once: it gave no time.
+    None,
+    For(Duration),
+    /// Not known: an operator has opened the circuit without an end.
+    Unknown,
+}
+
+impl Wait {
+    fn of(told: Option<Duration>) -> Self {
+        told.map_or(Self::None, Self::For)
+    }
+
+    /// The same rule as [`Exhausted::retry_after`](commontrip::failover::Exhausted::retry_after).
+    fn least(all: &[Self]) -> Option<Duration> {
+        let least = all.iter().filter_map(|wait| match wait {
+            Self::None => Some(Duration::ZERO),
+            Self::For(wait) => Some(*wait),
+            Self::Unknown => None,
+        });
+        let told = all.iter().any(|wait| matches!(wait, Self::For(_)));
+        least.min().filter(|_| told)
+    }
+}
+
 /// A stream that has begun.
 struct Live {
     gateway: Arc<Gateway>,
     begun: Instant,
     key: String,
-    /// As far as it is there.
+    /// The answer so far.
     answer: Answer,
     first: Option<Piece>,
     pieces: Pieces,

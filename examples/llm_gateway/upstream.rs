@@ -1,6 +1,6 @@
-//! Calls to the providers, by genai.
+//! Calls to the providers, through genai.
 //!
-//! Owns which address and key each of them has; knows no circuits.
+//! Owns the address and key of each provider; knows nothing of circuits.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -18,15 +18,15 @@ use super::{
     provider::Provider,
 };
 
-/// What a model said, and what it cost.
+/// A model's answer, and its usage.
 pub struct Reply {
     pub text: String,
-    /// As the provider calls it.
+    /// The provider's name for the model.
     pub model: String,
     pub usage: Usage,
 }
 
-/// Tokens; 0 where a provider does not tell.
+/// Numbers of tokens; 0 if a provider does not report them.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Usage {
     pub prompt_tokens: u64,
@@ -41,7 +41,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Providers at these addresses, in place of their own.
+    /// Uses these addresses of the providers instead of the real ones.
     pub fn at(places: BTreeMap<Provider, SocketAddr>) -> genai::Result<Self> {
         let resolve = move |target: ServiceTarget| {
             let kind = target.model.adapter_kind;
@@ -62,7 +62,7 @@ impl Upstream {
         Ok(Self { client })
     }
 
-    /// Asks one provider, once.
+    /// Asks one provider once.
     pub async fn ask(&self, provider: Provider, chat: &Chat) -> genai::Result<Reply> {
         let (request, options) = request(chat);
         let answer = self
@@ -91,7 +91,7 @@ impl Upstream {
         Ok(answer.stream.map_err(within).boxed())
     }
 
-    /// Asks one provider for embeddings, once.
+    /// Asks one provider once for embeddings.
     pub async fn embed(
         &self,
         model: ModelIden,
@@ -100,7 +100,7 @@ impl Upstream {
         self.client.embed_batch(model, texts, None).await
     }
 
-    /// The models that a provider has.
+    /// The list of a provider's models.
     pub async fn models(&self, provider: Provider) -> genai::Result<Vec<String>> {
         let iden = provider.iden();
         let kind = iden.adapter_kind;
@@ -121,7 +121,7 @@ impl Usage {
     }
 }
 
-/// The error of a plain answer, where a stream has it inside its own: an HTTP status, say.
+/// The error of a plain answer if a stream's error wraps it, such as an HTTP status.
 fn within(error: genai::Error) -> genai::Error {
     match error {
         genai::Error::WebStream {

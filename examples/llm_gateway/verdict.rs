@@ -1,12 +1,12 @@
-//! What the end of a call says about a provider.
+//! What the result of a call says about a provider.
 
 use std::time::Duration;
 
-use commontrip::Outcome;
+use commontrip::{FailureKind, Outcome};
 use genai::webc;
 use serde_json::Value;
 
-/// Classifies the end of a call for the provider's circuit.
+/// Classifies the result of a call for the provider's circuit.
 pub fn verdict<T>(result: &genai::Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Success,
@@ -14,27 +14,30 @@ pub fn verdict<T>(result: &genai::Result<T>) -> Outcome {
     }
 }
 
-/// [`verdict`] of an error.
+/// Like [`verdict`], for an error.
 pub fn failed(error: &genai::Error) -> Outcome {
     let retry_after = retry_after(error);
-    match error.status().map(|status| status.as_u16()) {
-        // It says nothing about the provider.
+    let status = error.status().map(|status| status.as_u16());
+    let kind = status.map_or(FailureKind::of("no answer"), FailureKind::status);
+    match status {
+        // Such an error says nothing about the provider.
         _ if is_the_callers(error) => Outcome::Ignored,
-        // No time heals a wrong key or a model that is not there.
-        Some(400 | 401 | 403 | 404) => Outcome::trip(),
-        // Who says when to come back would refuse each call until then, of every replica.
-        Some(429) if retry_after.is_some() => Outcome::Trip { retry_after },
-        _ => Outcome::Failure { retry_after },
+        // Waiting does not repair a wrong key or a missing model.
+        Some(400 | 401 | 403 | 404) => Outcome::trip_of(kind),
+        // A provider that says when to retry would reject every replica's calls until then.
+        Some(429) if retry_after.is_some() => Outcome::trip_of(kind).with_retry_after(retry_after),
+        _ => Outcome::failure_of(kind).with_retry_after(retry_after),
     }
 }
 
-/// Whether it is the caller's own mistake, which another provider would not forgive either.
+/// Whether it is the caller's own mistake, which another provider would reject as well.
 fn is_the_callers(error: &genai::Error) -> bool {
     let status = error.status().map(|status| status.as_u16());
     matches!(status, Some(400 | 413 | 422)) && !is_wrong_key(error)
 }
 
-/// When the provider wants to be asked again: `Retry-After` in seconds, or what Google has in the body.
+/// When the provider wants to be asked again: `Retry-After` in seconds, or Google's field in the
+/// body.
 pub fn retry_after(error: &genai::Error) -> Option<Duration> {
     let header = error.headers().and_then(|all| all.get("retry-after"));
     if let Some(header) = header {
@@ -47,7 +50,7 @@ pub fn retry_after(error: &genai::Error) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// What the provider said, without what genai has around it.
+/// The provider's own message, without genai's text around it.
 pub fn said(error: &genai::Error) -> String {
     let body = body(error);
     let pointers = ["/error/message", "/error", "/message"];
@@ -58,7 +61,7 @@ pub fn said(error: &genai::Error) -> String {
     match (error.status(), said) {
         (Some(status), Some(words)) => format!("{}: {words}", status.as_u16()),
         (Some(status), None) => status.to_string(),
-        // An error event, in a stream that had begun well.
+        // An error event in a stream that had started well.
         (None, Some(words)) => words.to_owned(),
         (None, _) if is_unreachable(error) => "it cannot be reached".to_owned(),
         (None, _) if matches!(error, genai::Error::WebStream { .. }) => {
@@ -68,7 +71,7 @@ pub fn said(error: &genai::Error) -> String {
     }
 }
 
-/// Google answers a wrong key as it does a wrong request.
+/// Google answers a wrong key like an invalid request.
 fn is_wrong_key(error: &genai::Error) -> bool {
     let reason = body(error).and_then(|body| {
         let details = body.pointer("/error/details")?.as_array()?.clone();

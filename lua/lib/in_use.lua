@@ -1,8 +1,8 @@
--- in_use: the policies in code that a fleet runs one circuit under: nearly always one.
+-- in_use: the policies in code that a fleet uses for one circuit: nearly always one.
 --
--- Owns which there are, how many replicas have each, and in what they differ. `seq` marks a replica
--- with the id of its policy, but with 1, which is the usual one. Made only where a replica is
--- noted, or asks in half-open. Twin: `model::in_use`.
+-- Owns the list of these policies, how many replicas use each, and in which settings they differ.
+-- `seq` marks each replica with the id of its policy, except for id 1, the usual one. Created only
+-- when a replica is recorded, or acquires in half-open. Twin: `model::in_use`.
 
 local function in_use(c)
   local MOST, LONGEST_KEPT_MS, LONGEST_WORDS = 8, 3600000, 2000
@@ -15,7 +15,7 @@ local function in_use(c)
     return #words > 0 and table.concat(words, ' ') or 'default'
   end
 
-  -- The settings that hold for who has it: what is stored with the circuit wins.
+  -- Returns the settings in effect for a policy in code: those stored with the circuit win.
   local function effective(p)
     return apply(apply(policy_defaults(), p.name), c.policy)
   end
@@ -23,7 +23,8 @@ local function in_use(c)
   local function write_all(list)
     redis.call('DEL', CODE)
     for _, p in ipairs(list) do
-      redis.call('HSET', CODE, p.name, string.format('%d %d %d', p.id, p.seen, p.replicas))
+      local counted = p.replicas > 0 and string.format(' replicas=%d', p.replicas) or ''
+      redis.call('HSET', CODE, p.name, string.format('id=%d seen_ms=%d', p.id, p.seen) .. counted)
     end
     keep(c, CODE)
   end
@@ -56,7 +57,7 @@ local function in_use(c)
     return mine
   end
 
-  -- Counts the replicas that have each, noted at `since` or later.
+  -- Counts the replicas of each policy that were recorded at `since` or later.
   local function count(list, mine, since)
     local counted = {}
     local live = #list > 1 and redis.call('ZRANGEBYSCORE', REPLICAS, since, '+inf') or {}
@@ -71,7 +72,7 @@ local function in_use(c)
     for _, p in ipairs(list) do p.replicas = counted[p.id] or 0 end
   end
 
-  -- The settings that differ, each with its values and how many replicas have which:
+  -- Returns the settings that differ, each with its values and their number of replicas:
   -- "window_ms=60000 (3), 5000 (1); quorum=1 (3), 2 (1)".
   local function differences(list)
     local words, length, settings = {}, 0, {}
@@ -94,7 +95,8 @@ local function in_use(c)
     return table.concat(words, '; ')
   end
 
-  -- Notes the replica's policy, and now and then how many have which; returns what to mark it with.
+  -- Records the replica's policy, and from time to time counts the replicas of each policy. Returns
+  -- the id with which to mark the replica.
   local function note(live_ms)
     local name, list, kept = name_of(c.policy_in_code), policies_in_use(), {}
     local known = find(list, name)
@@ -108,19 +110,19 @@ local function in_use(c)
     count(kept, mine, now - live_ms)
     write_all(kept)
     set(c, 'policies_differ', differences(kept))
-    if c.window ~= '' and (c.state == 'closed' or c.state == 'metrics_only') then
-      local shapes, others = {}, c.window ~= geometry()
+    if c.window_shape ~= '' and (c.state == 'closed' or c.state == 'metrics_only') then
+      local shapes, others = {}, c.window_shape ~= geometry()
       for _, p in ipairs(kept) do
         local shape = geometry(effective(p))
         shapes[shape] = true
-        others = others or shape ~= c.window
+        others = others or shape ~= c.window_shape
       end
       if others then several(c).retain(shapes) end
     end
     return mine.id
   end
 
-  -- How many probes may be out: the fewest that a policy in use permits.
+  -- Returns how many probes may be in flight: the lowest limit of the policies in use.
   local function permitted()
     local list, name, fewest = policies_in_use(), name_of(c.policy_in_code), nil
     if not find(list, name) then

@@ -1,17 +1,17 @@
--- latency: how long calls took: counts by bucket, in slices of time that leave one by one.
+-- latency: how long calls took: counts by bucket, in slices of time that expire one by one.
 --
--- Owns which slices are in the window and what a report may say of latencies; knows no states: a
--- transition leaves them alone. A hash: slice start (Unix ms) -> "bucket:count bucket:count ...",
--- buckets ascending, as in "16:5 17:12"; a time window has as many slices as buckets, a count window
--- 10 of 6 s. What a bucket stands for is Rust's to know. A slice that somebody else wrote and that
--- cannot be read is an empty one. Made only where there are latencies. Twin: `model::slices`.
+-- Owns which slices are in the window, and the form of latencies in a report; knows no states:
+-- transitions do not change latencies. A hash: slice start (Unix ms) -> "bucket:count bucket:count
+-- ...", buckets ascending, as in "16:5 17:12". A time window has as many slices as buckets, a count
+-- window 10 slices of 6 s. Only Rust knows which latency a bucket stands for. A foreign slice that
+-- cannot be read counts as empty. Created only when there are latencies. Twin: `model::slices`.
 
 local function latency()
   local BUCKETS = 368
   local LONGEST_SLICE = 8192 -- more than all buckets with their largest counts
   local MOST_SLICES = 1000
 
-  -- Comparing anything but a number is an error of Lua's, which says the same.
+  -- Comparing any other type with a number raises a Lua error, which has the same meaning.
   local function are_pairs(values)
     local before = -1
     for i = 1, #values, 2 do
@@ -31,7 +31,7 @@ local function latency()
     end
   end
 
-  -- Slice width in ms and number of slices.
+  -- Returns the slice width in ms and the number of slices.
   local function slices()
     if policy[WINDOW_CALLS] > 0 then return 6000, 10 end
     return grid()
@@ -42,12 +42,12 @@ local function latency()
     return start and math.abs(math.floor(tonumber(start) / width) - math.floor(now / width)) < n
   end
 
-  -- A slice with pairs added. What lies between them is copied as it stands.
+  -- Returns a slice with pairs added. Pairs between them are copied unchanged.
   local function merged(slice, values)
     slice = slice == '' and '' or slice .. ' '
     local parts, copied, at, i, before = {}, 1, 1, 1, -1
     for from, bucket, count, to in string.gmatch(slice, '()(%d+):(%d+) ()') do
-      bucket, count = bucket + 0, count + 0 -- as `tonumber` does, for less
+      bucket, count = bucket + 0, count + 0 -- faster than `tonumber`
       if from ~= at or bucket <= before or bucket >= BUCKETS or count < 1 or count > LARGEST then break end
       if values[i] and values[i] <= bucket then
         parts[#parts + 1] = string.sub(slice, copied, from - 1)
@@ -69,8 +69,8 @@ local function latency()
     return string.sub(table.concat(parts), 1, -2)
   end
 
-  -- Files pairs under now. A slice that begins lets those go that have left the window; one that
-  -- lies as far ahead is of a clock that was set back.
+  -- Adds pairs to the current slice. When a slice begins, those that have left the window are
+  -- removed, and also those as far in the future: they are from before the clock was set back.
   local function add(c, values)
     local width, n = slices()
     local start = string.format('%d', math.floor(now / width) * width)
@@ -88,7 +88,7 @@ local function latency()
     end
   end
 
-  -- The slices of the window, as they stand: to add them up is cheaper elsewhere.
+  -- Returns the slices of the window as stored: Rust adds them up at less cost.
   local function seen()
     local width, n = slices()
     local found, held = {}, is_flooded(LATENCY, 5000) and {} or redis.call('HGETALL', LATENCY)

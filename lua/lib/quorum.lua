@@ -1,26 +1,32 @@
--- quorum: which replicas fail, which are open for themselves, and whether enough fail to open.
+-- quorum: which replicas fail, whose local circuit is open, and whether enough fail to open.
 --
--- Owns `failing` and `alone`; knows nothing of states. Made only where a policy asks for more than
--- one replica: with a quorum of 1 none of this costs a command. Both keys are cleared of what is
--- over when something is noted, and what is over never counts. Twin: `model::quorum`.
+-- Owns `failing` and `alone`; knows nothing of states. Replicas are counted by their stable names,
+-- so a replica that crashes and restarts repeatedly counts once. Created only when a policy needs
+-- more than one replica: with a quorum of 1 none of this costs a command. Expired entries of both
+-- keys never count, and are removed when an entry is added. Twin: `model::quorum`.
 
-local REPLICA_LIVE_MS = 15000 -- who reported within this time is there
-local REPLICA_SEEN_MS = 5000 -- how exactly that is known
-local REPLICA_MEMORY_MS = 3600000 -- how long an unheard replica's last number is kept
+local REPLICA_LIVE_MS = 15000 -- a replica that reported within this time is live
+local REPLICA_SEEN_MS = 5000 -- the precision of that time
+local REPLICA_MEMORY_MS = 3600000 -- how long the last number of a silent replica is kept
 
 local function quorum()
   local window = math.max(1, policy[WINDOW_MS])
 
+  -- Returns a name without its random part, which is new at each start.
+  local function stable(name)
+    return string.match(name, '^(.+)%.%x%x%x%x%x%x%x%x$') or name
+  end
+
   local function note_failing(c)
-    -- Another policy's window may be longer.
+    -- Another policy may have a longer window.
     local kept = c.policies_differ == '' and window or math.max(window, REPLICA_MEMORY_MS)
     redis.call('ZREMRANGEBYSCORE', FAILING, '-inf', now - kept)
-    if redis.call('ZADD', FAILING, now, replica) == 1 then keep(c, FAILING) end
+    if redis.call('ZADD', FAILING, now, stable(replica)) == 1 then keep(c, FAILING) end
     keep_scores(FAILING, now)
   end
 
   local function note_alone(c, alone_ms)
-    -- As long as its circuit can be open, or half-open.
+    -- The longest time for which a local circuit can be open or half-open.
     local latest = now + math.max(longest_wait(), policy[LEASE_MS], policy[HALF_OPEN_MS])
     keep_scores(ALONE, latest)
     if alone_ms == 0 then
@@ -39,11 +45,27 @@ local function quorum()
     return redis.call('ZCOUNT', ALONE, string.format('(%.0f', now), '+inf')
   end
 
-  -- A replica's place in `replicas` can be older than its last report by what it is known to.
-  local function agreed()
+  -- Returns the number of live replicas, at most `most`. A replica's score in `replicas` can be up
+  -- to REPLICA_SEEN_MS older than its last report.
+  local function live(most)
     local since = now - math.max(REPLICA_LIVE_MS, window) - REPLICA_SEEN_MS
-    local live = redis.call('ZCOUNT', REPLICAS, since, '+inf')
-    return failing() >= math.min(policy[QUORUM], math.max(1, live))
+    local known, count, from = {}, 0, 0
+    repeat
+      local some = redis.call('ZRANGEBYSCORE', REPLICAS, since, '+inf', 'LIMIT', from, 100)
+      for _, name in ipairs(some) do
+        name = stable(name)
+        if not known[name] then
+          known[name] = true
+          count = count + 1
+        end
+      end
+      from = from + 100
+    until #some < 100 or count >= most
+    return math.min(count, most)
+  end
+
+  local function agreed()
+    return failing() >= math.max(1, live(policy[QUORUM]))
   end
 
   return { note_failing = note_failing, note_alone = note_alone, failing = failing, alone = alone, agreed = agreed }

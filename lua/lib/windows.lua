@@ -1,9 +1,10 @@
--- windows: the windows of one circuit: one for each length that its replicas' policies ask for.
+-- windows: the windows of one circuit: one for each shape that its replicas' policies ask for.
 --
--- Owns which there are and that each outcome is filed in every one, so that replicas whose policies
--- differ do not lose each other's counts. Nearly always there is one, which `window` looks after.
--- Several are one hash: shape -> "at|sums|parts", where parts are "start=counts,..." or the ring;
--- the field `window` then has their shapes, with " + " between. Twin: `model::windows`.
+-- Owns which windows there are, and that each outcome is recorded in all of them, so that replicas
+-- with different policies do not lose each other's counts. Nearly always there is one window, which
+-- `window` handles. Several are stored in one hash: shape -> "at|sums|parts", where parts are
+-- "start=counts,..." or the ring; the field `window_shape` then has all shapes, joined by " + ".
+-- Twin: `model::windows`.
 
 local MOST_WINDOWS = 8
 
@@ -41,7 +42,7 @@ local function several(c)
     return starts
   end
 
-  -- Totals as they are now: what has left the window does not count.
+  -- Returns the current totals, without what has left the window.
   local function totals_of(w)
     if w.calls then return w.sums end
     local b = math.floor(now / w.width)
@@ -94,9 +95,9 @@ local function several(c)
     end
   end
 
-  -- Takes over what lies in both. An old bucket goes where its last moment lies, for its calls may
-  -- all have come then; where one side is a ring and the other is not, the totals go over as one
-  -- batch.
+  -- Copies the part of another window that this one covers. An old bucket goes to the bucket of its
+  -- last moment, because all its calls may have come then. Between a ring and a time window, the
+  -- totals are copied as one batch.
   local function continue(w, from)
     if w.calls and from.calls then
       push(w, string.sub(string.sub(from.ring, from.at + 1) .. string.sub(from.ring, 1, from.at), -w.calls))
@@ -143,9 +144,10 @@ local function several(c)
   end
 
   local function only()
-    local w = new(c.window)
+    local w = new(c.window_shape)
     if not w then return {} end
-    w.at, w.sums = c.window_at, { c.window_calls, c.window_failures, c.window_slow, c.window_undecided }
+    w.at = w.calls and c.ring_position or c.bucket_at_ms
+    w.sums = { c.window_calls, c.window_failures, c.window_slow, c.undecided }
     local flooded = not w.calls and is_flooded(WINDOW, 5000)
     local held = flooded and {} or redis.pcall(w.calls and 'GET' or 'HGETALL', WINDOW)
     if w.calls then
@@ -162,9 +164,9 @@ local function several(c)
   end
 
   local function load()
-    if not string.find(c.window, '+', 1, true) then return only() end
+    if not string.find(c.window_shape, '+', 1, true) then return only() end
     local list = {}
-    for shape in string.gmatch(c.window, '[^+]+') do
+    for shape in string.gmatch(c.window_shape, '[^+]+') do
       shape = string.match(shape, '^ ?(.-) ?$')
       local held = redis.pcall('HGET', WINDOW, shape)
       local w = #list < MOST_WINDOWS and unpacked(shape, type(held) == 'string' and held)
@@ -182,10 +184,11 @@ local function several(c)
         plus(ended, w.buckets[start], 1)
       end
     end
-    set(c, 'window', w.shape)
-    set(c, 'window_at', w.at)
-    set(c, 'window_ended', ended[1] + ended[4] > 0 and write(unpack(ended)) or '')
-    c.window_calls, c.window_failures, c.window_slow, c.window_undecided = unpack(w.sums)
+    set(c, 'window_shape', w.shape)
+    set(c, 'bucket_at_ms', w.width and w.at or 0)
+    set(c, 'ring_position', w.calls and w.at or 0)
+    set_ended(c, unpack(ended))
+    set_window(c, unpack(w.sums))
   end
 
   local function store(list)
@@ -198,9 +201,10 @@ local function several(c)
         shapes[i] = w.shape
         redis.call('HSET', WINDOW, w.shape, packed(w))
       end
-      set(c, 'window', table.concat(shapes, ' + '))
-      set(c, 'window_at', 0)
-      set(c, 'window_ended', '')
+      set(c, 'window_shape', table.concat(shapes, ' + '))
+      set(c, 'bucket_at_ms', 0)
+      set(c, 'ring_position', 0)
+      set_ended(c, 0, 0, 0, 0)
     end
     keep(c, WINDOW)
   end
@@ -212,7 +216,7 @@ local function several(c)
     end
   end
 
-  -- Adds the caller's own window where it is missing, with what the longest one knows.
+  -- Adds the caller's own window if it is missing, with the contents of the longest one.
   local function join(list)
     local mine = own(list)
     if mine then return mine end
@@ -232,11 +236,11 @@ local function several(c)
     local mine = join(list)
     for _, w in ipairs(list) do file(w, ...) end
     store(list)
-    c.window_calls, c.window_failures, c.window_slow, c.window_undecided = unpack(mine.sums)
+    set_window(c, unpack(mine.sums))
     c.half = mine.width and { half_of(mine) }
   end
 
-  -- Lets go of the windows that no policy in use asks for; the caller's own is one of them.
+  -- Removes the windows that no policy in use asks for; the caller's own is always in use.
   local function retain(shapes)
     local list, kept = load(), {}
     if #list == 0 then return end
@@ -250,35 +254,35 @@ local function several(c)
   local function totals()
     local mine = own(load())
     if mine then return unpack(totals_of(mine)) end
-    return c.window_calls, c.window_failures, c.window_slow, c.window_undecided
+    return c.window_calls, c.window_failures, c.window_slow, c.undecided
   end
 
   return { record = record, retain = retain, totals = totals }
 end
 
--- Totals as they are now, without writing: what has left the window does not count.
+-- Returns the current totals without writing: what has left the window does not count.
 local function totals(c)
-  if c.window ~= geometry() then return several(c).totals() end
-  if string.sub(c.window, -2) == 'ms' then
+  if c.window_shape ~= geometry() then return several(c).totals() end
+  if string.sub(c.window_shape, -2) == 'ms' then
     local width, n = grid()
     local b = math.floor(now / width)
-    local gap = b - math.floor(c.window_at / width)
+    local gap = b - math.floor(c.bucket_at_ms / width)
     if gap >= n or gap <= -n then return 0, 0, 0, 0 end
     return less(c, select(2, expired(c, width, n, b)))
   end
-  return c.window_calls, c.window_failures, c.window_slow, c.window_undecided
+  return c.window_calls, c.window_failures, c.window_slow, c.undecided
 end
 
--- Files a batch under now. A count window has the undecided calls since its last success; a batch
--- has no order: its own are taken to have come before its successes.
+-- Records a batch now. A count window has the undecided calls since its last success. A batch has
+-- no order: its undecided calls are taken to precede its successes.
 local function record(c, successes, failures, slow_successes, slow_failures, undecided)
   local calls = successes + failures
-  if c.window ~= geometry() then
+  if c.window_shape ~= geometry() then
     several(c).record(successes, failures, slow_successes, slow_failures, undecided)
   elseif policy[WINDOW_CALLS] == 0 then
     add_time(c, calls, failures, slow_successes + slow_failures, undecided)
   else
     if calls > 0 then add_count(c, calls, failures, slow_failures, slow_successes) end
-    c.window_undecided = successes > 0 and 0 or c.window_undecided + undecided
+    set(c, 'undecided', successes > 0 and 0 or c.undecided + undecided)
   end
 end

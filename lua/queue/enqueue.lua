@@ -1,10 +1,12 @@
--- enqueue: keep one job, unless the queue has it or is full.
--- Mode: write. Idempotent: yes (by the idempotency key, or the ID, which the caller makes up).
+-- enqueue: add one job, unless the queue already has it or is full.
+-- Mode: write. Idempotent: yes (by the idempotency key, or by the ID, which the caller chooses).
 --
 -- KEYS[1..10]  see lua/queue/lib/jobs.lua
 -- ARGV[1]  request  msgpack {id, key ('' = none), delay_ms, ttl_ms (0 = none), most, most_dead}
 -- ARGV[2]  payload  MessagePack
--- Returns  msgpack {id, size, now_ms}: the ID under which it is kept ('' = the queue is full), how many were there, dead ones aside
+-- Returns  msgpack {id, size, now_ms}
+--            id    the ID of the stored job ('' = the queue is full)
+--            size  how many jobs there were before, without dead letters
 -- Errors   "EARITY ..." "EREQUEST ..."
 
 local id, key = text(1, 'id'), text(2, 'key')

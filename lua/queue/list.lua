@@ -1,9 +1,9 @@
--- list: read jobs: those of a state, the next ones first, or one by its ID, with its payload.
+-- list: read the jobs of a state, the next ones first, or one job by its ID, with its payload.
 -- Mode: read. Idempotent: yes.
 --
 -- KEYS[1..10]  see lua/queue/lib/jobs.lua
--- ARGV[1]  request  msgpack {state, id ('' = those of the state), most}
--- Returns  msgpack {{id, record, payload ('' of those of a state)}, ...}
+-- ARGV[1]  request  msgpack {state, id ('' = all jobs of the state), most}
+-- Returns  msgpack {{id, record, payload ('' unless listed by ID)}, ...}
 -- Errors   "EARITY ..." "EREQUEST ..."
 
 local state, wanted, most = text(1, 'state'), text(2, 'id'), whole(3, 'most')
@@ -23,7 +23,7 @@ if wanted ~= '' then
 elseif most == 0 then
   return cmsgpack.pack(found)
 elseif state == 'ready' then
-  -- Those that run are in the same stream.
+  -- Running jobs are in the same stream.
   local entries = redis.call('XRANGE', READY, '-', '+', 'COUNT', most + redis.call('ZCARD', LEASES))
   for _, entry in ipairs(entries) do
     local id = entry[2][2]

@@ -1,9 +1,9 @@
--- renew: lengthen the lease of a running job.
+-- renew: extend the lease of a running job.
 -- Mode: write. Idempotent: yes.
 --
 -- KEYS[1..10]  see lua/queue/lib/jobs.lua
 -- ARGV[1]  request  msgpack {id, token, lease_ms}
--- Returns  integer: 1, or 0 when the job is no longer this run's
+-- Returns  integer: 1, or 0 when the job no longer belongs to this run
 -- Errors   "EARITY ..." "EREQUEST ..."
 
 local id, token, lease_ms = text(1, 'id'), text(2, 'token'), whole(3, 'lease_ms')

@@ -1,11 +1,13 @@
--- settle: say what became of one run of a job.
--- Mode: write. Idempotent: yes (a run that was settled is no run any more).
+-- settle: record the result of one run of a job.
+-- Mode: write. Idempotent: yes (a run settles only once).
 --
 -- KEYS[1..10]  see lua/queue/lib/jobs.lua
 -- ARGV[1]  request  msgpack {id, token, how, delay_ms, error, keep_ms, most_dead}
---            how  done: it is removed, and its idempotency key known for keep_ms;  retry: once more, delay_ms from now;
---                 bury: never again by itself;  release: as if it had not been taken
--- Returns  integer: 1, or 0 when the job is no longer this run's, and nothing was done
+--            how  done     remove the job, and remember its idempotency key for keep_ms
+--                 retry    run it again, delay_ms from now
+--                 bury     make it a dead letter: it never runs again by itself
+--                 release  make it ready again, as if it had not been taken
+-- Returns  integer: 1, or 0 when the job no longer belongs to this run, and nothing was done
 -- Errors   "EARITY ..." "EREQUEST ..."
 
 local id, token, how = text(1, 'id'), text(2, 'token'), text(3, 'how')
@@ -29,7 +31,7 @@ elseif how == 'retry' and (job.expires_ms == 0 or now + delay_ms < job.expires_m
 elseif how == 'release' then
   job.attempts = job.attempts - 1
   make_ready(id, job)
-  -- It may have expired meanwhile.
+  -- The job may have expired meanwhile.
   if job.expires_ms > 0 then redis.call('ZADD', EXPIRING, ms(job.expires_ms), id) end
 else
   bury(id, job, how == 'retry' and 'expired' or 'failed', words, most_dead)

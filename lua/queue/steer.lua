@@ -3,9 +3,11 @@
 --
 -- KEYS[1..10]  see lua/queue/lib/jobs.lua
 -- ARGV[1]  request  msgpack {id, how}
---            how  retry: a dead or delayed job is ready now, a dead one with all its attempts and its time to live anew;
---                 drop: a job that does not run is removed
--- Returns  text: done, unknown, running (it runs, and is left alone), known (its idempotency key is another job's by now)
+--            how  retry  make a dead or delayed job ready now; a dead one gets all its attempts and
+--                        its full time to live again
+--                 drop   remove a job that is not running
+-- Returns  text: done, unknown, running (the job is running and unchanged), known (another job has
+--          its idempotency key by now)
 -- Errors   "EARITY ..." "EREQUEST ..."
 
 local id, how = text(1, 'id'), text(2, 'how')

@@ -1,8 +1,9 @@
--- take: give one job to a worker, for as long as its lease.
--- Mode: write. Idempotent: no (each takes another; what was taken and not heard of is taken again after its lease).
+-- take: give one job to a worker, under a lease.
+-- Mode: write. Idempotent: no (each call takes another job; if the answer is lost, the job is taken
+-- again after its lease).
 --
 -- KEYS[1..10]  see lua/queue/lib/jobs.lua
--- ARGV[1]  request  msgpack {worker, token (of this run alone), lease_ms, most_attempts, most_dead}
+-- ARGV[1]  request  msgpack {worker, token (unique per run), lease_ms, most_attempts, most_dead}
 -- Returns  msgpack {{id, record, payload}, how many more are ready}; nil when none is due
 -- Errors   "EARITY ..." "EREQUEST ..."
 
@@ -36,7 +37,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', ms(now), 'LIMIT
   if job then make_ready(id, job) end
 end
 
--- One that was taken in what is the future since the clock was set back has its lease from now on.
+-- If the clock was set back, a job can have been taken in the future. Its lease then counts from
+-- now. Each call checks the job whose lease ends last.
 local last = redis.call('ZRANGE', LEASES, -1, -1, 'WITHSCORES')
 local latest = last[1] and tonumber(last[2]) > now + lease_ms and load(last[1])
 local taken = latest and tonumber(latest.at_ms)
@@ -46,7 +48,7 @@ if taken and taken > now then
   save(last[1], latest)
 end
 
--- First those whose workers are gone.
+-- Jobs whose workers are lost come first.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', ms(now), 'LIMIT', 0, AT_ONCE)) do
   local job = load(id)
   if not job then

@@ -1,14 +1,18 @@
-//! What can be read of health checks.
+//! Routes that read health checks, and that run one.
 
-use axum::{
-    Json,
-    extract::{Path, State, rejection::PathRejection},
-    http::StatusCode,
-};
+use std::time::Duration;
+
+use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
-use super::{App, problem::Problem};
-use crate::{Name, operator::CheckReport};
+use super::{App, caller::Operating, given, problem::Problem};
+use crate::{
+    Name,
+    operator::{CheckReport, CheckRunError},
+};
+
+/// How long to wait for a run: a response may take at most 10 s.
+const WAIT: Duration = Duration::from_secs(9);
 
 #[derive(Serialize)]
 pub(super) struct Checks {
@@ -24,18 +28,35 @@ pub(super) async fn checks(State(app): State<App>) -> Result<Json<Checks>, Probl
 
 pub(super) async fn check(
     State(app): State<App>,
-    name: Result<Path<String>, PathRejection>,
+    given::Name(name): given::Name,
 ) -> Result<Json<CheckReport>, Problem> {
-    let Path(name) = name?;
     let found = match Name::new(&name) {
         Ok(_) => app.operator.check(&name).await?,
         Err(_) => None,
     };
-    match found {
-        Some(check) => Ok(Json(check)),
-        None => {
-            let words = format!("there is no check {name:?}");
-            Err(Problem::new(StatusCode::NOT_FOUND, words))
-        }
+    found.map(Json).ok_or_else(|| unknown(&name))
+}
+
+pub(super) async fn run(
+    by: Operating,
+    State(app): State<App>,
+    given::Name(name): given::Name,
+) -> Result<Json<CheckReport>, Problem> {
+    if Name::new(&name).is_err() {
+        return Err(unknown(&name));
     }
+    let timeout = app.operator.check(&name).await?;
+    let timeout = timeout.map(|report| Duration::from_millis(report.timeout_ms));
+    let wait = timeout.map(|timeout| (timeout + Duration::from_secs(5)).min(WAIT));
+    match by.operator.run_check(&name, wait).await {
+        Ok(report) => Ok(Json(report)),
+        Err(CheckRunError::Store(error)) => Err(error.into()),
+        Err(CheckRunError::Unknown(name)) => Err(unknown(&name)),
+        Err(error) => Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, error.to_string())),
+    }
+}
+
+fn unknown(name: &str) -> Problem {
+    let words = format!("there is no check {name:?}");
+    Problem::new(StatusCode::NOT_FOUND, words)
 }

@@ -1,12 +1,12 @@
 //! The news as a stream of server-sent events.
 //!
-//! Owns what the kinds of events are called and which of them a subscriber gets; gathering them is
-//! [`Live`](crate::operator::Live)'s.
+//! Owns the names of event kinds and which events a subscriber gets;
+//! [`NewsFeed`](crate::operator::NewsFeed) gathers the news.
 
 use std::convert::Infallible;
 
 use axum::{
-    extract::{Query, State, rejection::QueryRejection},
+    extract::State,
     http::{HeaderName, StatusCode, header},
     response::{
         IntoResponse, Response, Sse,
@@ -17,10 +17,19 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{App, problem::Problem, read::Circuits, serve::Closing, stored::StoreHealth};
+use super::{
+    App, STREAMS,
+    caller::Access,
+    given::Asked,
+    options::Caller,
+    problem::Problem,
+    read::{Circuits, missing},
+    serve::Closing,
+    stored::StoreHealth,
+};
 use crate::{
     Name,
-    operator::{News, Tidings},
+    operator::{News, NewsStream},
 };
 
 #[derive(Deserialize)]
@@ -31,16 +40,21 @@ pub(super) struct About {
 pub(super) async fn events(
     State(app): State<App>,
     closing: Option<axum::Extension<Closing>>,
-    about: Result<Query<About>, QueryRejection>,
+    access: Access,
+    Asked(about): Asked<About>,
 ) -> Result<Response, Problem> {
-    let Query(about) = about?;
     let permit = app.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| {
-        let words = "as many watch the news as this server lets; try again in a while";
+        let words = format!("all {STREAMS} event streams are in use; try again later");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, words).with(header::RETRY_AFTER, "10")
     })?;
+    let let_in_by = match app.options.requires_token() {
+        true => Some(access.caller()?.clone()),
+        false => None,
+    };
     let subscriber = Subscriber {
-        tidings: app.live.subscribe(),
+        news: app.live.subscribe(),
+        let_in_by,
         app,
         about: about.name,
         closing: closing.map(|axum::Extension(Closing(closing))| closing),
@@ -52,26 +66,27 @@ pub(super) async fn events(
         Some((Ok::<_, Infallible>(event), subscriber))
     });
     let headers = [
-        // A proxy that gathers answers before it passes them on would make news old.
+        // A proxy that buffers responses would delay the news.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     let events = Sse::new(events).keep_alive(KeepAlive::default());
     Ok((headers, events).into_response())
 }
 
-/// Somebody who watches.
 struct Subscriber {
-    tidings: Tidings,
+    news: NewsStream,
     app: App,
-    /// The one circuit that they watch.
+    /// The token that admitted the subscriber, if reading needs one.
+    let_in_by: Option<Caller>,
+    /// The only circuit to report; all circuits if `None`.
     about: Option<String>,
     closing: Option<watch::Receiver<bool>>,
-    /// What they were told of the store.
+    /// The store's health as last sent.
     store: Option<StoreHealth>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The end, when the server ends; where that is not known, never.
+/// Completes when the server shuts down; never if nothing announces that.
 async fn end(closing: &mut Option<watch::Receiver<bool>>) {
     match closing {
         Some(closing) => drop(closing.wait_for(|closing| *closing).await),
@@ -97,14 +112,23 @@ struct Tick {
 }
 
 impl Subscriber {
-    /// What they are told next; `None` at the end.
+    /// Whether the token that admitted the subscriber is still valid.
+    fn may_watch(&self) -> bool {
+        let token = self.let_in_by.as_ref();
+        token.is_none_or(|token| self.app.options.still_knows(token))
+    }
+
+    /// The next event; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let news = tokio::select! {
                 () = end(&mut self.closing) => return None,
                 () = self.app.operator.ended() => return None,
-                news = self.tidings.next() => news,
+                news = self.news.next() => news,
             };
+            if !self.may_watch() {
+                return None;
+            }
             if let Some(event) = self.tell(news).await {
                 return Some(event);
             }
@@ -118,7 +142,9 @@ impl Subscriber {
 
     async fn tell(&mut self, news: News) -> Option<Event> {
         match news {
-            News::Circuits(mut circuits) => {
+            News::Circuits(survey) => {
+                let incomplete = missing(&survey);
+                let mut circuits = survey.circuits;
                 let now_ms = match self.app.operator.time_of(&circuits).await {
                     Ok(now_ms) => now_ms,
                     Err(_) => self.app.store.now_ms(),
@@ -128,7 +154,7 @@ impl Subscriber {
                 let circuits = Circuits {
                     now_ms,
                     circuits,
-                    incomplete: None,
+                    incomplete,
                     next: None,
                 };
                 event("circuits", &circuits)
@@ -173,7 +199,7 @@ impl Subscriber {
     }
 }
 
-/// An event with these words; what cannot be written in JSON, which is nothing of ours, is left out.
+/// An event with this value as JSON; `None` if it cannot be serialized, which does not happen here.
 fn event(kind: &'static str, of: &impl Serialize) -> Option<Event> {
     Event::default().event(kind).json_data(of).ok()
 }

@@ -1,26 +1,24 @@
-//! Who gets in, and what every answer carries.
+//! Access checks, and the headers of every response.
 //!
-//! Owns `Host` (against names that lead here from elsewhere), `Origin` (against other sites' pages), the
-//! token, and the headers that keep browsers from doing more than they are to.
+//! Owns the checks of `Host` (against DNS rebinding) and `Origin` (against other sites' pages),
+//! whether reading needs a token, and the headers that restrict browsers. `caller` owns the tokens.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, Request, State},
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{self, HeaderName},
-        request::Parts,
         uri::{Authority, Uri},
     },
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::{App, Options, problem::Problem};
-use crate::operator::Operator;
+use super::{Options, caller::Access, forwarded::Forwarded, problem::Problem};
 
-/// What every answer carries, unless it says otherwise.
+/// Headers of every response. A response may have its own `Content-Security-Policy`.
 const HEADERS: [(HeaderName, &str); 7] = [
     (header::CACHE_CONTROL, "no-store"),
     (
@@ -40,7 +38,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     ),
 ];
 
-/// Adds the headers.
+/// Adds [`HEADERS`] to a response.
 pub(super) fn shield(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
@@ -52,43 +50,67 @@ pub(super) fn shield(mut response: Response) -> Response {
     response
 }
 
-/// Lets in whom the names allow.
+/// Paths that need no token, because they have no data.
+const FOR_EVERYBODY: [&str; 2] = ["/", "/openapi.json"];
+
+/// Admits requests by host, origin and token, and attaches the caller to them.
 pub(super) async fn guard(
     State(options): State<Arc<Options>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let host = match host(request.headers(), request.uri()) {
-        Ok(host) => host,
-        Err(problem) => return problem.into_response(),
+    let forwarded = options.forwarded(request.headers(), request.extensions());
+    if let Err(problem) = admit(&options, &request, &forwarded) {
+        return problem.into_response();
+    }
+    let access = Access::of(&options, request.headers(), forwarded.client);
+    let is_open = !options.requires_token() || FOR_EVERYBODY.contains(&request.uri().path());
+    if !is_open && let Err(problem) = access.caller() {
+        return problem.into_response();
+    }
+    request.extensions_mut().insert(access);
+    next.run(request).await
+}
+
+/// Checks the host and the origin of a request.
+fn admit(options: &Options, request: &Request, forwarded: &Forwarded) -> Result<(), Problem> {
+    let host = match forwarded.host() {
+        Some(Ok(host)) => host,
+        Some(Err(given)) => {
+            let words = format!("X-Forwarded-Host is {given:?}, which is not a host");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, words));
+        }
+        None => host(request.headers(), request.uri())?,
     };
     if !options.answers_to(host.host()) {
         let words = format!(
-            "this server does not answer to the name {:?}; if it should, start it with --allow-host {0} \
-             (in code: Options::allow_host)",
-            host.host()
+            "this server does not answer to the name {:?}; if it should, {}",
+            host.host(),
+            allow(host.host())
         );
-        return Problem::new(StatusCode::MISDIRECTED_REQUEST, words).into_response();
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, words));
     }
     let reads = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     );
-    let origin = request.headers().get(header::ORIGIN);
-    if !reads && origin.is_some_and(|origin| !is_own(origin, &host, &options)) {
-        let words = "a page of another origin cannot command here; if a proxy with that name is before this \
-                     server, allow its name";
-        return Problem::new(StatusCode::FORBIDDEN, words).into_response();
+    match request.headers().get(header::ORIGIN) {
+        Some(origin) if !reads => is_own(origin, &host, forwarded, options),
+        _ => Ok(()),
     }
-    next.run(request).await
 }
 
-/// By which name the server was reached.
+/// How to allow a host.
+fn allow(host: &str) -> String {
+    format!("start it with --allow-host {host} (in code: Options::allow_host)")
+}
+
+/// The host by which the server was reached.
 fn host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, Problem> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let named = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.to_str().ok().and_then(|host| host.parse().ok()),
-        // HTTP/2 has it there.
+        // HTTP/2 has the host in the URI.
         (None, _) => uri.authority().cloned(),
         _ => None,
     };
@@ -96,62 +118,40 @@ fn host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, Problem> {
     named.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, words))
 }
 
-/// Whether a page of this origin is one of ours.
-fn is_own(origin: &HeaderValue, host: &Authority, options: &Options) -> bool {
-    let origin = origin.to_str().ok();
-    let Some(origin) = origin.and_then(|origin| origin.parse::<Uri>().ok()) else {
-        return false;
+/// Checks that an origin is this server's own, or allowed.
+fn is_own(
+    origin: &HeaderValue,
+    host: &Authority,
+    forwarded: &Forwarded,
+    options: &Options,
+) -> Result<(), Problem> {
+    let refused = |words| Err(Problem::new(StatusCode::FORBIDDEN, words));
+    let uri = origin.to_str().ok().and_then(|text| text.parse().ok());
+    let page = uri.as_ref().and_then(Uri::authority);
+    let Some(page) = page else {
+        return refused("a page of another origin cannot command here".to_owned());
     };
-    let Some(of_page) = origin.authority() else {
-        return false;
-    };
-    let usual = match origin.scheme_str() {
+    if options.names(page.host()) {
+        return Ok(());
+    }
+    let scheme = uri.as_ref().and_then(Uri::scheme_str);
+    let usual = match scheme {
         Some("https") => 443,
         _ => 80,
     };
     let port = |of: &Authority| of.port_u16().unwrap_or(usual);
-    let same = of_page.host().eq_ignore_ascii_case(host.host()) && port(of_page) == port(host);
-    same || options.names(of_page.host())
-}
-
-/// Who may command, as which operator.
-pub(super) struct Operating(pub(super) Operator);
-
-impl FromRequestParts<App> for Operating {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        if app.options.is_read_only() {
-            let words = "this server has no token and so is read-only; start it with one to command (--token-file \
-                         or COMMONTRIP_ADMIN_TOKEN)";
-            return Err(Problem::new(StatusCode::FORBIDDEN, words));
-        }
-        let unknown = |words, challenge| {
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, words);
-            problem.with(header::WWW_AUTHENTICATE, challenge)
-        };
-        let given = parts.headers.get(header::AUTHORIZATION);
-        let given = given.and_then(|given| bearer(given.as_bytes()));
-        let Some(token) = given else {
-            let words = "a command needs the token: Authorization: Bearer <token>";
-            return Err(unknown(words, r#"Bearer realm="commontrip""#));
-        };
-        if !app.options.accepts(token) {
-            let challenge = r#"Bearer realm="commontrip", error="invalid_token""#;
-            return Err(unknown("the token is wrong", challenge));
-        }
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let operator = peer.map(|ConnectInfo(peer)| {
-            let from = format!("http from {}", peer.ip().to_canonical());
-            app.operator.from(&from)
-        });
-        Ok(Self(operator.unwrap_or_else(|| app.operator.clone())))
+    let by_scheme = forwarded
+        .proto
+        .as_deref()
+        .is_none_or(|proto| Some(proto) == scheme);
+    let by_name = page.host().eq_ignore_ascii_case(host.host()) && port(page) == port(host);
+    if by_scheme && by_name {
+        return Ok(());
     }
-}
-
-/// The token of `Bearer <token>`; the word in any case.
-fn bearer(header: &[u8]) -> Option<&[u8]> {
-    let (word, token) = header.split_at_checked(7)?;
-    let token = token.trim_ascii();
-    (word.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+    refused(format!(
+        "a page of another origin, {}, cannot command here: this server was reached as {host}; if a proxy with the \
+         page's name is before it, {}",
+        origin.to_str().unwrap_or_default(),
+        allow(page.host())
+    ))
 }

@@ -1,37 +1,55 @@
-//! All circuits and health checks as the fleet has them, for Prometheus.
+//! Fleet-wide metrics of all circuits and health checks, for Prometheus.
 //!
-//! Owns the names; the text and its escaping are `prometheus`'. Made anew at each scrape, so that what
-//! is gone leaves nothing behind. What a replica's own process knows is its exporter's.
+//! Owns the metric names; `prometheus` owns the text format and escaping. Metrics are rebuilt at
+//! each scrape, so removed circuits leave no series behind. Invariant: every name contains `fleet`,
+//! and no name of a process' own exporter (`crate::metrics`) does.
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use prometheus::{
-    Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder,
+    CounterVec, Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT,
+    TextEncoder,
 };
 
-use super::{App, problem::Problem, read::missing};
+#[cfg(feature = "queue")]
+use super::queues;
+use super::{App, open_metrics, problem::Problem, read::missing, stored::StoreHealth};
 use crate::{
-    State as CircuitState,
+    Snapshot, State as CircuitState,
     operator::{CheckReport, Survey, View},
 };
 
-/// Says that the store is away, or did not tell of its circuits, also by its status: no circuits
-/// are not the same as none that could be read.
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+/// Answers 503 if no circuit could be read: that is not the same as having no circuits.
+pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let (store, survey) = app.look().await;
     let status = match survey {
         Some(_) => StatusCode::OK,
         None => StatusCode::SERVICE_UNAVAILABLE,
     };
     let checks = match store.ok {
-        // A store without checks is no reason to be without circuits.
+        // Circuits are exported even if checks cannot be read.
         true => app.operator.checks().await.unwrap_or_default(),
         false => Vec::new(),
     };
-    match written(store.ok, survey.as_ref(), &checks) {
+    #[cfg(feature = "queue")]
+    let queues = match app.options.queues.as_ref().filter(|_| store.ok) {
+        Some(queues) => queues::read(queues).await,
+        None => Vec::new(),
+    };
+    let written = written(&store, survey.as_ref(), &checks, |registry| {
+        #[cfg(feature = "queue")]
+        queues::tell(registry, &queues)?;
+        let _ = registry;
+        Ok(())
+    });
+    match written {
+        Ok(text) if open_metrics::is_accepted(&headers) => {
+            let kind = [(header::CONTENT_TYPE, open_metrics::KIND)];
+            (status, kind, open_metrics::of(&text)).into_response()
+        }
         Ok(text) => (status, [(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             let words = format!("the metrics cannot be written: {error}");
@@ -47,9 +65,14 @@ struct Families {
     window_calls: IntGaugeVec,
     replicas: IntGaugeVec,
     calls: IntCounterVec,
+    slow: IntCounterVec,
     abandoned: IntCounterVec,
-    generation: IntGaugeVec,
+    kinds: IntCounterVec,
+    transitions: IntCounterVec,
     left: GaugeVec,
+    open: GaugeVec,
+    open_total: CounterVec,
+    mean: GaugeVec,
     latency: GaugeVec,
 }
 
@@ -65,63 +88,133 @@ impl Families {
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
-        let calls = IntCounterVec::new(
-            Opts::new(
-                "circuit_breaker_fleet_calls_total",
-                "Calls of the whole fleet in the circuit's life, by what became of them.",
-            ),
-            &["name", "result"],
-        )?;
-        registry.register(Box::new(calls.clone()))?;
-        let abandoned = IntCounterVec::new(
-            Opts::new(
-                "circuit_breaker_fleet_abandoned_calls_total",
-                "Calls of the whole fleet that were dropped before they ended; those that had run too long are failures too.",
-            ),
-            &["name"],
-        )?;
-        registry.register(Box::new(abandoned.clone()))?;
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
         Ok(Self {
             state: whole(
-                "circuit_breaker_state",
+                "circuit_breaker_fleet_state",
                 "The state: 0 closed, 1 open, 2 half-open, 3 forced open, 4 disabled, 5 metrics only.",
             )?,
             failure_rate: real(
-                "circuit_breaker_failure_rate",
+                "circuit_breaker_fleet_failure_rate",
                 "Failures among the calls of the rolling window, 0 to 1; absent without calls.",
                 &["name"],
             )?,
             slow_rate: real(
-                "circuit_breaker_slow_rate",
+                "circuit_breaker_fleet_slow_rate",
                 "Slow calls among the calls of the rolling window, 0 to 1; absent without calls.",
                 &["name"],
             )?,
             window_calls: whole(
-                "circuit_breaker_window_calls",
+                "circuit_breaker_fleet_window_calls",
                 "Recorded calls in the rolling window; while open, those that opened it.",
             )?,
-            replicas: whole("circuit_breaker_replicas", "Replicas that reported lately.")?,
-            calls,
-            abandoned,
-            generation: whole(
-                "circuit_breaker_generation",
-                "Grows by one at each transition.",
+            replicas: whole(
+                "circuit_breaker_fleet_replicas",
+                "Replicas that reported lately.",
+            )?,
+            calls: counter(
+                "circuit_breaker_fleet_calls_total",
+                "Calls of the whole fleet in the circuit's life, by result.",
+                &["name", "result"],
+            )?,
+            slow: counter(
+                "circuit_breaker_fleet_slow_calls_total",
+                "Slow calls of the whole fleet in the circuit's life.",
+                &["name"],
+            )?,
+            abandoned: counter(
+                "circuit_breaker_fleet_abandoned_calls_total",
+                "Calls of the whole fleet that were dropped before they ended; those that had run too long are failures too.",
+                &["name"],
+            )?,
+            kinds: counter(
+                "circuit_breaker_fleet_failures_by_kind_total",
+                "Failures of the whole fleet that have a kind, by kind; at most 16 kinds of a circuit, each until a day after its last failure.",
+                &["name", "kind"],
+            )?,
+            transitions: counter(
+                "circuit_breaker_fleet_transitions_total",
+                "Transitions in the circuit's life: its generation.",
+                &["name"],
             )?,
             left: real(
-                "circuit_breaker_open_seconds_left",
+                "circuit_breaker_fleet_open_seconds_left",
                 "Until an open or forced-open circuit's state ends by itself; 0 where it does not, or is another.",
                 &["name"],
             )?,
+            open: real(
+                "circuit_breaker_fleet_open_for_seconds",
+                "Since the circuit opened, failed probes included; 0 where it is neither open nor half-open.",
+                &["name"],
+            )?,
+            open_total: {
+                let name = "circuit_breaker_fleet_open_seconds_total";
+                let help = "How long the circuit was open in its life, half-open included.";
+                let family = CounterVec::new(Opts::new(name, help), &["name"])?;
+                registry.register(Box::new(family.clone()))?;
+                family
+            },
+            mean: real(
+                "circuit_breaker_fleet_latency_mean_seconds",
+                "How long a call of the window took on average; absent where none was measured.",
+                &["name"],
+            )?,
             latency: real(
-                "circuit_breaker_latency_quantile_seconds",
-                "How long the calls of the window took, by quantile; absent where none was measured.",
-                &["name", "quantile"],
+                "circuit_breaker_fleet_latency_seconds",
+                "How long the calls of the window took: percentiles 50, 95 and 99; absent where none was measured.",
+                &["name", "percentile"],
             )?,
         })
     }
 
     fn tell(&self, view: &View) {
         let (name, seen) = (view.name.as_str(), &view.snapshot);
+        let Snapshot {
+            state: _, // a number, below
+            calls,
+            successes_total,
+            failures_total,
+            slow_total,
+            ignored_total,
+            rejected_total,
+            abandoned_total,
+            open_total_ms,
+            replicas,
+            generation,
+            latency,
+            failure_kinds,
+            // Part of the view's rates or of its time left.
+            failures: _,
+            slow: _,
+            until_ms: _,
+            opened_ms: _,
+            now_ms: _,
+            // Not exported: texts, and what a graph over time does not need.
+            since_ms: _,
+            reason: _,
+            consecutive_opens: _,
+            consecutive_failures: _,
+            probes: _,
+            probe_successes: _,
+            probe_failures: _,
+            ramp_until_ms: _,
+            override_author: _,
+            override_reason: _,
+            policy: _,
+            policy_version: _,
+            policies_differ: _,
+            code_policy: _,
+            last_success_ms: _,
+            last_failure_ms: _,
+            pace_ms: _,
+            failing: _,
+            alone: _,
+            undecided: _,
+        } = seen;
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let of = &[name];
         let state = self.state.with_label_values(of);
@@ -132,41 +225,48 @@ impl Families {
         if let Some(percent) = view.slow_rate {
             self.slow_rate.with_label_values(of).set(percent / 100.0);
         }
-        self.window_calls
-            .with_label_values(of)
-            .set(signed(seen.calls));
-        self.replicas
-            .with_label_values(of)
-            .set(signed(seen.replicas));
-        let generation = self.generation.with_label_values(of);
-        generation.set(signed(seen.generation));
+        self.window_calls.with_label_values(of).set(signed(*calls));
+        self.replicas.with_label_values(of).set(signed(*replicas));
+        let transitions = self.transitions.with_label_values(of);
+        transitions.inc_by(*generation);
         for (result, total) in [
-            ("success", seen.successes_total),
-            ("failure", seen.failures_total),
-            ("ignored", seen.ignored_total),
-            ("rejected", seen.not_permitted_total),
+            ("success", successes_total),
+            ("failure", failures_total),
+            ("ignored", ignored_total),
+            ("rejected", rejected_total),
         ] {
-            self.calls.with_label_values(&[name, result]).inc_by(total);
+            self.calls.with_label_values(&[name, result]).inc_by(*total);
         }
+        self.slow.with_label_values(of).inc_by(*slow_total);
         let abandoned = self.abandoned.with_label_values(of);
-        abandoned.inc_by(seen.abandoned_total);
+        abandoned.inc_by(*abandoned_total);
+        for of_kind in failure_kinds {
+            let series = self.kinds.with_label_values(&[name, &of_kind.kind]);
+            series.inc_by(of_kind.count);
+        }
         let rejects = matches!(seen.state, CircuitState::Open | CircuitState::ForcedOpen);
         let left_ms = if rejects { view.left_ms } else { 0 };
         self.left.with_label_values(of).set(left_ms as f64 / 1000.0);
-        if let Some(latency) = &seen.latency {
-            for (quantile, took) in [
-                ("0.5", latency.p50),
-                ("0.95", latency.p95),
-                ("0.99", latency.p99),
+        let open_ms = seen.open_ms().unwrap_or(0);
+        self.open.with_label_values(of).set(open_ms as f64 / 1000.0);
+        let open_total = self.open_total.with_label_values(of);
+        open_total.inc_by(*open_total_ms as f64 / 1000.0);
+        if let Some(latency) = latency {
+            let mean = self.mean.with_label_values(of);
+            mean.set(latency.mean.as_secs_f64());
+            for (percentile, took) in [
+                ("50", latency.p50),
+                ("95", latency.p95),
+                ("99", latency.p99),
             ] {
-                let series = self.latency.with_label_values(&[name, quantile]);
+                let series = self.latency.with_label_values(&[name, percentile]);
                 series.set(took.as_secs_f64());
             }
         }
     }
 }
 
-/// Health checks as the fleet has them.
+/// Metrics of health checks.
 struct Checks {
     status: IntGaugeVec,
     up: IntGaugeVec,
@@ -188,16 +288,19 @@ impl Checks {
         };
         Ok(Self {
             status: whole(
-                "health_check_status",
-                "How the check stands: 0 unknown, 1 healthy, 2 warning, 3 critical.",
+                "health_check_fleet_status",
+                "Status of the check: 0 unknown, 1 healthy, 2 warning, 3 critical.",
             )?,
-            up: whole("health_check_up", "Whether the last run passed: 1 or 0.")?,
+            up: whole(
+                "health_check_fleet_up",
+                "Whether the last run passed: 1 or 0.",
+            )?,
             latency: real(
-                "health_check_latency_seconds",
+                "health_check_fleet_latency_seconds",
                 "How long the last run took.",
             )?,
             uptime: real(
-                "health_check_uptime_ratio",
+                "health_check_fleet_uptime_ratio",
                 "Runs among the remembered ones that passed, 0 to 1.",
             )?,
         })
@@ -218,24 +321,42 @@ impl Checks {
 }
 
 fn written(
-    store_up: bool,
+    store: &StoreHealth,
     survey: Option<&Survey>,
     checks: &[CheckReport],
+    more: impl FnOnce(&Registry) -> prometheus::Result<()>,
 ) -> prometheus::Result<String> {
     let registry = Registry::new();
-    let up = Gauge::new(
-        "circuit_breaker_store_up",
-        "Whether the store answers this server: 1 or 0.",
+    let set = |name: &str, help: &str, value: f64| {
+        let gauge = Gauge::new(name, help)?;
+        gauge.set(value);
+        registry.register(Box::new(gauge))
+    };
+    set(
+        "circuit_breaker_fleet_store_up",
+        "Whether Redis answers this server: 1 or 0.",
+        f64::from(store.ok),
     )?;
-    up.set(if store_up { 1.0 } else { 0.0 });
-    registry.register(Box::new(up))?;
-    let incomplete = Gauge::new(
-        "circuit_breaker_incomplete",
-        "Whether circuits are missing here that the store has: 1 or 0.",
-    )?;
+    if let Some(us) = store.answered_in_us {
+        set(
+            "circuit_breaker_fleet_store_latency_seconds",
+            "How long Redis took to answer this server.",
+            us as f64 / 1e6,
+        )?;
+    }
     let whole = survey.is_some_and(|survey| missing(survey).is_none());
-    incomplete.set(if whole { 0.0 } else { 1.0 });
-    registry.register(Box::new(incomplete))?;
+    set(
+        "circuit_breaker_fleet_incomplete",
+        "Whether circuits are missing here that Redis has: 1 or 0.",
+        f64::from(!whole),
+    )?;
+    if let Some(survey) = survey {
+        set(
+            "circuit_breaker_fleet_circuits",
+            "Circuits that could be read.",
+            survey.circuits.len() as f64,
+        )?;
+    }
     let families = Families::new(&registry)?;
     for view in survey.iter().flat_map(|survey| &survey.circuits) {
         families.tell(view);
@@ -244,5 +365,6 @@ fn written(
     for check in checks {
         families.tell(check);
     }
+    more(&registry)?;
     TextEncoder::new().encode_to_string(&registry.gather())
 }

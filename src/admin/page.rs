@@ -1,7 +1,7 @@
-//! The page, in one piece, and the description of the API.
+//! The dashboard's page, in one piece, and the description of the API.
 //!
-//! Owns how the page's parts are joined; each answer has a nonce of its own, without which the
-//! browser runs no script and applies no style.
+//! Owns how the page's parts are joined. Each response has its own nonce, without which the browser
+//! runs no script and applies no style.
 
 use std::sync::LazyLock;
 
@@ -13,14 +13,16 @@ use axum::{
 use super::problem::Problem;
 
 /// The parts of the script share one scope, in this order.
-const SCRIPTS: [&str; 8] = [
+const SCRIPTS: [&str; 10] = [
     include_str!("page/words.js"),
     include_str!("page/graph.js"),
+    include_str!("page/requests.js"),
     include_str!("page/live.js"),
     include_str!("page/overview.js"),
     include_str!("page/circuit.js"),
     include_str!("page/policy.js"),
     include_str!("page/actions.js"),
+    include_str!("page/remove.js"),
     include_str!("page/page.js"),
 ];
 
@@ -30,7 +32,6 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
         .replace("{{script}}", &SCRIPTS.join("\n"))
 });
 
-/// The page.
 pub(super) async fn page() -> Response {
     let mut random = [0; 16];
     if getrandom::fill(&mut random).is_err() {
@@ -55,7 +56,7 @@ pub(super) async fn page() -> Response {
     (headers, PAGE.replace("{{nonce}}", &nonce)).into_response()
 }
 
-/// The API in OpenAPI's words.
+/// The OpenAPI description of the API.
 pub(super) async fn description() -> impl IntoResponse {
     let json = [(header::CONTENT_TYPE, "application/json")];
     (json, include_str!("openapi.json"))

@@ -1,24 +1,24 @@
-//! Errors as they are answered: `application/problem+json`, RFC 9457.
+//! Error responses: `application/problem+json`, RFC 9457.
 //!
-//! Owns which status an error has; [`explain`] makes a problem of every error that comes from
-//! elsewhere (the framework, a limit, a panic), so that there is no other kind.
+//! Owns the status of each error. [`explain`] turns every error from elsewhere (the framework, a
+//! limit, a panic) into a problem, so that there is no other kind.
 
 use std::any::Any;
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use prometheus::TEXT_FORMAT;
 use serde::Serialize;
 
+use super::{ANSWERS_WITHIN, AT_ONCE};
 use crate::{ControlError, StoreError, store::in_words};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What is wrong with a request, or with the answer.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -26,7 +26,7 @@ pub(super) struct Problem {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-/// As it is written.
+/// A problem as JSON.
 #[derive(Serialize)]
 struct Written<'a> {
     r#type: &'static str,
@@ -49,13 +49,15 @@ impl Problem {
         self
     }
 
-    /// More is asked at once than this server does at once.
+    /// There are too many concurrent requests.
     pub(super) fn busy() -> Self {
-        let words = "too many requests at once; try again in a second";
+        let words = format!(
+            "{AT_ONCE} requests are in progress, which is the maximum; try again in a second"
+        );
         Self::new(StatusCode::SERVICE_UNAVAILABLE, words).with(header::RETRY_AFTER, "1")
     }
 
-    /// A request whose values are of the right kind and cannot be taken.
+    /// The values of a request have the right type but are not acceptable.
     pub(super) fn unfit(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
@@ -79,7 +81,7 @@ impl IntoResponse for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let status = match error.is_away() {
+        let status = match error.is_unavailable() {
             true => StatusCode::SERVICE_UNAVAILABLE,
             false => StatusCode::BAD_GATEWAY,
         };
@@ -91,34 +93,19 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match error {
             ControlError::Store(error) => return error.into(),
-            // A name that no circuit can have is the name of no circuit.
+            // No circuit has an invalid name, so none can be found.
             ControlError::Name(_) | ControlError::Unknown(_) => StatusCode::NOT_FOUND,
             ControlError::Conflict { .. } => StatusCode::PRECONDITION_FAILED,
-            ControlError::Policy(_) | ControlError::Text { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ControlError::InUse { .. } | ControlError::Overridden { .. } => StatusCode::CONFLICT,
+            ControlError::Policy(_)
+            | ControlError::Text { .. }
+            | ControlError::Unrecorded { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, in_words(&error))
     }
 }
 
-impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-    }
-}
-
-/// A handler that panicked; what it said is in the log and not for everybody.
+/// The response after a panic in a handler. The message of the panic is logged, not sent.
 pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -127,7 +114,7 @@ pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, words).into_response()
 }
 
-/// Makes a problem of an error that is none yet.
+/// Turns an error response into a problem, unless it already is one.
 pub(super) fn explain(response: Response) -> Response {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE);
@@ -137,10 +124,11 @@ pub(super) fn explain(response: Response) -> Response {
         return response;
     }
     let detail = match status {
-        StatusCode::SERVICE_UNAVAILABLE => {
-            "this took too long and was given up; a command may or may not have been carried out"
-        }
-        _ => "this request cannot be answered",
+        StatusCode::SERVICE_UNAVAILABLE => format!(
+            "this took too long and was given up after {} s; a command may or may not have been carried out",
+            ANSWERS_WITHIN.as_secs()
+        ),
+        _ => "this request cannot be answered".to_owned(),
     };
     let (mut parts, _) = response.into_parts();
     let mut answer = Problem::new(status, detail).into_response();

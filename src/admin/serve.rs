@@ -1,6 +1,7 @@
-//! Serving a router over HTTP/1.1, so that no client can hold the server up.
+//! Serving a router over HTTP/1.1, with limits so that no client can block the server.
 //!
-//! Owns connections: how many, how long a head may take, and how they end. TLS is a proxy's.
+//! Owns connections: how many there are, how long a request's head may take, and how they end. TLS
+//! is left to a proxy.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,26 +19,41 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-/// Connections at once; more wait until one ends.
+/// Concurrent connections; more wait until one ends.
 const CONNECTIONS: usize = 512;
-/// How long the head of a request may take, and a connection rest between two requests.
+/// How long a request's head may take, and how long a connection may be idle between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long requests may take to end when the server ends.
+/// How long requests may take to end at shutdown.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// How long to wait when no connection can be accepted: files are used up, say.
+/// The pause after a connection could not be accepted, for instance without free file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Tells streams, which would go on for ever, that the server ends.
+/// Tells streams, which would otherwise not end, that the server shuts down.
 #[derive(Clone)]
 pub(super) struct Closing(pub(super) watch::Receiver<bool>);
 
-/// Serves a router, with an admin router somewhere in it, until a future is done; then ends streams of news at
-/// once and other requests within 5 s.
+/// Serves a router, with an admin router somewhere in it, until a future completes. Then ends
+/// streams of news at once, and other requests within 5 s.
 ///
 /// At most 512 connections; a request's head may take 10 s. HTTP/1.1 without TLS.
 ///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::{admin, operator::Operator};
+///
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// let app = admin::router(Operator::of(&circuits), admin::Options::new());
+/// let until = async { drop(tokio::signal::ctrl_c().await) };
+/// admin::serve(listener, app, until).await?;
+/// # Ok(()) }
+/// ```
+///
 /// # Errors
-/// When the listener has no address. What is wrong with one connection ends that one.
+/// When the listener has no address. An error on a connection ends only that connection.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -73,7 +89,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    // An error means that there is no connection.
+    // An error means that there are no connections.
     let _ = close.send(true);
     if timeout(ENDS_WITHIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests that did not end in time were cut off");
@@ -81,7 +97,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// One connection, until it ends.
+/// Serves one connection until it ends.
 async fn talk(
     stream: TcpStream,
     peer: SocketAddr,
@@ -89,7 +105,7 @@ async fn talk(
     closing: Closing,
     watcher: Watcher,
 ) {
-    // Without it small answers wait for the peer's acknowledgement.
+    // Otherwise small responses wait for the peer's acknowledgement.
     let _ = stream.set_nodelay(true);
     let service = router.map_request(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);

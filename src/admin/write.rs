@@ -1,37 +1,34 @@
-//! What can be commanded. Each command is in the circuit's events: who, when, why, from where.
+//! Routes that command. Each command is recorded in the circuit's events: who, when, why, from
+//! where.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json,
-    extract::{
-        Path,
-        rejection::{JsonRejection, PathRejection},
-    },
     http::{HeaderMap, StatusCode, header},
 };
 use futures_util::{StreamExt, stream};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::{guard::Operating, problem::Problem};
+use super::{
+    caller::Operating,
+    given::{Asked, Body, Name},
+    problem::Problem,
+};
 use crate::{Override, operator::View, store::in_words};
 
-/// The longest override, ms: a year.
+/// Maximum duration of an override, ms: a year.
 const LONGEST_MS: u64 = 31_536_000_000;
-/// Below this every whole number has a real one.
+/// Below this, an `f64` can hold every whole number.
 const LARGEST_REAL: f64 = (1_u64 << 53) as f64;
-/// Circuits that are reset at once.
+/// Circuits reset concurrently.
 const AT_ONCE: usize = 16;
 
-type Name = Result<Path<String>, PathRejection>;
-type Body<T> = Result<Json<Object<T>>, JsonRejection>;
 type Changed = Result<Json<View>, Problem>;
 
-/// A whole number, from 0 on; also written as `300000.0` or `3e5`, which JSON does not tell apart.
+/// A whole number from 0, which may also be written as `300000.0` or `3e5`: in JSON these are the
+/// same.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "Number")]
 struct Whole(u64);
@@ -49,44 +46,22 @@ impl TryFrom<Number> for Whole {
     }
 }
 
-/// A JSON object; of a type's own, an array of its fields would do as well.
-pub(super) struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(Fields(PhantomData))
-    }
-}
-
-struct Fields<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-    type Value = Object<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
-    }
-}
-
-/// Of an override.
+/// The body of an override.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Until {
     for_ms: Option<Whole>,
+    replaces: Option<Whole>,
     #[serde(default)]
     reason: String,
     #[serde(default)]
     author: String,
 }
 
-/// Of everything else.
-#[derive(Default, Deserialize)]
+/// The body of a reset, and of a removal of the stored policy.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Words {
+pub(super) struct OverrideBody {
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -113,18 +88,12 @@ pub(super) struct All {
     author: String,
 }
 
-/// Whoever does not say who they are is known by where they are.
-fn said(reason: String, author: String) -> Override {
-    let with = Override::because(reason);
-    match author.is_empty() {
-        true => with,
-        false => with.by(author),
-    }
-}
-
 impl Until {
-    fn said(self) -> Result<Override, Problem> {
-        let with = said(self.reason, self.author);
+    fn said(self, by: &Operating) -> Result<Override, Problem> {
+        let mut with = Override::from(by.note(self.reason, self.author)?);
+        if let Some(Whole(generation)) = self.replaces {
+            with = with.replacing(generation);
+        }
         match self.for_ms {
             None => Ok(with),
             Some(Whole(ms @ 1..=LONGEST_MS)) => Ok(with.lasting(Duration::from_millis(ms))),
@@ -135,34 +104,56 @@ impl Until {
     }
 }
 
-pub(super) async fn force_open(by: Operating, name: Name, body: Body<Until>) -> Changed {
-    let (Path(name), Json(Object(body))) = (name?, body?);
-    Ok(Json(by.0.force_open(&name, body.said()?).await?))
+pub(super) async fn force_open(
+    by: Operating,
+    Name(name): Name,
+    Body(body): Body<Until>,
+) -> Changed {
+    let with = body.said(&by)?;
+    Ok(Json(by.operator.force_open(&name, with).await?))
 }
 
-pub(super) async fn disable(by: Operating, name: Name, body: Body<Until>) -> Changed {
-    let (Path(name), Json(Object(body))) = (name?, body?);
-    Ok(Json(by.0.disable(&name, body.said()?).await?))
+pub(super) async fn disable(by: Operating, Name(name): Name, Body(body): Body<Until>) -> Changed {
+    let with = body.said(&by)?;
+    Ok(Json(by.operator.disable(&name, with).await?))
 }
 
-pub(super) async fn metrics_only(by: Operating, name: Name, body: Body<Until>) -> Changed {
-    let (Path(name), Json(Object(body))) = (name?, body?);
-    Ok(Json(by.0.metrics_only(&name, body.said()?).await?))
+pub(super) async fn metrics_only(
+    by: Operating,
+    Name(name): Name,
+    Body(body): Body<Until>,
+) -> Changed {
+    let with = body.said(&by)?;
+    Ok(Json(by.operator.metrics_only(&name, with).await?))
 }
 
-pub(super) async fn reset(by: Operating, name: Name, body: Body<Words>) -> Changed {
-    let (Path(name), Json(Object(body))) = (name?, body?);
-    let with = said(body.reason, body.author);
-    Ok(Json(by.0.reset(&name, with).await?))
+pub(super) async fn reset(
+    by: Operating,
+    Name(name): Name,
+    Body(body): Body<OverrideBody>,
+) -> Changed {
+    let with = by.note(body.reason, body.author)?;
+    Ok(Json(by.operator.reset(&name, with).await?))
+}
+
+/// The query of a removal.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Removal {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn remove(by: Operating, Name(name): Name, Asked(how): Asked<Removal>) -> Changed {
+    Ok(Json(by.operator.remove(&name, how.force).await?))
 }
 
 pub(super) async fn store_policy(
     by: Operating,
-    name: Name,
+    Name(name): Name,
     headers: HeaderMap,
-    body: Body<Settings>,
+    Body(body): Body<Settings>,
 ) -> Changed {
-    let (Path(name), Json(Object(body))) = (name?, body?);
     let expected = expected(&headers)?;
     let mut pairs = Vec::with_capacity(body.set.len());
     for (key, Whole(number)) in &body.set {
@@ -171,12 +162,12 @@ pub(super) async fn store_policy(
         }
         pairs.push(format!("{key}={number}"));
     }
-    let (pairs, with) = (pairs.join(" "), said(body.reason, body.author));
-    let stored = by.0.store_policy(&name, &pairs, expected, with);
+    let (pairs, with) = (pairs.join(" "), by.note(body.reason, body.author)?);
+    let stored = by.operator.store_policy(&name, &pairs, expected, with);
     Ok(Json(stored.await?))
 }
 
-/// The version that `If-Match` asks for.
+/// The version that `If-Match` requires.
 fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(given) = headers.get(header::IF_MATCH) else {
         return Ok(None);
@@ -190,22 +181,22 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         Ok(version) => Ok(Some(version)),
         Err(_) => Err(Problem::new(
             StatusCode::BAD_REQUEST,
-            "If-Match is to be the policy_version that was seen, in quotes: If-Match: \"3\"",
+            "If-Match must be the policy_version that you last read, in quotes: If-Match: \"3\"",
         )),
     }
 }
 
 pub(super) async fn remove_policy(
     by: Operating,
-    name: Name,
+    Name(name): Name,
     headers: HeaderMap,
-    body: Result<Option<Json<Object<Words>>>, JsonRejection>,
+    Body(body): Body<OverrideBody>,
 ) -> Changed {
-    let (Path(name), body) = (name?, body?);
     let expected = expected(&headers)?;
-    let body = body.map_or_else(Words::default, |Json(Object(body))| body);
-    let with = said(body.reason, body.author);
-    Ok(Json(by.0.store_policy(&name, "", expected, with).await?))
+    let with = by.note(body.reason, body.author)?;
+    Ok(Json(
+        by.operator.store_policy(&name, "", expected, with).await?,
+    ))
 }
 
 #[derive(Default, Serialize)]
@@ -220,17 +211,19 @@ struct Failed {
     error: String,
 }
 
-pub(super) async fn reset_all(by: Operating, body: Body<All>) -> Result<Json<Reset>, Problem> {
-    let Json(Object(body)) = body?;
+pub(super) async fn reset_all(
+    by: Operating,
+    Body(body): Body<All>,
+) -> Result<Json<Reset>, Problem> {
     if body.confirm != "reset-all" {
         let words = "this resets every circuit; say \"confirm\": \"reset-all\" to have it done";
         return Err(Problem::unfit(words));
     }
-    let with = said(body.reason, body.author);
+    let with = by.note(body.reason, body.author)?;
     with.check()?;
-    let names = by.0.names().await?;
+    let names = by.operator.names().await?;
     let resets = names.into_iter().map(|name| {
-        let (by, with) = (by.0.clone(), with.clone());
+        let (by, with) = (by.operator.clone(), with.clone());
         async move {
             let answer = by.reset(name.as_str(), with).await;
             (name, answer)

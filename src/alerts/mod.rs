@@ -1,16 +1,39 @@
-//! Alerts: rules that every replica watches, and one of the fleet sends.
+//! Alerts: every replica evaluates the rules, and one replica of the fleet sends.
 //!
-//! Owns when a rule is looked at and who sends; the conditions are in [`rule`](self), the sending is a
-//! [`Sink`]'s. The store decides who sends: a replica claims an alert before it sends it, and says when
-//! it has; when it dies in between, its claim ends and another sends. So an alert is sent once, or, where
-//! a sender died at just that moment, twice, and never not at all.
+//! Owns the user's settings and the interface of a [`Sink`]. The store decides which replica sends:
+//! a replica claims an alert before it sends it, extends the claim while it tries, and records the
+//! outcome. If it dies or hangs, its claim expires and another replica sends. So an alert is sent
+//! once, or twice under one `dedup_key` if a sender dies between the delivery and its record. An
+//! alert is given up only after [`AlertsBuilder::give_up_after`], and that is logged.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use commontrip::{Commontrip, alerts::{Alert, Alerts, Webhook}};
+//!
+//! let circuits = Commontrip::embedded()?;
+//! let _alerts = Alerts::to(Webhook::slack("https://hooks.slack.com/services/T0/B0/X")?)
+//!     .on(Alert::opened())
+//!     .start(&circuits);
+//! # Ok(()) }
+//! ```
 
+#[cfg(feature = "health")]
+mod check;
+mod circuit;
+#[cfg(feature = "webhook")]
+mod format;
+mod key;
+mod log;
+mod masked;
+mod progress;
 mod rule;
+mod send;
 mod watch;
 #[cfg(feature = "webhook")]
 mod webhook;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -18,7 +41,30 @@ use tokio::task::JoinHandle;
 pub use self::rule::Alert;
 #[cfg(feature = "webhook")]
 pub use self::webhook::{Webhook, WebhookError};
-use crate::{Commontrip, Reason, State};
+use crate::{Commontrip, Reason, State, operator::CheckStatus};
+
+/// Whether an alert begins or ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Action {
+    /// The condition has begun, or still holds.
+    #[default]
+    Trigger,
+    /// The condition is over.
+    Resolve,
+}
+
+impl Action {
+    /// The action as a word: `trigger` or `resolve`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trigger => "trigger",
+            Self::Resolve => "resolve",
+        }
+    }
+}
 
 /// An alert as it is sent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,23 +72,32 @@ use crate::{Commontrip, Reason, State};
 pub struct Notification {
     /// What has happened, in one sentence.
     pub text: String,
-    /// The rule: `opened`, `failure_rate`, `open_for`, `flapping`, `store_away`.
+    /// The rule: `opened`, `failure_rate`, `open_for`, `flapping`, `store_unavailable`,
+    /// `check_warning`, `check_critical`.
     pub rule: &'static str,
-    /// The circuit; `None` for the store.
+    /// Whether it begins or ends.
+    pub action: Action,
+    /// The circuit; `None` for the store and for checks.
     pub circuit: Option<String>,
-    /// Its state.
+    /// The health check; `None` for circuits and the store.
+    pub check: Option<String>,
+    /// The check's status.
+    pub check_status: Option<CheckStatus>,
+    /// The circuit's state.
     pub state: Option<State>,
-    /// Why it is in that state.
+    /// Why the circuit is in that state.
     pub reason: Option<Reason>,
-    /// Its generation; 0 for the store.
+    /// The circuit's generation; 0 for the store and for checks.
     pub generation: u64,
-    /// Failures among the calls of its window, percent.
+    /// Failures among the calls of the circuit's window, percent.
     pub failure_rate: Option<f64>,
-    /// Calls in its window.
+    /// Calls in the circuit's window.
     pub calls: u64,
-    /// When this was so, Unix ms by the store's clock; for the store, by the replica's.
+    /// The time of this, Unix ms by the store's clock, or by the replica's for alerts about the
+    /// store. For a check, when its status began or ended.
     pub at_ms: u64,
-    /// The same for each delivery of the same alert, whoever sends it.
+    /// Identifies the alert: the same for every delivery and for the resolve message, from every
+    /// sender. At most 255 bytes, ASCII.
     pub dedup_key: String,
     /// The replica that sends it.
     pub replica: String,
@@ -51,21 +106,46 @@ pub struct Notification {
 /// Why an alert was not delivered.
 pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a [`Sink`] is waited for; it is dropped after 45 s.
+/// The future of a delivery by a [`Sink`]; it is dropped after 45 s.
 pub type Delivery<'a> = Pin<Box<dyn Future<Output = Result<(), SinkError>> + Send + 'a>>;
 
-/// Where alerts go to.
+/// A receiver of alerts.
 ///
-/// An error has another replica, or this one, try again a minute later.
-pub trait Sink: Send + Sync + 'static {
-    /// Delivers one.
-    fn send<'a>(&'a self, notification: &'a Notification) -> Delivery<'a>;
-}
-
-/// The alerts of one registry; they end with it, or when this is dropped.
+/// A failed delivery is tried again, with pauses of 2 s to 30 s, until it succeeds or the alert is
+/// [given up](AlertsBuilder::give_up_after). Errors are logged with their causes, but only with the
+/// scheme and host of URLs.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::alerts::{Delivery, Notification, Sink};
+///
+/// struct Log;
+///
+/// impl Sink for Log {
+///     fn send<'a>(&'a self, alert: &'a Notification) -> Delivery<'a> {
+///         eprintln!("{}", alert.text);
+///         Box::pin(async { Ok(()) })
+///     }
+/// }
+/// ```
+pub trait Sink: Send + Sync + 'static {
+    /// Delivers a notification.
+    fn send<'a>(&'a self, notification: &'a Notification) -> Delivery<'a>;
+
+    /// Whether the sink receives resolve messages, unless [`AlertsBuilder::resolved`] says
+    /// otherwise.
+    ///
+    /// Default `false`: a receiver that ignores `action` would show such a message as another
+    /// alert.
+    fn wants_resolved(&self) -> bool {
+        false
+    }
+}
+
+/// The alerts of one registry. They end with the registry, or when this is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use commontrip::{Commontrip, alerts::{Alert, Alerts, Delivery, Notification, Sink}};
 ///
@@ -92,13 +172,30 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Alerts that go to this sink.
+    /// Begins to build alerts that go to this sink.
     pub fn to(sink: impl Sink) -> AlertsBuilder {
         AlertsBuilder {
-            sink: Arc::new(sink),
-            alerts: Vec::new(),
+            settings: AlertSettings {
+                resolved: sink.wants_resolved(),
+                sink: Arc::new(sink),
+                alerts: Vec::new(),
+                give_up_after: Duration::from_secs(900),
+                #[cfg(feature = "health")]
+                checks: Vec::new(),
+            },
         }
     }
+}
+
+/// The alerts to send, and where to send them.
+struct AlertSettings {
+    sink: Arc<dyn Sink>,
+    alerts: Vec<Alert>,
+    resolved: bool,
+    give_up_after: Duration,
+    /// The boards of the monitors whose checks are watched.
+    #[cfg(feature = "health")]
+    checks: Vec<Arc<crate::health::Board>>,
 }
 
 impl Drop for Alerts {
@@ -107,32 +204,93 @@ impl Drop for Alerts {
     }
 }
 
-/// Says which alerts there are.
+/// A builder of [`Alerts`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::alerts::{Alert, Alerts, Webhook};
+///
+/// let _alerts = Alerts::to(Webhook::slack("https://hooks.slack.com/services/T0/B0/X")?)
+///     .on(Alert::opened())
+///     .resolved(true)
+///     .start(&circuits);
+/// # Ok(()) }
+/// ```
 #[must_use]
 pub struct AlertsBuilder {
-    sink: Arc<dyn Sink>,
-    alerts: Vec<Alert>,
+    settings: AlertSettings,
 }
 
 impl fmt::Debug for AlertsBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AlertsBuilder")
-            .field("alerts", &self.alerts)
+            .field("alerts", &self.settings.alerts)
+            .field("resolved", &self.settings.resolved)
+            .field("give_up_after", &self.settings.give_up_after)
             .finish_non_exhaustive()
     }
 }
 
 impl AlertsBuilder {
-    /// Sends this alert too. Of two of one kind the second is another rule only when its numbers differ.
+    /// Adds an alert. Two alerts of one kind are different rules only if their numbers differ.
     pub fn on(mut self, alert: Alert) -> Self {
-        self.alerts.push(alert);
+        self.settings.alerts.push(alert);
         self
     }
 
-    /// Watches all circuits of a registry, those too that it gets later. Must be called in a tokio
-    /// runtime.
+    /// Sets whether the end of an alert is sent too, with the same `dedup_key` and
+    /// [`Action::Resolve`].
+    ///
+    /// The default is what the sink [wants](Sink::wants_resolved): on for PagerDuty, off for
+    /// others. A cooldown does not delay it.
+    pub const fn resolved(mut self, resolved: bool) -> Self {
+        self.settings.resolved = resolved;
+        self
+    }
+
+    /// Sets how long a sender tries to deliver an alert before it gives up and logs an error.
+    /// Default 15 min.
+    ///
+    /// There is at least one try. A replica that takes over from a dead sender starts over.
+    pub const fn give_up_after(mut self, time: Duration) -> Self {
+        self.settings.give_up_after = time;
+        self
+    }
+
+    /// Also watches the checks of this monitor, for [`Alert::check_warning`] and
+    /// [`Alert::check_critical`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # struct Log;
+    /// # impl commontrip::alerts::Sink for Log {
+    /// #     fn send<'a>(
+    /// #         &'a self, _: &'a commontrip::alerts::Notification,
+    /// #     ) -> commontrip::alerts::Delivery<'a> { Box::pin(async { Ok(()) }) }
+    /// # }
+    /// use commontrip::{Commontrip, alerts::{Alert, Alerts}, health::{Check, HealthMonitor}};
+    ///
+    /// let circuits = Commontrip::embedded()?;
+    /// let monitor = HealthMonitor::builder(&circuits)
+    ///     .check(Check::tcp("orders-db", "db.internal:5432"))
+    ///     .start()?;
+    /// let _alerts = Alerts::to(Log).on(Alert::check_critical()).checks(&monitor).start(&circuits);
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "health")]
+    pub fn checks(mut self, monitor: &crate::health::HealthMonitor) -> Self {
+        self.settings.checks.push(monitor.board());
+        self
+    }
+
+    /// Watches all circuits of a registry, including later ones. Must be called in a tokio runtime.
     pub fn start(self, circuits: &Commontrip) -> Alerts {
-        let task = tokio::spawn(watch::run(circuits.watch(), self.sink, self.alerts));
+        let task = tokio::spawn(watch::run(circuits.watch(), Arc::new(self.settings)));
         Alerts { task }
     }
 }

@@ -1,232 +1,264 @@
-//! The task that looks at a registry's circuits, claims what is to be sent, and sends it.
+//! The task that watches a registry's circuits.
 //!
-//! Owns how often the store is asked: where a rule may hold, and then every ten seconds at most.
+//! Owns when a circuit is visited: when its generation is new, when a rule asks for it, and when a
+//! rate rises or falls. [`circuit`](super::circuit) owns what a visit finds, [`send`](super::send)
+//! how it is sent. Also owns the alerts about the store itself, which need no claim.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
+    sync::Semaphore,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use super::{Alert, Notification, Sink, SinkError, rule::Kind};
-use crate::{
-    Name, Snapshot, StoreError,
-    breaker::Watch,
-    model::{Claim, Head},
-    store::in_words,
+#[cfg(feature = "health")]
+use super::check::OfCheck;
+use super::{
+    Action, AlertSettings, Notification,
+    circuit::{Circuit, Context},
+    key::dedup_key,
+    rule::Kind,
+    send::{Sending, Sent, insist},
 };
+use crate::{Name, Snapshot, breaker::Watch};
 
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a claim lasts, and how long a sink may take, which is less.
-const CLAIM_MS: u64 = 60_000;
-const DELIVERY: Duration = Duration::from_secs(45);
-/// How soon the store is asked again at the earliest.
-const AGAIN: Duration = Duration::from_secs(10);
-/// Replicas that see the same ask one after another, each so long after the one before on average.
+/// The average time between the visits of replicas that hear the same news, ms.
 const APART_MS: u64 = 2;
+/// Concurrent visits.
+const VISITS: usize = 16;
 
 struct Watcher {
-    sink: Arc<dyn Sink>,
-    alerts: Vec<Alert>,
-    /// Rule and circuit -> when the store may be asked for it.
-    ask_at: HashMap<(usize, Name), Instant>,
-    /// Circuit -> the newest time of the store's clock that was seen, and when.
-    seen_at: HashMap<Name, (u64, Instant)>,
-    /// Rule -> when this replica said that the store is away.
-    said_away: HashMap<usize, Instant>,
-    sending: JoinSet<()>,
+    context: Context,
+    /// `None` while the circuit is being visited.
+    circuits: HashMap<Name, Option<Circuit>>,
+    /// As `circuits`.
+    #[cfg(feature = "health")]
+    checks: HashMap<Name, Option<OfCheck>>,
+    visits: JoinSet<(Visited, Vec<Sending>)>,
+    turns: Arc<Semaphore>,
+    sendings: JoinSet<Sent>,
+    /// Outcomes of alerts of circuits that are being visited.
+    sent: Vec<Sent>,
+    /// This replica's alerts about the store, by rule.
+    stores: HashMap<usize, OfStore>,
+    of_store: JoinSet<(usize, Action, bool)>,
 }
 
-pub(super) async fn run(watch: Watch, sink: Arc<dyn Sink>, alerts: Vec<Alert>) {
+/// What was visited.
+enum Visited {
+    Circuit(Box<Circuit>),
+    #[cfg(feature = "health")]
+    Check(OfCheck),
+}
+
+/// One rule's alerts about the store.
+#[derive(Default)]
+struct OfStore {
+    said: Option<Instant>,
+    told: bool,
+    sends: bool,
+}
+
+pub(super) async fn run(watch: Watch, settings: Arc<AlertSettings>) {
     let mut watcher = Watcher {
-        sink,
-        alerts,
-        ask_at: HashMap::new(),
-        seen_at: HashMap::new(),
-        said_away: HashMap::new(),
-        sending: JoinSet::new(),
+        context: Context { watch, settings },
+        circuits: HashMap::new(),
+        #[cfg(feature = "health")]
+        checks: HashMap::new(),
+        visits: JoinSet::new(),
+        turns: Arc::new(Semaphore::new(VISITS)),
+        sendings: JoinSet::new(),
+        sent: Vec::new(),
+        stores: HashMap::new(),
+        of_store: JoinSet::new(),
     };
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        every.tick().await;
-        while watcher.sending.try_join_next().is_some() {}
-        if watch.has_ended() {
-            return;
+        tokio::select! {
+            _ = every.tick() => {
+                if watcher.context.watch.has_ended() {
+                    return;
+                }
+                watcher.look();
+                watcher.look_at_store();
+                #[cfg(feature = "health")]
+                watcher.look_at_checks();
+            }
+            Some(Ok((visited, sendings))) = watcher.visits.join_next() => {
+                watcher.visited(visited, sendings);
+            }
+            Some(Ok(sent)) = watcher.sendings.join_next() => {
+                watcher.sent.push(sent);
+                watcher.note_sent();
+            }
+            Some(Ok((rule, action, delivered))) = watcher.of_store.join_next() => {
+                let store = watcher.stores.entry(rule).or_default();
+                store.sends = false;
+                store.told = action == Action::Trigger && (delivered || store.told);
+            }
         }
-        watcher.look(&watch);
     }
 }
 
 impl Watcher {
-    fn look(&mut self, watch: &Watch) {
-        let now = Instant::now();
-        let seen = watch.circuits();
-        let known: HashSet<&Name> = seen.iter().map(|(name, _)| name).collect();
-        self.seen_at.retain(|name, _| known.contains(name));
-        self.ask_at.retain(|(_, name), _| known.contains(name));
-        for (name, snapshot) in &seen {
-            let at = self.seen_at.entry(name.clone()).or_insert((0, now));
-            if snapshot.now_ms > at.0 {
-                *at = (snapshot.now_ms, now);
-            }
-            let elapsed = u64::try_from(now.duration_since(at.1).as_millis()).unwrap_or(0);
-            let now_ms = at.0 + elapsed;
-            for i in 0..self.alerts.len() {
-                self.consider(watch, i, name, snapshot, now_ms);
-            }
+    fn look(&mut self) {
+        let heard: HashMap<Name, Snapshot> = self.context.watch.circuits().into_iter().collect();
+        self.circuits.retain(|name, _| heard.contains_key(name));
+        for (name, seen) in heard {
+            self.visit(name, &seen);
         }
-        self.consider_store(watch);
     }
 
-    fn consider(&mut self, watch: &Watch, i: usize, name: &Name, seen: &Snapshot, now_ms: u64) {
-        let key = (i, name.clone());
-        if seen.now_ms == 0 || !self.alerts[i].may_hold(seen, now_ms) {
-            self.ask_at.remove(&key);
+    fn visit(&mut self, name: Name, seen: &Snapshot) {
+        let alerts = &self.context.settings.alerts;
+        let known = self.circuits.entry(name.clone());
+        let known = known.or_insert_with(|| Some(Circuit::new(name, alerts.len())));
+        let Some(mut circuit) = known.take_if(|circuit| circuit.wants_visit(alerts, seen)) else {
             return;
-        }
-        let now = Instant::now();
-        let spread = Duration::from_millis(fastrand::u64(..=seen.replicas * APART_MS));
-        let at = *self.ask_at.entry(key.clone()).or_insert(now + spread);
-        if now < at {
-            return;
-        }
-        self.ask_at.insert(key, now + AGAIN + spread);
-        let asking = Asking {
-            watch: watch.clone(),
-            sink: Arc::clone(&self.sink),
-            alert: self.alerts[i].clone(),
-            name: name.clone(),
         };
-        self.sending.spawn(asking.ask());
+        let context = self.context.clone();
+        let spread = Duration::from_millis(fastrand::u64(..=seen.replicas * APART_MS));
+        let (heard, turns) = (seen.generation, Arc::clone(&self.turns));
+        self.visits.spawn(async move {
+            sleep(spread).await;
+            // The semaphore is never closed.
+            let _turn = turns.acquire().await;
+            let sendings = circuit.visit(&context, heard).await;
+            (Visited::Circuit(Box::new(circuit)), sendings)
+        });
     }
 
-    /// Nobody can be asked who says that the store is away, so each replica does.
-    fn consider_store(&mut self, watch: &Watch) {
+    fn visited(&mut self, visited: Visited, sendings: Vec<Sending>) {
+        // This includes alerts of a circuit that is no longer used: they are claimed.
+        for sending in sendings {
+            self.sendings.spawn(sending.send());
+        }
+        match visited {
+            Visited::Circuit(circuit) => {
+                if let Some(known) = self.circuits.get_mut(&circuit.progress.name) {
+                    *known = Some(*circuit);
+                }
+            }
+            #[cfg(feature = "health")]
+            Visited::Check(check) => {
+                self.checks.insert(check.progress.name.clone(), Some(check));
+            }
+        }
+        self.note_sent();
+    }
+
+    fn note_sent(&mut self) {
+        let (circuits, alerts) = (&mut self.circuits, &self.context.settings.alerts);
+        #[cfg(feature = "health")]
+        let checks = &mut self.checks;
+        self.sent.retain(|sent| {
+            #[cfg(feature = "health")]
+            if sent.of_check {
+                return match checks.get_mut(&sent.name) {
+                    Some(Some(check)) => {
+                        check.note(sent, alerts);
+                        false
+                    }
+                    known => known.is_some(),
+                };
+            }
+            match circuits.get_mut(&sent.name) {
+                Some(None) => true,
+                Some(Some(circuit)) => {
+                    circuit.note(sent, alerts);
+                    false
+                }
+                None => false,
+            }
+        });
+    }
+
+    #[cfg(feature = "health")]
+    fn look_at_checks(&mut self) {
+        let settings = &self.context.settings;
+        let reports = settings.checks.iter().flat_map(|board| board.reports());
+        for report in reports {
+            // The names of a monitor's checks are valid.
+            let Ok(name) = Name::new(&report.name) else {
+                continue;
+            };
+            let known = self.checks.entry(name.clone());
+            let rules = settings.alerts.len();
+            let known = known.or_insert_with(|| Some(OfCheck::new(name, rules)));
+            let Some(mut check) = known.take_if(|check| check.wants_visit(&report)) else {
+                continue;
+            };
+            let (context, turns) = (self.context.clone(), Arc::clone(&self.turns));
+            self.visits.spawn(async move {
+                // The semaphore is never closed.
+                let _turn = turns.acquire().await;
+                let sendings = check.visit(&context, &report).await;
+                (Visited::Check(check), sendings)
+            });
+        }
+    }
+
+    /// Without the store, replicas cannot agree on a sender, so each one sends that it is
+    /// unavailable.
+    fn look_at_store(&mut self) {
+        let (watch, settings) = (&self.context.watch, &self.context.settings);
         let health = watch.health();
-        for (i, alert) in self.alerts.iter().enumerate() {
-            let Kind::StoreAway { time } = alert.kind else {
+        for (rule, alert) in settings.alerts.iter().enumerate() {
+            let Kind::StoreUnavailable { time } = alert.kind else {
                 continue;
             };
-            let long = health.away_for.filter(|away_for| *away_for >= time);
-            let Some(away_for) = long else {
-                continue;
-            };
-            let now = Instant::now();
-            let before = self.said_away.get(&i);
-            if before.is_some_and(|said| now.duration_since(*said) < alert.cooldown) {
+            let store = self.stores.entry(rule).or_default();
+            if store.sends {
                 continue;
             }
-            self.said_away.insert(i, now);
-            let why = health.last_error.as_deref().unwrap_or("no answer");
-            let notification = Notification {
-                text: format!(
-                    "the store of the circuits has been away for {:?}: {why}",
-                    Duration::from_secs(away_for.as_secs())
+            let quiet = store
+                .said
+                .is_some_and(|said| said.elapsed() < alert.cooldown);
+            let (action, text) = match health.unavailable_for {
+                Some(unavailable_for) if unavailable_for >= time && !quiet => {
+                    let why = health.last_error.as_deref().unwrap_or("no answer");
+                    let unavailable_for = Duration::from_secs(unavailable_for.as_secs());
+                    let text = format!(
+                        "the store of the circuits has been unavailable for {unavailable_for:?}: {why}"
+                    );
+                    store.said = Some(Instant::now());
+                    (Action::Trigger, text)
+                }
+                None if store.told && settings.resolved => (
+                    Action::Resolve,
+                    "the store of the circuits is back".to_owned(),
                 ),
+                None => {
+                    store.told = false;
+                    continue;
+                }
+                _ => continue,
+            };
+            store.sends = true;
+            let notification = Notification {
+                text,
                 rule: alert.rule(),
+                action,
                 circuit: None,
+                check: None,
+                check_status: None,
                 state: None,
                 reason: None,
                 generation: 0,
                 failure_rate: None,
                 calls: 0,
                 at_ms: watch.unix_ms(),
-                dedup_key: "commontrip/store_away".to_owned(),
+                dedup_key: dedup_key(watch.store().namespace(), None, &alert.key()),
                 replica: watch.replica().to_owned(),
             };
-            let sink = Arc::clone(&self.sink);
-            self.sending.spawn(async move {
-                if let Err(error) = deliver(&*sink, &notification).await {
-                    tracing::error!(%error, alert = notification.rule, "an alert was not delivered");
-                }
+            let settings = Arc::clone(settings);
+            self.of_store.spawn(async move {
+                let delivered = insist(&settings, &notification).await;
+                (rule, action, delivered)
             });
         }
-    }
-}
-
-/// One rule that may hold of one circuit.
-struct Asking {
-    watch: Watch,
-    sink: Arc<dyn Sink>,
-    alert: Alert,
-    name: Name,
-}
-
-impl Asking {
-    async fn ask(self) {
-        let circuit = self.name.as_str();
-        match self.claimed().await {
-            Ok(None) => {}
-            Ok(Some((claim, notification))) => match deliver(&*self.sink, &notification).await {
-                Ok(()) => {
-                    let cooldown = self.alert.cooldown.as_millis();
-                    let cooldown = u64::try_from(cooldown).unwrap_or(u64::MAX).min(YEAR_MS);
-                    if let Err(error) = self.claim(&claim.sent(cooldown)).await {
-                        let error = in_words(&error);
-                        tracing::warn!(%error, circuit, "an alert was delivered, and may be once more");
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, circuit, alert = self.alert.rule(), "an alert was not delivered");
-                }
-            },
-            // Asked again soon.
-            Err(error) => {
-                let error = in_words(&error);
-                tracing::debug!(%error, circuit, "the store was not asked for an alert");
-            }
-        }
-    }
-
-    /// What to send, if it is this replica's to send.
-    async fn claimed(&self) -> Result<Option<(Claim, Notification)>, StoreError> {
-        let store = self.watch.store();
-        let head = Head {
-            replica: self.watch.replica().to_owned(),
-            is_operator: true,
-            ..Head::default()
-        };
-        let seen = store.snapshot(&self.name, &head).await?;
-        let record = store.events(&self.name, 0).await?;
-        let Some(episode) = self.alert.episode(&seen, &record) else {
-            return Ok(None);
-        };
-        let claim = Claim::new(&self.alert.key(), episode, CLAIM_MS);
-        if self.claim(&claim).await? > 0 {
-            return Ok(None);
-        }
-        let notification = Notification {
-            text: self.alert.text(self.name.as_str(), &seen),
-            rule: self.alert.rule(),
-            circuit: Some(self.name.to_string()),
-            state: Some(seen.state),
-            reason: Some(seen.reason),
-            generation: seen.generation,
-            failure_rate: seen.failure_rate(),
-            calls: seen.calls,
-            at_ms: seen.now_ms,
-            dedup_key: format!("commontrip/{}/{}/{episode}", self.name, claim.rule),
-            replica: self.watch.replica().to_owned(),
-        };
-        Ok(Some((claim, notification)))
-    }
-
-    async fn claim(&self, claim: &Claim) -> Result<u64, StoreError> {
-        self.watch.store().claim(&self.name, claim).await
-    }
-}
-
-const YEAR_MS: u64 = 365 * 86_400_000;
-
-async fn deliver(sink: &dyn Sink, notification: &Notification) -> Result<(), SinkError> {
-    match timeout(DELIVERY, sink.send(notification)).await {
-        Ok(delivered) => delivered,
-        Err(_) => Err(format!("it took longer than {DELIVERY:?}").into()),
     }
 }

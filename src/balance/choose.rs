@@ -1,55 +1,55 @@
-//! Whom to ask for a permit, one after the other.
+//! The order in which members are asked for a permit.
 //!
-//! Owns the order: a member that may be due for a probe; the less failing of two random ones; the
-//! others that are in. Takes no lock and allocates nothing: each member's standing is a few words that
-//! its circuit keeps for the calls anyway.
+//! Owns the order: a member that may be due for a probe; the better of two random ones; all others
+//! that admit calls. Takes no lock and allocates nothing: a member's condition is a few words that
+//! its circuit keeps for its calls anyway.
 
 use std::time::Duration;
 
 use super::{CircuitSet, Member};
-use crate::{Rejection, State, breaker::Standing};
+use crate::{Rejection, State, breaker::Condition};
 
-/// With fewer calls in the window, a member fails as if it had so many: one failure of one call says
-/// little.
+/// With fewer calls in the window, the failure rate is computed as if there were this many: one
+/// failure of one call says little.
 const FEW_CALLS: u64 = 20;
-/// A member that fails by so much more than the other never wins; below, the odds are in proportion.
-/// Parts of [`ALL`].
+/// A member whose failure rate is higher by this much never wins; below that, the odds are in
+/// proportion. In parts of [`ALL`].
 const DECISIVE: u64 = 100;
 const ALL: u64 = 1000;
 
 /// What to do next for one call.
 pub(super) enum Choice<'a, T> {
-    /// Ask its circuit.
+    /// Ask the member's circuit.
     Ask(&'a Member<T>),
-    /// Go to it without a permit.
+    /// Call the member without a permit.
     LetThrough(&'a Member<T>),
 }
 
 /// The choices for one call, best first.
 pub(super) struct Choices<'a, T> {
     set: &'a CircuitSet<T>,
-    /// From here on round, so that nobody is always first.
+    /// Members are visited from here on, wrapping around, so that no member is always first.
     start: usize,
     step: Step,
     soonest: Option<(&'a Member<T>, Rejection)>,
-    /// A circuit has counted that it rejected the call.
+    /// Whether a circuit has counted the rejection of this call.
     counted: bool,
 }
 
 enum Step {
     Probe,
     Chosen,
-    /// The others that are in: those after `start` by so many.
+    /// The other members that admit calls; the offset from `start` of the next one.
     Others(usize),
 }
 
-/// How many members stand how.
+/// How many members are in which condition.
 #[derive(Default)]
 struct Census {
     inside: usize,
-    /// Out, though not by an operator's word.
+    /// Rejects, but not because of an operator.
     failing: usize,
-    /// One that may be due, by its place after `start`.
+    /// A member that may be due for a probe, by its offset from `start`.
     due: Option<usize>,
 }
 
@@ -64,7 +64,7 @@ impl<'a, T> Choices<'a, T> {
         }
     }
 
-    /// A circuit has not given a permit, and has counted that.
+    /// Notes a circuit's rejection, which the circuit has counted.
     pub(super) fn rejected(&mut self, member: &'a Member<T>, rejection: Rejection) {
         self.counted = true;
         self.note(member, rejection);
@@ -78,10 +78,11 @@ impl<'a, T> Choices<'a, T> {
         }
     }
 
-    /// Why nobody has given one: what the member says that may admit calls soonest.
+    /// The reason why no member admits the call: the rejection of the one that may admit calls
+    /// soonest.
     pub(super) fn rejection(self) -> Rejection {
         let (member, rejection) = self.soonest.unwrap_or_else(|| {
-            // All that were asked have changed meanwhile.
+            // All members changed in the meantime.
             let member = self.member(0);
             (member, member.breaker.rejection())
         });
@@ -91,7 +92,7 @@ impl<'a, T> Choices<'a, T> {
         rejection
     }
 
-    /// The next one to ask; `None` when there is nobody left.
+    /// The next member to ask; `None` after the last one.
     pub(super) fn next(&mut self) -> Option<Choice<'a, T>> {
         loop {
             match self.step {
@@ -110,9 +111,9 @@ impl<'a, T> Choices<'a, T> {
                 Step::Others(offset) if offset < self.set.members.len() => {
                     self.step = Step::Others(offset + 1);
                     let member = self.member(offset);
-                    match member.breaker.standing() {
-                        Standing::In => return Some(Choice::Ask(member)),
-                        Standing::Due(rejection) | Standing::Out(rejection) => {
+                    match member.breaker.condition() {
+                        Condition::Admits => return Some(Choice::Ask(member)),
+                        Condition::ProbeDue(rejection) | Condition::Rejects(rejection) => {
                             self.note(member, rejection);
                         }
                     }
@@ -130,13 +131,13 @@ impl<'a, T> Choices<'a, T> {
     fn census(&self) -> Census {
         let mut census = Census::default();
         for offset in 0..self.set.members.len() {
-            match self.member(offset).breaker.standing() {
-                Standing::In => census.inside += 1,
-                Standing::Due(_) => {
+            match self.member(offset).breaker.condition() {
+                Condition::Admits => census.inside += 1,
+                Condition::ProbeDue(_) => {
                     census.failing += 1;
                     census.due.get_or_insert(offset);
                 }
-                Standing::Out(rejection) => {
+                Condition::Rejects(rejection) => {
                     census.failing += usize::from(rejection.state != State::ForcedOpen);
                 }
             }
@@ -144,8 +145,8 @@ impl<'a, T> Choices<'a, T> {
         census
     }
 
-    /// The less failing of two random members that take calls: those that are in, and of the failing ones
-    /// as many as must not be ejected.
+    /// The better of two random members that get calls: all that admit calls and, of the failing
+    /// ones, as many as may not be ejected.
     fn choose(&self) -> Option<Choice<'a, T>> {
         let census = self.census();
         let out = self.set.members.len() - census.inside;
@@ -156,7 +157,7 @@ impl<'a, T> Choices<'a, T> {
         }
         let one = self.draw(&census, taking)?;
         let two = self.draw(&census, taking)?;
-        // An open circuit says more than a rate does.
+        // An open circuit says more than a failure rate.
         Some(match (&one, &two) {
             (Choice::Ask(_), Choice::LetThrough(_)) => one,
             (Choice::LetThrough(_), Choice::Ask(_)) => two,
@@ -169,7 +170,7 @@ impl<'a, T> Choices<'a, T> {
         let number = fastrand::usize(..taking);
         match number < census.inside {
             true => self.nth(number, true).map(Choice::Ask),
-            // Any of the failing ones, so that all of them are tried.
+            // Any of the failing members, so that all of them are tried.
             false => {
                 let number = fastrand::usize(..census.failing);
                 self.nth(number, false).map(Choice::LetThrough)
@@ -177,13 +178,14 @@ impl<'a, T> Choices<'a, T> {
         }
     }
 
-    /// The n-th member that is in, or that is failing; `None` when circuits have changed meanwhile.
+    /// The n-th member that admits calls, or that is failing; `None` if circuits changed in the
+    /// meantime.
     fn nth(&self, number: usize, inside: bool) -> Option<&'a Member<T>> {
         let all = (0..self.set.members.len()).map(|offset| self.member(offset));
-        let mut such = all.filter(|member| match member.breaker.standing() {
-            Standing::In => inside,
-            Standing::Due(_) => !inside,
-            Standing::Out(rejection) => !inside && rejection.state != State::ForcedOpen,
+        let mut such = all.filter(|member| match member.breaker.condition() {
+            Condition::Admits => inside,
+            Condition::ProbeDue(_) => !inside,
+            Condition::Rejects(rejection) => !inside && rejection.state != State::ForcedOpen,
         });
         such.nth(number)
     }
@@ -197,8 +199,8 @@ impl<'a, T> Choice<'a, T> {
     }
 }
 
-/// Whether one of two gets the call. Drawn twice, the most failing member is up against itself now and
-/// then: it keeps a share of `1 / n²`, by which its window goes on and its recovery is seen.
+/// Whether `one` gets the call. Both draws can be the same member, so even the worst one keeps a
+/// share of `1 / n²`: its window keeps moving, and its recovery is noticed.
 fn is_better<T>(one: &Member<T>, two: &Member<T>) -> bool {
     wins(
         failing(one.breaker.window()),
@@ -207,13 +209,14 @@ fn is_better<T>(one: &Member<T>, two: &Member<T>) -> bool {
     )
 }
 
-/// How much of it fails, parts of [`ALL`].
+/// The failure rate, in parts of [`ALL`].
 fn failing((calls, failures): (u64, u64)) -> u64 {
     failures * ALL / calls.max(FEW_CALLS)
 }
 
-/// `chance` is one of `2 * DECISIVE`. Equal ones have equal odds; small differences, which are noise, move
-/// them a little, so that a fleet that sees the same numbers does not run to one member.
+/// `chance` is below `2 * DECISIVE`. Members with equal rates have equal odds. Small differences,
+/// which are noise, shift the odds a little, so that a fleet that sees the same rates does not send
+/// all calls to one member.
 const fn wins(one: u64, two: u64, chance: u64) -> bool {
     chance + one < DECISIVE + two
 }

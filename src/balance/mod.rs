@@ -1,7 +1,20 @@
-//! Several equal upstreams, each with a circuit: calls go to those that work.
+//! Several equal upstreams, each with a circuit: calls go to the ones that work.
 //!
-//! Owns the choice; when a circuit opens and who probes is the circuits' own. Invariant: no more
-//! members than `max_ejection_percent` are left without traffic for failing.
+//! Owns the choice; the circuits own when they open and which calls are probes. Invariant: at most
+//! `max_ejection_percent` of the members get no traffic because they fail.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use commontrip::{Commontrip, Policy, balance::CircuitSet};
+//!
+//! let circuits = Commontrip::embedded()?;
+//! let regions = [("eu", "10.0.0.1:80"), ("us", "10.0.1.1:80")];
+//! let payments = CircuitSet::new(&circuits, "payments", &Policy::default(), regions)?;
+//! let picked = payments.call(|address| async move { Ok::<_, std::io::Error>(address) }).await?;
+//! println!("{} by {}", picked.answer, picked.circuit.name());
+//! # Ok(()) }
+//! ```
 
 mod choose;
 mod pick;
@@ -12,21 +25,21 @@ use self::choose::{Choice, Choices};
 pub use self::pick::{Pick, Picked};
 use crate::{CallError, CircuitBreaker, Commontrip, NameError, Outcome, Policy, Rejection};
 
-/// How many members may be ejected unless said otherwise, percent: Envoy stops heeding health below half
-/// of the hosts, too (`healthy_panic_threshold`).
+/// The default percentage of members that may be ejected: Envoy, too, ignores health when fewer
+/// than half of the hosts are healthy (`healthy_panic_threshold`).
 const MAX_EJECTION_PERCENT: u8 = 50;
 
-/// Why a set could not be made.
+/// Why a set could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetError {
-    /// There is nobody to choose from.
-    #[error("a set needs one upstream at least")]
+    /// There are no members.
+    #[error("a set needs at least one upstream")]
     Empty,
     /// Two members have the same name.
-    #[error("two upstreams are named {0:?}: give each a name of its own")]
+    #[error("two upstreams are named {0:?}: each needs its own name")]
     Twice(String),
-    /// A circuit cannot have that name.
+    /// The name of a circuit is invalid.
     #[error(transparent)]
     Name(#[from] NameError),
 }
@@ -37,15 +50,17 @@ struct Member<T> {
     value: T,
 }
 
-/// Equal upstreams (instances, regions, keys), each a value with a circuit of its own.
+/// Equal upstreams (instances, regions, keys), each a value with its own circuit.
 ///
-/// A pick takes two members at random and goes to the one that fails less, as this replica last saw the
-/// fleet's windows. Members that are open get nothing, but for their probes; a member that is half-open,
-/// or about to be, gets its probe from the next pick. When more members are open than may be ejected
-/// ([`max_ejection_percent`](Self::max_ejection_percent)), calls are let through to some of them.
+/// A pick draws two members at random and prefers the one with the lower failure rate, as this
+/// replica last saw the fleet's windows. Open members get only their probes; a member that is
+/// half-open, or about to be, gets its probe from the next pick. When more members are open than
+/// may be ejected ([`max_ejection_percent`](Self::max_ejection_percent)), some of them get calls
+/// nevertheless.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use commontrip::{Commontrip, Policy, balance::CircuitSet};
 ///
 /// let circuits = Commontrip::embedded()?;
@@ -59,16 +74,17 @@ struct Member<T> {
 /// ```
 pub struct CircuitSet<T> {
     members: Box<[Member<T>]>,
-    /// So many may be left out.
+    /// The number of members that may be ejected.
     ejectable: usize,
 }
 
 impl<T> CircuitSet<T> {
-    /// A set of named members; the circuit of `eu` in `payments` is `payments/eu`, with this policy.
+    /// Makes a set of named members; the circuit of `eu` in `payments` is `payments/eu`, with this
+    /// policy.
     ///
     /// # Errors
-    /// [`SetError::Empty`] without members, [`SetError::Twice`] when two have one name,
-    /// [`SetError::Name`] when a circuit cannot have the name that would result.
+    /// [`SetError::Empty`] without members, [`SetError::Twice`] when two members have the same
+    /// name, [`SetError::Name`] when the name of a circuit would be invalid.
     pub fn new<N: AsRef<str>>(
         circuits: &Commontrip,
         name: &str,
@@ -94,29 +110,61 @@ impl<T> CircuitSet<T> {
         Ok(set.max_ejection_percent(MAX_EJECTION_PERCENT))
     }
 
-    /// Sets how many members may be left without traffic because their circuits are open.
+    /// Sets how many members may get no traffic because their circuits are open.
     ///
-    /// Unit: percent of the members, rounded down, `0..=100`; what is beyond counts as 100. Default 50.
-    /// At 100 an open circuit always rejects, and a call is rejected when all are open. Members that an
-    /// operator forced open are always left out.
+    /// Unit: percent of the members, rounded down, `0..=100`; a higher value counts as 100. Default
+    /// 50. At 100, an open circuit always rejects, and a call is rejected when all circuits are
+    /// open. Members that an operator forced open never get calls.
     #[must_use]
     pub fn max_ejection_percent(mut self, percent: u8) -> Self {
         self.ejectable = self.members.len() * usize::from(percent.min(100)) / 100;
         self
     }
 
-    /// The members: circuit and value.
+    /// Returns each member's circuit and value.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::balance::CircuitSet;
+    ///
+    /// let regions = [("eu", "10.0.0.1:80"), ("us", "10.0.1.1:80")];
+    /// let orders = CircuitSet::new(&circuits, "orders", &Policy::default(), regions)?;
+    /// for (circuit, address) in orders.members() {
+    ///     println!("{address}: {}", circuit.state());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn members(&self) -> impl ExactSizeIterator<Item = (&CircuitBreaker, &T)> {
         self.members
             .iter()
             .map(|member| (&member.breaker, &member.value))
     }
 
-    /// Chooses a member for one call; waits only where a circuit must ask the store, and then for at most
-    /// `store_timeout`.
+    /// Chooses a member for one call; waits only if a circuit must ask the store, and then for at
+    /// most `store_timeout`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::balance::CircuitSet;
+    ///
+    /// let regions = [("eu", "10.0.0.1:80"), ("us", "10.0.1.1:80")];
+    /// let orders = CircuitSet::new(&circuits, "orders", &Policy::default(), regions)?;
+    /// let pick = orders.pick().await?;
+    /// println!("to {}", pick.upstream());
+    /// pick.success();
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// The [`Rejection`] of the member that may admit calls soonest, when none does now.
+    /// The [`Rejection`] of the member that may admit calls soonest, when none admits one now.
     pub async fn pick(&self) -> Result<Pick<'_, T>, Rejection> {
         let mut choices = Choices::of(self);
         while let Some(choice) = choices.next() {
@@ -131,8 +179,8 @@ impl<T> CircuitSet<T> {
         Err(choices.rejection())
     }
 
-    /// [`pick`](Self::pick) without waiting, as [`CircuitBreaker::try_acquire`]: what a circuit must ask the
-    /// store is there for a later pick.
+    /// Same as [`pick`](Self::pick) but never waits, like [`CircuitBreaker::try_acquire`]: what a
+    /// circuit asks the store benefits a later pick.
     ///
     /// # Errors
     /// As [`pick`](Self::pick).
@@ -152,6 +200,21 @@ impl<T> CircuitSet<T> {
 
     /// Makes a call to a member; `Ok` counts as a success, `Err` as a failure.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::balance::CircuitSet;
+    ///
+    /// let regions = [("eu", "10.0.0.1:80"), ("us", "10.0.1.1:80")];
+    /// let orders = CircuitSet::new(&circuits, "orders", &Policy::default(), regions)?;
+    /// let picked = orders.call(|address| async move { Ok::<_, std::io::Error>(address.len()) }).await?;
+    /// assert_eq!(picked.answer, 11);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`CircuitBreaker::call`]: [`CallError::Rejected`] when no member admits calls.
     pub async fn call<'a, F, Fut, R, E>(&'a self, call: F) -> Result<Picked<'a, T, R>, CallError<E>>
@@ -162,7 +225,7 @@ impl<T> CircuitSet<T> {
         self.call_with(Outcome::of, call).await
     }
 
-    /// [`call`](Self::call); `classify` says what the result means.
+    /// Same as [`call`](Self::call); `classify` decides the outcome of the result.
     ///
     /// # Errors
     /// As [`call`](Self::call).

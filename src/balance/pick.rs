@@ -1,11 +1,27 @@
-//! A member that was chosen for one call.
+//! A member chosen for one call.
 
 use super::Member;
 use crate::{CircuitBreaker, Outcome, Permit};
 
-/// A member that was chosen for one call, with its permit.
+/// A member chosen for one call, with its permit.
 ///
-/// Say what became of the call, as of a [`Permit`]; one that is dropped counts as abandoned.
+/// Record the call's outcome, as with a [`Permit`]; dropping the pick counts as an abandoned call.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::balance::CircuitSet;
+///
+/// let regions = [("eu", "10.0.0.1:80"), ("us", "10.0.1.1:80")];
+/// let orders = CircuitSet::new(&circuits, "orders", &Policy::default(), regions)?;
+/// let pick = orders.pick().await?;
+/// println!("{} by {}", pick.upstream(), pick.circuit().name());
+/// pick.success();
+/// # Ok(()) }
+/// ```
 #[must_use = "a pick that is dropped at once counts as an abandoned call"]
 #[derive(Debug)]
 pub struct Pick<'a, T> {
@@ -36,24 +52,24 @@ impl<'a, T> Pick<'a, T> {
         self.permit.as_ref().is_some_and(Permit::is_probe)
     }
 
-    /// Whether the circuit rejects, and the call is let through because too many do. What becomes of it
-    /// is not recorded.
+    /// Whether the circuit rejects, and the call is let through because too many circuits do. Its
+    /// outcome is not recorded.
     #[must_use]
     pub const fn is_let_through(&self) -> bool {
         self.permit.is_none()
     }
 
-    /// The call succeeded.
+    /// Records a success.
     pub fn success(self) {
         self.record(Outcome::Success);
     }
 
-    /// The call failed.
+    /// Records a failure.
     pub fn failure(self) {
         self.record(Outcome::failure());
     }
 
-    /// The call ended so.
+    /// Records the call's outcome.
     pub fn record(self, outcome: Outcome) {
         if let Some(permit) = self.permit {
             permit.record(outcome);
@@ -67,14 +83,29 @@ impl<'a, T> Pick<'a, T> {
     }
 }
 
-/// What a call through a set came to, and through whom.
+/// The result of a call through a set, and the member that was called.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::balance::CircuitSet;
+///
+/// let regions = [("eu", "10.0.0.1:80"), ("us", "10.0.1.1:80")];
+/// let orders = CircuitSet::new(&circuits, "orders", &Policy::default(), regions)?;
+/// let picked = orders.call(|address| async move { Ok::<_, std::io::Error>(address.len()) }).await?;
+/// println!("{} said {}", picked.upstream, picked.answer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Picked<'a, T, R> {
-    /// What the call answered.
+    /// The call's value.
     pub answer: R,
     /// The value of the member that was called.
     pub upstream: &'a T,
-    /// Its circuit.
+    /// The member's circuit.
     pub circuit: &'a CircuitBreaker,
 }

@@ -1,7 +1,7 @@
 //! Asking the store for permission to make one call, when the cache does not know.
 //!
-//! Owns the single flight and its time limit. Invariant: a permit that the store gave is used in
-//! time or given back, whatever becomes of the caller that asked.
+//! Owns the single flight and its time limit. Invariant: a permit granted by the store is used in
+//! time or given back, whatever happens to the caller that asked.
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
@@ -16,9 +16,9 @@ use tokio::{
 
 use super::{
     Rejection,
-    cell::{Cell, Ticket},
-    gate::Hold,
-    registry::stopped,
+    gate::NotAdmitted,
+    inner::{CircuitInner, Fetched, Ticket},
+    shared::stopped,
 };
 use crate::{
     model::{Acquire, Grant, OnStoreFailure, Permission, Reason, Release},
@@ -27,64 +27,28 @@ use crate::{
 
 type Answer = Result<Fetched, Rejection>;
 
-/// How often a permit that was fetched ahead is looked after at the most, ms.
+/// The minimum time between two looks at a permit that was fetched ahead, ms.
 const SPARE_LOOKS_MS: u64 = 100;
 
-/// A ticket that nobody has taken yet; on drop it is put back, and no call was made.
-pub(super) struct Fetched {
-    cell: Arc<Cell>,
-    ticket: Option<Ticket>,
-    asked_at: Instant,
-}
-
-impl Fetched {
-    const fn new(cell: Arc<Cell>, ticket: Ticket, asked_at: Instant) -> Self {
-        Self {
-            cell,
-            ticket: Some(ticket),
-            asked_at,
-        }
-    }
-
-    /// The ticket, unless it has waited for too long, or the circuit has moved on.
-    fn claim(mut self) -> Option<Ticket> {
-        let in_time = self.asked_at.elapsed() < self.cell.spare_keeps();
-        let current = |ticket: &mut Ticket| in_time && self.cell.is_current(ticket);
-        self.ticket.take_if(current)
-    }
-
-    const fn is_probe(&self) -> bool {
-        matches!(&self.ticket, Some(ticket) if ticket.probe.is_some())
-    }
-}
-
-impl Drop for Fetched {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.cell.put_back(ticket);
-        }
-    }
-}
-
-impl Cell {
+impl CircuitInner {
     /// How long a permit that was fetched ahead waits for its caller: half of its lease, so that
     /// the call has the other half.
-    fn spare_keeps(&self) -> Duration {
+    pub(super) fn spare_keeps(&self) -> Duration {
         Duration::from_millis(self.policy.load().rules.probe_lease_ms) / 2
     }
 
-    /// Permission to make one call, or why not, without waiting: what the cache holds decides,
-    /// though it is stale, and is renewed in the background. A probe's permit is fetched for the
-    /// next caller.
+    /// Permission to make one call, or a rejection, without waiting. Uses the cached decision even
+    /// if it is stale, and renews it in the background. Fetches a probe's permit for the next
+    /// caller.
     pub(super) fn enter_at_once(self: &Arc<Self>) -> Result<Ticket, Rejection> {
-        let hold = match self.enter() {
+        let not_admitted = match self.enter() {
             Ok(ticket) => return Ok(ticket),
-            Err(hold) => hold,
+            Err(not_admitted) => not_admitted,
         };
         if let Some(ticket) = self.claim_spare() {
             return Ok(ticket);
         }
-        if let Hold::Reject(rejection) = hold {
+        if let NotAdmitted::Reject(rejection) = not_admitted {
             return Err(self.reject(rejection));
         }
         if self.asks_own() {
@@ -98,20 +62,20 @@ impl Cell {
         if !self.gate.is_fresh(now) {
             self.renew();
         }
-        if matches!(self.gate.decide(now), Err(Hold::AskAlone)) {
+        if matches!(self.gate.decide(now), Err(NotAdmitted::AskAlone)) {
             self.fetch_spare();
         }
         self.unasked().map_err(|rejection| self.reject(rejection))
     }
 
-    /// Permission to make one call, or why not, while the store is not asked.
+    /// Permission to make one call, or a rejection, without asking the store.
     fn unasked(&self) -> Result<Ticket, Rejection> {
         match self.gate.decide(self.now()) {
             Ok(tag) => Ok(self.ticket(tag)),
-            Err(Hold::Reject(rejection)) => Err(rejection),
-            Err(Hold::AskAlone) => Err(self.requested()),
-            // Nothing is known yet, or an override that admitted all has ended.
-            Err(Hold::Ask) => match self.policy.load().on_store_failure {
+            Err(NotAdmitted::Reject(rejection)) => Err(rejection),
+            Err(NotAdmitted::AskAlone) => Err(self.requested()),
+            // Nothing is known yet, or an override that admitted every call has ended.
+            Err(NotAdmitted::Ask) => match self.policy.load().on_store_failure {
                 OnStoreFailure::Reject if !self.is_confirmed() => Err(Rejection {
                     reason: Reason::AwaitingStore,
                     ..self.requested()
@@ -125,30 +89,35 @@ impl Cell {
         let Some(turn) = Turn::take(self) else {
             return;
         };
-        let cell = Arc::clone(self);
+        let inner = Arc::clone(self);
         let mut stop = self.shared.stop.subscribe();
         self.shared.spawn(async move {
-            let fetched = cell.ask_store().await.ok().filter(Fetched::is_probe);
+            let fetched = inner.ask_store().await.ok().filter(Fetched::is_probe);
             drop(turn);
             let Some(fetched) = fetched else { return };
             let asked_at = fetched.asked_at;
-            *cell.spare.lock() = Some(fetched);
+            *inner.spare.lock() = Some(fetched);
             let same = |spare: &mut Fetched| spare.asked_at == asked_at;
-            while asked_at.elapsed() < cell.spare_keeps() {
-                let ttl = cell.policy.load().rules.decision_ttl_ms.max(SPARE_LOOKS_MS);
+            while asked_at.elapsed() < inner.spare_keeps() {
+                let ttl = inner
+                    .policy
+                    .load()
+                    .rules
+                    .decision_ttl_ms
+                    .max(SPARE_LOOKS_MS);
                 tokio::select! {
-                    () = sleep(Duration::from_millis(ttl).min(cell.spare_keeps())) => {}
+                    () = sleep(Duration::from_millis(ttl).min(inner.spare_keeps())) => {}
                     () = stopped(&mut stop) => break,
                 }
-                if !cell.spare.lock().as_mut().is_some_and(same) {
+                if !inner.spare.lock().as_mut().is_some_and(same) {
                     return;
                 }
-                if !cell.followed.load(Ordering::Relaxed) {
-                    // Nobody tells it when the circuit moves on.
-                    cell.renew();
+                if !inner.followed.load(Ordering::Relaxed) {
+                    // Nothing tells this process when the circuit changes.
+                    inner.renew();
                 }
             }
-            let unclaimed = cell.spare.lock().take_if(same);
+            let unclaimed = inner.spare.lock().take_if(same);
             drop(unclaimed);
         });
     }
@@ -158,54 +127,61 @@ impl Cell {
         spare.and_then(Fetched::claim)
     }
 
-    /// Permission to make one call, or why not, once it is known.
+    /// Permission to make one call, or a rejection, once it is known.
     pub(super) async fn enter_or_ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
+        let entered = self.enter_or_ask_uncounted().await;
+        entered.map_err(|rejection| self.reject(rejection))
+    }
+
+    /// [`enter_or_ask`](Self::enter_or_ask) for a call that no user made: a rejection is not
+    /// counted.
+    pub(super) async fn enter_or_ask_uncounted(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         match self.enter() {
             Ok(ticket) => Ok(ticket),
-            Err(hold) => match (self.claim_spare(), hold) {
+            Err(not_admitted) => match (self.claim_spare(), not_admitted) {
                 (Some(ticket), _) => Ok(ticket),
-                (None, Hold::Reject(rejection)) => Err(self.reject(rejection)),
+                (None, NotAdmitted::Reject(rejection)) => Err(rejection),
                 (None, _) => self.ask().await,
             },
         }
     }
 
-    /// [`enter_or_ask`](Self::enter_or_ask), blocking the thread for at most `store_timeout`.
+    /// [`enter_or_ask`](Self::enter_or_ask) that blocks the thread, for at most `store_timeout`.
     pub(super) fn enter_blocking(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         match self.enter() {
             Ok(ticket) => return Ok(ticket),
-            Err(Hold::Reject(rejection)) => return Err(self.reject(rejection)),
+            Err(NotAdmitted::Reject(rejection)) => return Err(self.reject(rejection)),
             Err(_) if self.asks_own() || self.shared.store.is_immediate() => {
                 return self.enter_at_once();
             }
             Err(_) => {}
         }
         let (to, from) = mpsc::sync_channel(1);
-        let cell = Arc::clone(self);
+        let inner = Arc::clone(self);
         self.shared.spawn(async move {
             let asked_at = Instant::now();
-            let answer = cell.enter_or_ask().await;
-            // If nobody waits any more it is dropped here, and so put back.
-            let _ = to.send(answer.map(|ticket| Fetched::new(cell, ticket, asked_at)));
+            let answer = inner.enter_or_ask().await;
+            // If nobody waits any more, the permit is dropped here, and so put back.
+            let _ = to.send(answer.map(|ticket| Fetched::new(inner, ticket, asked_at)));
         });
         match from.recv_timeout(self.shared.store_timeout) {
             Ok(Ok(fetched)) => {
                 let ticket = fetched.claim().map_or_else(|| self.by_cache(), Ok);
                 ticket.map_err(|rejection| self.reject(rejection))
             }
-            // It was counted when it was rejected.
+            // Already counted when it was rejected.
             Ok(Err(rejection)) => Err(rejection),
             Err(_) => self.enter_at_once(),
         }
     }
 
-    /// Permission to make one call where the cache does not know, or knows only what is stale.
+    /// Permission to make one call, if the cache has no decision or only a stale one.
     async fn ask(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         let answer = self.ask_store_or_own().await;
         answer.or_else(|rejection| match self.enter() {
-            // Breaking was switched off meanwhile.
-            Ok(ticket) if self.shared.is_off() => Ok(ticket),
-            _ => Err(self.reject(rejection)),
+            // Breaking was switched off in the meantime.
+            Ok(ticket) if self.is_off() => Ok(ticket),
+            _ => Err(rejection),
         })
     }
 
@@ -219,26 +195,26 @@ impl Cell {
         let strict = self.policy.load().rules.decision_ttl_ms == 0;
         let answer = match self.gate.decide(self.now()) {
             _ if strict => self.ask_detached(None).await,
-            Err(Hold::AskAlone) => match Turn::take(self) {
+            Err(NotAdmitted::AskAlone) => match Turn::take(self) {
                 Some(turn) => self.ask_detached(Some(turn)).await,
                 None => return Err(self.requested()),
             },
-            Err(Hold::Ask) => {
+            Err(NotAdmitted::Ask) => {
                 let _turn = self.ask_turn.lock().await;
-                // Whoever had the turn before may have brought the answer.
+                // The previous holder of the turn may have brought the answer.
                 match self.enter() {
                     Ok(ticket) => return Ok(ticket),
-                    Err(Hold::Reject(rejection)) => return Err(rejection),
+                    Err(NotAdmitted::Reject(rejection)) => return Err(rejection),
                     Err(_) => self.ask_detached(None).await,
                 }
             }
-            // A stale decision is renewed by one call of this process at a time, and the others go
-            // by it meanwhile: so a store that hangs holds up one of them.
+            // One call of this process at a time renews a stale decision, and the others use it in
+            // the meantime. So a store that hangs holds up only one of them.
             Ok(tag) => match self.shared.renewing.try_lock() {
                 Ok(_turn) => self.ask_detached(None).await,
                 Err(_) => return Ok(self.ticket(tag)),
             },
-            Err(Hold::Reject(rejection)) => match self.shared.renewing.try_lock() {
+            Err(NotAdmitted::Reject(rejection)) => match self.shared.renewing.try_lock() {
                 Ok(_turn) => self.ask_detached(None).await,
                 Err(_) => return Err(rejection),
             },
@@ -246,14 +222,14 @@ impl Cell {
         answer?.claim().map_or_else(|| self.by_cache(), Ok)
     }
 
-    /// Asks in a task of its own, so that a caller that goes away loses no permit.
+    /// Asks in a task of its own, so that no permit is lost when a caller gives up.
     async fn ask_detached(self: &Arc<Self>, turn: Option<Turn>) -> Answer {
         let (to, from) = oneshot::channel();
-        let cell = Arc::clone(self);
+        let inner = Arc::clone(self);
         self.shared.spawn(async move {
-            let answer = cell.ask_store().await;
+            let answer = inner.ask_store().await;
             drop(turn);
-            // If nobody waits any more the permit is dropped here, and so put back.
+            // If nobody waits any more, the permit is dropped here, and so put back.
             let _ = to.send(answer);
         });
         from.await.unwrap_or_else(|_| {
@@ -264,7 +240,7 @@ impl Cell {
     }
 
     async fn ask_store(self: &Arc<Self>) -> Answer {
-        // However many circuits ask at once, each answer is to come in time.
+        // However many circuits ask at once, each answer must come in time.
         let turn = self.shared.asking.acquire();
         let turn = tokio::time::timeout(self.shared.store_timeout / 2, turn).await;
         let Ok(Ok(_turn)) = turn else {
@@ -282,13 +258,13 @@ impl Cell {
                 if grant.permission == Permission::Probe
                     && asked_at.elapsed() > self.shared.store_timeout =>
             {
-                // This process stood still: the permit may be another's by now.
+                // This process was suspended: the permit may belong to another caller by now.
                 self.take_shared(&grant.snapshot, asked_at);
                 self.give_back(request.token);
                 Err(self.requested())
             }
             Ok(grant) if grant.permission == Permission::Probe && self.shared.is_ending() => {
-                // Nobody may be left to settle it, or to give it back.
+                // Nothing may be left to settle it, or to give it back.
                 let Acquire { head, token } = request;
                 let release = Release { head, token };
                 let released = self.shared.store.release(&self.name, &release);
@@ -300,14 +276,14 @@ impl Cell {
         }
     }
 
-    /// Whether it asks at every call and reports at once: then the answer knows of all that it has
-    /// seen.
+    /// Whether this circuit asks at every call and reports at once. Then an answer takes into
+    /// account everything that this process has seen.
     fn is_strict(&self) -> bool {
         let rules = self.policy.load().rules;
         rules.decision_ttl_ms == 0 && rules.report_interval_ms == 0
     }
 
-    /// Asks a store of this process.
+    /// Asks a store in this process.
     fn ask_here(self: &Arc<Self>) -> Result<Ticket, Rejection> {
         if self.is_strict() {
             self.file_here();
@@ -342,8 +318,8 @@ impl Cell {
                 self.shared.store_failed(&[(self, error)]);
                 match self.enter() {
                     Ok(ticket) => Ok(fetched(ticket)),
-                    Err(Hold::Reject(rejection)) => Err(rejection),
-                    Err(Hold::Ask | Hold::AskAlone) => {
+                    Err(NotAdmitted::Reject(rejection)) => Err(rejection),
+                    Err(NotAdmitted::Ask | NotAdmitted::AskAlone) => {
                         let ticket = self.ask_locally().map_or_else(|| self.by_cache(), Ok);
                         ticket.map(fetched)
                     }
@@ -352,16 +328,16 @@ impl Cell {
         }
     }
 
-    /// What the cache says when the answer to a question could not be used: it is as new.
+    /// The cached decision, for when the store's answer could not be used: it is just as new.
     fn by_cache(&self) -> Result<Ticket, Rejection> {
         match self.gate.decide(self.now()) {
             Ok(tag) => Ok(self.ticket(tag)),
-            Err(Hold::Reject(rejection)) => Err(rejection),
-            Err(Hold::Ask | Hold::AskAlone) => Err(self.requested()),
+            Err(NotAdmitted::Reject(rejection)) => Err(rejection),
+            Err(NotAdmitted::Ask | NotAdmitted::AskAlone) => Err(self.requested()),
         }
     }
 
-    /// What to tell a caller while another asks.
+    /// The rejection of a caller while another one asks.
     fn requested(&self) -> Rejection {
         Rejection {
             reason: Reason::ProbeRequested,
@@ -371,13 +347,13 @@ impl Cell {
     }
 }
 
-/// The right to be the one that asks; ends on drop.
-struct Turn(Arc<Cell>);
+/// The right to be the one caller that asks; ends on drop.
+struct Turn(Arc<CircuitInner>);
 
 impl Turn {
-    fn take(cell: &Arc<Cell>) -> Option<Self> {
-        let free = !cell.asking.swap(true, Ordering::SeqCst);
-        free.then(|| Self(Arc::clone(cell)))
+    fn take(inner: &Arc<CircuitInner>) -> Option<Self> {
+        let free = !inner.asking.swap(true, Ordering::SeqCst);
+        free.then(|| Self(Arc::clone(inner)))
     }
 }
 

@@ -1,47 +1,69 @@
-//! What callers hold: one circuit, and the ways to make a call through it.
+//! The handle that callers hold: one circuit, and the ways to make a call through it.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-};
-
-use tokio::time::Instant;
+use std::{fmt, future::Future, pin::pin, sync::Arc};
 
 use super::{
-    CallError, ControlError, Events, Override, Permit, Rejection, cell::Cell, permit::Held,
-    registry::Life,
+    CallError, Events, Permit, Rejection, inner::CircuitInner, permit::TicketGuard, shared::Life,
 };
 use crate::{
-    model::{Command, Outcome, Policy, Snapshot, State},
+    model::{Outcome, Policy, Snapshot, State},
     store::StoreError,
 };
 
 /// One circuit, shared by every replica that uses its name on the same store.
 ///
-/// Cheap to clone, `Send` and `Sync`. Made by [`Commontrip::circuit`](crate::Commontrip::circuit).
+/// Cheap to clone, `Send` and `Sync`. Returned by
+/// [`Commontrip::circuit`](crate::Commontrip::circuit).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// // Clones are the same circuit.
+/// let same = payments.clone();
+/// assert_eq!(same.call(|| async { Ok::<_, std::io::Error>(42) }).await?, 42);
+/// assert_eq!(payments.name(), "payments");
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct CircuitBreaker {
-    pub(super) cell: Arc<Cell>,
+    pub(super) inner: Arc<CircuitInner>,
     life: Arc<Life>,
 }
 
 impl CircuitBreaker {
-    pub(super) const fn new(cell: Arc<Cell>, life: Arc<Life>) -> Self {
-        Self { cell, life }
+    pub(super) const fn new(inner: Arc<CircuitInner>, life: Arc<Life>) -> Self {
+        Self { inner, life }
     }
 
     /// The circuit's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.cell.name.as_str()
+        self.inner.name.as_str()
     }
 
-    /// Makes a call when the circuit permits; `Ok` counts as a success, `Err` as a failure.
+    /// Makes a call if the circuit permits it. `Ok` counts as a success, `Err` as a failure.
     ///
-    /// A panic counts as a failure. A dropped future counts as abandoned, and as a failure too
-    /// when it ran too long ([`AbandonedCalls`](crate::AbandonedCalls)).
+    /// A panic counts as a failure. A dropped future counts as abandoned, and also as a failure if
+    /// it ran too long ([`AbandonedCalls`](crate::AbandonedCalls)).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::CallError;
+    ///
+    /// match payments.call(|| async { "42".parse::<u32>() }).await {
+    ///     Ok(number) => assert_eq!(number, 42),
+    ///     Err(CallError::Rejected(rejection)) => println!("not now: {rejection}"),
+    ///     Err(error) => println!("failed: {error}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`CallError::Rejected`] when the call was not made, [`CallError::TimedOut`] when it took
@@ -55,10 +77,11 @@ impl CircuitBreaker {
         self.call_with(Outcome::of, call)
     }
 
-    /// Makes a call when the circuit permits; `classify` says what its result means.
+    /// Makes a call if the circuit permits it; `classify` decides what its result means.
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::io::{Error, ErrorKind};
     /// use commontrip::{Commontrip, Outcome, Policy};
     ///
@@ -76,7 +99,7 @@ impl CircuitBreaker {
     /// ```
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// Same as [`call`](Self::call).
     #[inline]
     pub async fn call_with<C, F, Fut, T, E>(&self, classify: C, call: F) -> Result<T, CallError<E>>
     where
@@ -84,41 +107,94 @@ impl CircuitBreaker {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let ticket = match self.cell.pass() {
-            Some(pass) => pass.into(),
+        let ticket = match self.inner.admit() {
+            Some(plain) => plain.into(),
             None => {
-                if let Some(rejection) = self.cell.refuse() {
+                if let Some(rejection) = self.inner.refuse() {
                     return Err(rejection.into());
                 }
-                // In a box, for else every call's future would be as large.
-                Box::pin(self.cell.enter_or_ask()).await?
+                // Boxed to keep the common future small.
+                Box::pin(self.inner.enter_or_ask()).await?
             }
         };
-        // Settled where it is: moved out of the future it would go through memory in other pieces.
-        let mut held = Held::new(&self.cell, ticket);
-        let Some(limit) = self.cell.call_timeout() else {
+        // Settled in place: moving the guard out of the future would copy it through memory in
+        // other pieces.
+        let mut guard = TicketGuard::new(&self.inner, ticket);
+        let Some(limit) = self.inner.call_timeout() else {
             let result = call().await;
-            held.settle(classify(&result));
+            guard.settle(classify(&result));
             return result.map_err(CallError::Failed);
         };
         let call = pin!(call());
         let Ok(result) = tokio::time::timeout(limit, call).await else {
-            self.cell.timeouts.fetch_add(1, Ordering::SeqCst);
-            held.settle(Outcome::failure());
+            guard.settle(self.inner.timed_out());
             return Err(CallError::TimedOut(limit));
         };
-        held.settle(classify(&result));
+        guard.settle(classify(&result));
         result.map_err(CallError::Failed)
     }
 
-    /// Makes a call that is not a future, when the circuit permits; otherwise as
+    /// [`call_with`](Self::call_with), except that `classify` also decides what a call that took
+    /// longer than `call_timeout` means, whatever the policy says: it receives
+    /// [`CallError::TimedOut`] or [`CallError::Failed`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// use commontrip::{CallError, Commontrip, Outcome, Policy};
+    ///
+    /// let policy = Policy::builder().call_timeout(Duration::from_millis(1)).build()?;
+    /// let circuits = Commontrip::embedded()?;
+    /// let reports = circuits.circuit("reports", policy)?;
+    /// // A long report says nothing about the service.
+    /// let classify = |result: &Result<(), CallError<()>>| match result {
+    ///     Ok(()) => Outcome::Success,
+    ///     Err(CallError::TimedOut(_)) => Outcome::Ignored,
+    ///     Err(_) => Outcome::failure(),
+    /// };
+    /// assert!(reports.call_judged(classify, std::future::pending).await.is_err());
+    /// assert_eq!(circuits.stats()[0].ignored, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Same as [`call`](Self::call).
+    pub async fn call_judged<C, F, Fut, T, E>(
+        &self,
+        classify: C,
+        call: F,
+    ) -> Result<T, CallError<E>>
+    where
+        C: FnOnce(&Result<T, CallError<E>>) -> Outcome,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let permit = self.acquire().await?;
+        let result = match permit.call_timeout() {
+            None => call().await.map_err(CallError::Failed),
+            Some(limit) => match tokio::time::timeout(limit, call()).await {
+                Ok(result) => result.map_err(CallError::Failed),
+                Err(_) => Err(CallError::TimedOut(limit)),
+            },
+        };
+        let outcome = classify(&result);
+        match &result {
+            Err(CallError::TimedOut(_)) => permit.timed_out_as(outcome),
+            _ => permit.record(outcome),
+        }
+        result
+    }
+
+    /// Makes a call that is not a future, if the circuit permits it; otherwise like
     /// [`call`](Self::call).
     ///
-    /// Never waits for the store: decides as [`try_acquire`](Self::try_acquire).
+    /// Never waits for the store: decides like [`try_acquire`](Self::try_acquire).
     /// [`call_blocking`](Self::call_blocking) waits. `call_timeout` cannot end such a call.
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use commontrip::{Commontrip, Policy};
     ///
     /// let numbers = Commontrip::embedded()?.circuit("numbers", Policy::default())?;
@@ -127,7 +203,8 @@ impl CircuitBreaker {
     /// ```
     ///
     /// # Errors
-    /// [`CallError::Rejected`] when the call was not made, [`CallError::Failed`] with its own error.
+    /// [`CallError::Rejected`] when the call was not made, [`CallError::Failed`] with the call's
+    /// own error.
     #[inline]
     pub fn call_sync<F, T, E>(&self, call: F) -> Result<T, CallError<E>>
     where
@@ -136,39 +213,63 @@ impl CircuitBreaker {
         self.call_sync_with(Outcome::of, call)
     }
 
-    /// [`call_sync`](Self::call_sync); `classify` says what the result means.
+    /// [`call_sync`](Self::call_sync) with a `classify` that decides what the result means.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::Outcome;
+    ///
+    /// let parsed = payments.call_sync_with(|_| Outcome::Ignored, || "x".parse::<u32>());
+    /// assert!(parsed.is_err());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// As [`call_sync`](Self::call_sync).
+    /// Same as [`call_sync`](Self::call_sync).
     #[inline]
     pub fn call_sync_with<C, F, T, E>(&self, classify: C, call: F) -> Result<T, CallError<E>>
     where
         C: FnOnce(&Result<T, E>) -> Outcome,
         F: FnOnce() -> Result<T, E>,
     {
-        let ticket = match self.cell.pass() {
-            Some(pass) => pass.into(),
+        let ticket = match self.inner.admit() {
+            Some(plain) => plain.into(),
             None => {
-                if let Some(rejection) = self.cell.refuse() {
+                if let Some(rejection) = self.inner.refuse() {
                     return Err(rejection.into());
                 }
-                self.cell.enter_at_once()?
+                self.inner.enter_at_once()?
             }
         };
-        let held = Held::new(&self.cell, ticket);
+        let guard = TicketGuard::new(&self.inner, ticket);
         let result = call();
-        held.finish(classify(&result));
+        guard.finish(classify(&result));
         result.map_err(CallError::Failed)
     }
 
-    /// [`call`](Self::call) for code that is not async: blocks the thread for the call, and for at
-    /// most `store_timeout` before it where the cache does not know.
+    /// [`call`](Self::call) for code that is not async: blocks the thread during the call, and
+    /// before it for at most `store_timeout` if the cache has no decision.
     ///
-    /// For threads outside of a runtime, and `spawn_blocking`. On a thread that runs the runtime's
-    /// tasks use [`call_sync`](Self::call_sync), which never waits.
+    /// For threads outside of a runtime, and for `spawn_blocking`. On a thread that runs the
+    /// runtime's tasks, use [`call_sync`](Self::call_sync), which never waits.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// let number = tokio::task::spawn_blocking(move || payments.call_blocking(|| "42".parse::<u32>()));
+    /// assert_eq!(number.await??, 42);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// As [`call_sync`](Self::call_sync).
+    /// Same as [`call_sync`](Self::call_sync).
     pub fn call_blocking<F, T, E>(&self, call: F) -> Result<T, CallError<E>>
     where
         F: FnOnce() -> Result<T, E>,
@@ -179,179 +280,175 @@ impl CircuitBreaker {
         result.map_err(CallError::Failed)
     }
 
-    /// [`acquire`](Self::acquire), blocking the thread for at most `store_timeout`.
+    /// [`acquire`](Self::acquire) that blocks the thread, for at most `store_timeout`.
     ///
-    /// For threads outside of a runtime, and `spawn_blocking`.
+    /// For threads outside of a runtime, and for `spawn_blocking`.
     ///
     /// # Errors
     /// [`Rejection`] when the call must not be made.
     pub fn acquire_blocking(&self) -> Result<Permit, Rejection> {
-        let ticket = self.cell.enter_blocking()?;
+        let ticket = self.inner.enter_blocking()?;
         Ok(self.permit(ticket))
     }
 
-    /// Asks for leave to make one call; waits only where the cache does not know, and then for at
-    /// most `store_timeout`.
+    /// Requests a permit for one call. Waits only if the cache has no decision, and then at most
+    /// `store_timeout`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// let permit = payments.acquire().await?;
+    /// match "42".parse::<u32>() {
+    ///     Ok(_) => permit.success(),
+    ///     Err(_) => permit.failure(),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Rejection`] when the call must not be made.
     pub async fn acquire(&self) -> Result<Permit, Rejection> {
-        let ticket = self.cell.enter_or_ask().await?;
+        let ticket = self.inner.enter_or_ask().await?;
         Ok(self.permit(ticket))
     }
 
-    /// Asks for leave to make one call without waiting.
+    /// [`acquire`](Self::acquire) for a call that no user made: a rejection is not counted.
+    #[cfg(any(feature = "health", feature = "queue"))]
+    pub(crate) async fn acquire_uncounted(&self) -> Result<Permit, Rejection> {
+        let ticket = self.inner.enter_or_ask_uncounted().await?;
+        Ok(self.permit(ticket))
+    }
+
+    /// Requests a permit for one call without waiting.
     ///
-    /// What the cache holds decides, though it is stale, and is renewed in the background. Before
-    /// the store's first answer the call is permitted, unless the policy says
-    /// [`Reject`](crate::OnStoreFailure::Reject). When a probe is due its permit is fetched in the
-    /// background, and kept for the next caller for half of `probe_lease`; this caller is rejected
+    /// Uses the cached decision even if it is stale, and renews it in the background. Before the
+    /// store's first answer the call is permitted, unless the policy says
+    /// [`Reject`](crate::OnStoreFailure::Reject). When a probe is due, its permit is fetched in the
+    /// background and kept for the next caller for half of `probe_lease`; this caller is rejected
     /// with [`Reason::ProbeRequested`](crate::Reason::ProbeRequested). The embedded store is asked
     /// at once.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// match payments.try_acquire() {
+    ///     Ok(permit) => permit.success(),
+    ///     Err(rejection) => println!("not now: {rejection}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Rejection`] when the call must not be made, or not yet.
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
-        let ticket = self.cell.enter_at_once()?;
+        let ticket = self.inner.enter_at_once()?;
         Ok(self.permit(ticket))
     }
 
-    /// What the cache alone decides; `None` where [`acquire`](Self::acquire) is to be awaited.
+    /// The cache's decision; `None` if the caller must await [`acquire`](Self::acquire).
     #[cfg(feature = "tower")]
     #[inline]
     pub(crate) fn decide(&self) -> Option<Result<Permit, Rejection>> {
-        match self.cell.pass() {
-            Some(pass) => Some(Ok(self.permit(pass.into()))),
-            None => self.cell.refuse().map(Err),
+        match self.inner.admit() {
+            Some(plain) => Some(Ok(self.permit(plain.into()))),
+            None => self.inner.refuse().map(Err),
         }
     }
 
     #[inline]
-    fn permit(&self, ticket: super::cell::Ticket) -> Permit {
+    fn permit(&self, ticket: super::inner::Ticket) -> Permit {
         Permit::new(
-            Held::new(Arc::clone(&self.cell), ticket),
+            TicketGuard::new(Arc::clone(&self.inner), ticket),
             Arc::clone(&self.life),
         )
     }
 
-    /// The rejection that a call would meet now as far as the cache knows; counts nothing and asks nobody.
+    /// The rejection that a call would receive now, as far as the cache knows. Counts nothing and
+    /// does no I/O.
     #[cfg(feature = "retry")]
     pub(crate) fn expected_rejection(&self) -> Option<Rejection> {
-        let gate = &self.cell.gate;
-        let now = self.cell.now();
-        let shut = gate.glance().rejects() && gate.is_shut(now);
+        let gate = &self.inner.gate;
+        let now = self.inner.now();
+        let shut = gate.word().rejects() && gate.is_shut(now);
         shut.then(|| gate.rejection(now))
     }
 
-    /// The state that this replica decides by; no I/O.
+    /// The state on which this replica bases its decisions; no I/O.
     ///
-    /// When this process' own failures open the circuit it rejects calls at once, and is `Open`
-    /// here when the store has confirmed it.
+    /// When this process' own failures open the circuit, it rejects calls at once, but is `Open`
+    /// here only after the store has confirmed that.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// assert_eq!(payments.state(), commontrip::State::Closed);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn state(&self) -> State {
-        self.cell.view.lock().seen.state
+        self.inner.view.lock().seen.state
     }
 
-    /// What this replica decides by; no I/O.
+    /// The snapshot on which this replica bases its decisions; no I/O.
     #[must_use]
     pub fn cached(&self) -> Snapshot {
-        self.cell.view.lock().seen.clone()
+        self.inner.view.lock().seen.clone()
     }
 
-    /// The policy in force: the code's, with what is stored with the circuit.
+    /// The policy in force: the one in code, overridden by the settings stored with the circuit.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        Policy::clone(&self.cell.policy.load())
+        Policy::clone(&self.inner.policy.load())
     }
 
     /// The shared circuit as the store has it now.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// let snapshot = payments.snapshot().await?;
+    /// println!("{} since {}", snapshot.state, snapshot.since_ms);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        self.cell
+        self.inner
             .shared
             .store
-            .snapshot(&self.cell.name, &self.cell.head())
+            .snapshot(&self.inner.name, &self.inner.head())
             .await
     }
 
-    /// Rejects every call of the fleet, until the override ends or [`reset`](Self::reset).
-    ///
-    /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
-    /// or the reason is too long.
-    pub async fn force_open(&self, with: Override) -> Result<Snapshot, ControlError> {
-        self.control(Command::ForceOpen, with, String::new()).await
-    }
-
-    /// Admits every call of the fleet and trips on nothing; only lifetime totals are kept.
-    ///
-    /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
-    /// or the reason is too long.
-    pub async fn disable(&self, with: Override) -> Result<Snapshot, ControlError> {
-        self.control(Command::Disable, with, String::new()).await
-    }
-
-    /// Admits every call of the fleet and records it, but trips on nothing: a dry run.
-    ///
-    /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
-    /// or the reason is too long.
-    pub async fn metrics_only(&self, with: Override) -> Result<Snapshot, ControlError> {
-        self.control(Command::MetricsOnly, with, String::new())
-            .await
-    }
-
-    /// Closes the circuit for the fleet, with an empty window and no backoff; ends overrides.
-    ///
-    /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
-    /// or the reason is too long.
-    pub async fn reset(&self) -> Result<Snapshot, ControlError> {
-        self.reset_with(Override::default()).await
-    }
-
-    /// [`reset`](Self::reset), saying who and why; the override's time is not looked at.
-    ///
-    /// # Errors
-    /// [`ControlError::Store`] when the store did not confirm, [`ControlError::Text`] when the author
-    /// or the reason is too long.
-    pub async fn reset_with(&self, with: Override) -> Result<Snapshot, ControlError> {
-        self.control(Command::Reset, with, String::new()).await
-    }
-
-    /// Stores settings with the circuit, which win over those in code in every replica; counts
-    /// are kept. `key=integer` pairs with the keys of [`Rules`](crate::Rules); what was stored
-    /// before is replaced.
-    ///
-    /// # Errors
-    /// [`ControlError::Policy`] when a pair or the whole is not valid, [`ControlError::Store`]
-    /// when the store did not confirm.
-    pub async fn store_policy(&self, pairs: &str) -> Result<Snapshot, ControlError> {
-        let code = self.cell.view.lock().code.clone();
-        let stored = code.check_stored(pairs)?;
-        self.control(Command::Policy, Override::default(), stored)
-            .await
-    }
-
-    async fn control(
-        &self,
-        command: Command,
-        with: Override,
-        policy: String,
-    ) -> Result<Snapshot, ControlError> {
-        let cell = &self.cell;
-        let request = with.request(cell.head(), command, policy)?;
-        let asked = Instant::now();
-        let snapshot = cell.shared.store.control(&cell.name, &request).await?;
-        cell.take_shared(&snapshot, asked);
-        Ok(snapshot)
-    }
-
-    /// The circuit's transitions from now on: each once, in order, none missed across
+    /// The circuit's transitions from now on: each once, in order, and without gaps across
     /// reconnects (as long as fewer than 256 pile up).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// let mut events = payments.events().await?;
+    /// payments.reset().await?;
+    /// # payments.force_open(Default::default()).await?;
+    /// let event = events.next().await.expect("the registry is in use");
+    /// println!("{} -> {}", event.from, event.to);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer now.
@@ -360,9 +457,9 @@ impl CircuitBreaker {
         Ok(self.events_after(now.generation))
     }
 
-    /// The circuit's transitions after a generation, kept ones first.
+    /// The circuit's transitions after a generation, starting with those that the store has kept.
     pub fn events_after(&self, generation: u64) -> Events {
-        Events::follow(Arc::clone(&self.cell), generation, Arc::clone(&self.life))
+        Events::after(generation, Arc::clone(&self.inner), Arc::clone(&self.life))
     }
 }
 
@@ -375,13 +472,26 @@ impl fmt::Debug for CircuitBreaker {
     }
 }
 
-/// Reads a future through a circuit: `future.protect(&breaker).await`.
+/// Runs a future through a circuit: `future.protect(&breaker).await`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::Protect;
+///
+/// let answer = async { "42".parse::<u32>() }.protect(&payments).await?;
+/// assert_eq!(answer, 42);
+/// # Ok(()) }
+/// ```
 pub trait Protect<T, E>: Future<Output = Result<T, E>> + Sized {
-    /// [`CircuitBreaker::call`] with this future as the call; it is dropped unpolled when the
-    /// circuit rejects.
+    /// [`CircuitBreaker::call`] with this future as the call. The future is dropped unpolled if the
+    /// circuit rejects the call.
     ///
     /// # Errors
-    /// As [`CircuitBreaker::call`].
+    /// Same as [`CircuitBreaker::call`].
     fn protect(self, breaker: &CircuitBreaker) -> impl Future<Output = Result<T, CallError<E>>> {
         breaker.call(|| self)
     }

@@ -1,95 +1,80 @@
 //! A circuit's transitions as a stream.
 //!
-//! Invariant: transitions come in order of generation and none is left out, as long as fewer than
-//! 256 pile up while the store is away: the stream reads the circuit's own record of them, and
-//! news of a change is only the signal to read on.
+//! Invariant: transitions come in order of generation and without gaps, as long as fewer than 256
+//! pile up while the store is unavailable. The stream reads the circuit's own record of them; news
+//! of a change is only the signal to read on.
 
 use std::{
+    fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_core::Stream;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
-    cell::Cell,
-    registry::{Commontrip, Life, stopped},
+    inner::CircuitInner,
+    shared::{Hook, Life, stopped},
 };
-use crate::model::Event;
+use crate::model::{Event, millis};
 
-/// How many transitions wait for a slow reader before the stream stops reading on.
+/// How many transitions are buffered for a slow reader before the stream stops reading.
 const WAITING: usize = 64;
-/// When to ask again after the store did not answer.
+/// How long to wait after the store did not answer.
 const AGAIN: Duration = Duration::from_millis(100);
-/// When to look even though nothing was heard: a replica without calls and without push.
+/// How often to look without any news: for a replica without calls and without push.
 const LOOK: Duration = Duration::from_secs(5);
 
-impl Commontrip {
-    /// Calls `hook` with the name of the circuit and each transition of any circuit of this registry, also
-    /// of those that it gets later: each once, in order, from now on (for a later circuit, from then on).
-    ///
-    /// Every replica's hooks are called; for what is to happen once in the fleet there are alerts (feature
-    /// `alerts`).
-    /// A hook runs in the registry's tasks and must not block; one that panics is not called again for
-    /// that circuit.
-    pub fn on_event(&self, hook: impl Fn(&str, &Event) + Send + Sync + 'static) {
-        let hook: Hook = Arc::new(hook);
-        let shared = self.shared();
-        shared.hooks.lock().push(Arc::clone(&hook));
-        for cell in shared.cells() {
-            call(Arc::clone(&hook), cell);
-        }
-    }
-}
-
-/// What is called with each transition.
-pub(super) type Hook = Arc<dyn Fn(&str, &Event) + Send + Sync>;
-
 /// Calls a hook with a circuit's transitions from now on.
-pub(super) fn call(hook: Hook, cell: Arc<Cell>) {
-    let shared = Arc::clone(&cell.shared);
-    shared.spawn(async move {
-        let Some(generation) = present(&cell).await else {
-            return;
-        };
-        let (sender, mut received) = mpsc::channel(WAITING);
-        cell.shared
-            .spawn(read_on(Arc::clone(&cell), generation, sender));
+pub(super) fn call(hook: Hook, inner: &Arc<CircuitInner>) {
+    let name = inner.name.clone();
+    let mut received = follow(inner, Start::now(inner));
+    inner.shared.spawn(async move {
         while let Some(event) = received.recv().await {
-            hook(cell.name.as_str(), &event);
+            hook(name.as_str(), &event);
         }
     });
 }
 
-/// The generation that a circuit is in, once the store says it; `None` when the registry ends before.
-async fn present(cell: &Cell) -> Option<u64> {
-    let mut stop = cell.shared.stop.subscribe();
-    loop {
-        if !cell.is_away() {
-            let _turn = cell.shared.reading.acquire().await;
-            let head = cell.head();
-            if let Ok(seen) = cell.shared.store.snapshot(&cell.name, &head).await {
-                return Some(seen.generation);
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
-            () = stopped(&mut stop) => return None,
-        }
-    }
-}
-
 /// The transitions of a circuit from the moment of subscription on.
 ///
-/// Ends when the registry is shut down. Made by [`CircuitBreaker::events`](crate::CircuitBreaker::events).
-#[derive(Debug)]
+/// Ends when the registry is shut down. Returned by
+/// [`CircuitBreaker::events`](crate::CircuitBreaker::events).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// let mut events = payments.events().await?;
+/// # payments.force_open(Default::default()).await?;
+/// while let Some(event) = events.next().await {
+///     println!("{} -> {}: {}", event.from, event.to, event.reason);
+///     # break;
+/// }
+/// # Ok(()) }
+/// ```
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Events {
     received: mpsc::Receiver<Event>,
+    /// Keeps the circuit from being removed.
+    inner: Arc<CircuitInner>,
     _life: Arc<Life>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("circuit", &self.inner.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Stream for Events {
@@ -107,50 +92,108 @@ impl Events {
     }
 
     /// Transitions after `generation`.
-    pub(super) fn follow(cell: Arc<Cell>, generation: u64, life: Arc<Life>) -> Self {
-        let (sender, received) = mpsc::channel(WAITING);
-        let shared = Arc::clone(&cell.shared);
-        shared.spawn(read_on(cell, generation, sender));
+    pub(super) fn after(generation: u64, inner: Arc<CircuitInner>, life: Arc<Life>) -> Self {
         Self {
-            received,
+            received: follow(&inner, Start::After(generation)),
+            inner,
             _life: life,
         }
     }
 }
 
-async fn read_on(cell: Arc<Cell>, mut generation: u64, sender: mpsc::Sender<Event>) {
-    let mut newest = cell.generation.subscribe();
-    let mut stop = cell.shared.stop.subscribe();
-    loop {
-        // Whatever is known by now is in the record, or the record was lost.
-        let known = *newest.borrow_and_update();
-        // While the store is away only one task asks it, and this is not it.
-        let events = match cell.is_away() {
-            true => None,
-            false => {
-                let _turn = cell.shared.reading.acquire().await;
-                cell.shared.store.events(&cell.name, generation).await.ok()
+/// Where a reader of transitions starts.
+#[derive(Clone, Copy)]
+enum Start {
+    /// After a generation.
+    After(u64),
+    /// At a moment, in coarse ms and on the monotonic clock: the store has not said yet which
+    /// generation that was.
+    At(u64, Instant),
+}
+
+impl Start {
+    fn now(inner: &CircuitInner) -> Self {
+        match inner.confirmed_generation() {
+            Some(generation) => Self::After(generation),
+            None => Self::At(inner.now(), Instant::now()),
+        }
+    }
+}
+
+fn follow(inner: &Arc<CircuitInner>, start: Start) -> mpsc::Receiver<Event> {
+    let (sender, received) = mpsc::channel(WAITING);
+    let reader = Reader {
+        newest: inner.generation.subscribe(),
+        inner: Arc::downgrade(inner),
+        start,
+    };
+    let stop = inner.shared.stop.subscribe();
+    inner.shared.spawn(reader.run(sender, stop));
+    received
+}
+
+/// Reads a circuit's record of transitions; holds the circuit only while reading.
+struct Reader {
+    inner: Weak<CircuitInner>,
+    newest: watch::Receiver<u64>,
+    start: Start,
+}
+
+impl Reader {
+    /// Ends when nobody listens, when the circuit is removed, and when the registry ends.
+    async fn run(mut self, sender: mpsc::Sender<Event>, mut stop: watch::Receiver<bool>) {
+        while let Some(inner) = self.inner.upgrade() {
+            // Every change known by now is in the record, or the record was lost.
+            let known = *self.newest.borrow_and_update();
+            let events = self.read(&inner).await;
+            drop(inner);
+            let Some((before, events)) = events else {
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => continue,
+                    () = sender.closed() => return,
+                    () = stopped(&mut stop) => return,
+                }
+            };
+            let mut generation = known.max(before);
+            for event in events {
+                generation = generation.max(event.generation);
+                if sender.send(event).await.is_err() {
+                    return;
+                }
             }
-        };
-        let Some(events) = events else {
+            self.start = Start::After(generation);
             tokio::select! {
-                () = tokio::time::sleep(AGAIN) => continue,
+                _ = self.newest.wait_for(|newest| *newest > generation) => {}
+                () = tokio::time::sleep(LOOK) => {}
                 () = sender.closed() => return,
                 () = stopped(&mut stop) => return,
             }
-        };
-        for event in events.into_iter().filter(Event::is_transition) {
-            generation = event.generation;
-            if sender.send(event).await.is_err() {
-                return;
+        }
+    }
+
+    /// The transitions since the start, and a generation up to which none is missing; `None` if the
+    /// store does not answer.
+    async fn read(&self, inner: &CircuitInner) -> Option<(u64, Vec<Event>)> {
+        // While the store is unavailable, only one task asks it, and not this one.
+        if inner.is_unavailable() {
+            return None;
+        }
+        let _turn = inner.shared.reading.acquire().await;
+        let store = &inner.shared.store;
+        let (after, before, since_ms) = match self.start {
+            Start::After(generation) => (generation, generation, 0),
+            Start::At(coarse_ms, at) => {
+                let seen = store.snapshot(&inner.name, &inner.head()).await.ok()?;
+                // The answer is no older than the start, so this is the start or slightly earlier.
+                let passed_ms = inner
+                    .now()
+                    .saturating_sub(coarse_ms)
+                    .max(millis(at.elapsed()));
+                (0, seen.generation, seen.now_ms.saturating_sub(passed_ms))
             }
-        }
-        generation = generation.max(known);
-        tokio::select! {
-            _ = newest.wait_for(|newest| *newest > generation) => {}
-            () = tokio::time::sleep(LOOK) => {}
-            () = sender.closed() => return,
-            () = stopped(&mut stop) => return,
-        }
+        };
+        let mut events = store.events(&inner.name, after).await.ok()?;
+        events.retain(|event| event.is_transition() && event.at_ms >= since_ms);
+        Some((before, events))
     }
 }

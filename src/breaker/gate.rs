@@ -1,8 +1,8 @@
 //! The decision cache: whether a call may pass, from a few words in memory.
 //!
-//! Owns the words and their meaning; does no I/O and takes no lock. The cell writes them under
-//! its own lock, so readers may see two words of different moments; every such pair is harmless:
-//! it sends the caller to ask, or lasts as long as one store of a word.
+//! Owns the words and their meaning; does no I/O and takes no lock. The circuit writes them under
+//! its own lock, so readers may see two words from different moments. Every such pair is harmless:
+//! it makes the caller ask the store, or lasts only until the next word is stored.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,18 +13,19 @@ use crate::model::{LatencyRecording, Policy, Reason, Rules, Snapshot, State};
 
 use super::Rejection;
 
-/// Why the cache does not let a call pass.
+/// Why the cache does not admit a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// It must not.
+pub(super) enum NotAdmitted {
+    /// The call is rejected.
     Reject(Rejection),
-    /// The cache does not know: ask, and let others wait for the answer.
+    /// The cache does not know: one caller asks, and the others wait for the answer.
     Ask,
-    /// A probe may be due: one asks, the others are rejected.
+    /// A probe may be due: one caller asks, and the others are rejected.
     AskAlone,
 }
 
-/// What stands in the word, lowest bit first: state 3, reason 5, flags 8; the tag above.
+/// The layout of the word, lowest bit first: state 3 bits, reason 5, flags 8; the tag from bit 32
+/// on.
 mod bits {
     pub(super) const STATE: u64 = 7;
     pub(super) const REASON: u32 = 3;
@@ -39,21 +40,23 @@ mod bits {
     pub(super) const TAG: u32 = 32;
 }
 
-/// Why the words say what they say.
+/// Where the gate's decision comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The store's answer.
     Shared,
-    /// This replica's own circuit: the store is away.
+    /// This replica's local circuit: the store is unavailable.
     Local,
-    /// This replica's own circuit: it is open, and the fleet's is not, for want of a quorum.
+    /// This replica's local circuit: it is open and the fleet's is not, because a quorum is
+    /// missing.
     Alone,
-    /// The policy's answer to a store that is away.
+    /// The policy's decision for an unavailable store, or admission because the circuit is switched
+    /// off.
     Fixed { admits: bool },
 }
 
 impl Source {
-    /// Whether this replica's own circuit decides.
+    /// Whether this replica's local circuit decides.
     pub(super) const fn is_own(self) -> bool {
         matches!(self, Self::Local | Self::Alone)
     }
@@ -63,18 +66,18 @@ impl Source {
 #[repr(align(128))]
 pub(super) struct Gate {
     word: AtomicU64,
-    /// When the decision must be renewed, coarse ms; and the same in the clock's ticks.
+    /// When the decision must be renewed: in coarse ms, and in the clock's ticks.
     fresh_until: AtomicU64,
     fresh_until_tick: AtomicU64,
-    /// From which time a call is slow, ns.
+    /// The duration from which a call is slow, ns.
     slow_ns: AtomicU64,
-    /// When the state ends by itself, or the next probe may be asked for; coarse ms, 0 = never.
+    /// When the state ends by itself, or the next probe may be requested; coarse ms, 0 = never.
     until: AtomicU64,
-    /// The ramp: its end and length, and the share that it begins with.
+    /// The ramp: its end, its length, and its initial share in percent.
     ramp_until: AtomicU64,
     ramp: AtomicU64,
     ramp_initial: AtomicU64,
-    /// Calls of the window, as last heard, and failures among them; 32 bits each.
+    /// Calls in the window as last received, and failures among them; 32 bits each.
     window: AtomicU64,
 }
 
@@ -93,10 +96,10 @@ impl Gate {
         }
     }
 
-    /// What can be read at one glance.
+    /// The word, read in one load.
     #[inline]
-    pub(super) fn glance(&self) -> Glance {
-        Glance(self.word.load(Ordering::Relaxed))
+    pub(super) fn word(&self) -> GateWord {
+        GateWord(self.word.load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -110,46 +113,46 @@ impl Gate {
         tick < self.fresh_until_tick.load(Ordering::Relaxed)
     }
 
-    /// Whether a call that took so long was slow.
+    /// Whether a call of this duration was slow.
     #[inline]
     pub(super) fn is_slow(&self, ns: u64) -> bool {
         ns >= self.slow_ns.load(Ordering::Relaxed)
     }
 
-    /// Whether the state has not ended by itself.
+    /// Whether the state has not ended by itself yet.
     #[inline]
     pub(super) fn is_shut(&self, now: u64) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         until == 0 || now < until
     }
 
-    /// The decision, staleness aside.
-    pub(super) fn decide(&self, now: u64) -> Result<u32, Hold> {
+    /// The decision, even if it is stale.
+    pub(super) fn decide(&self, now: u64) -> Result<u32, NotAdmitted> {
         let word = self.word.load(Ordering::Relaxed);
         let until = self.until.load(Ordering::Relaxed);
         let tag = (word >> bits::TAG) as u32;
         let over = until > 0 && now >= until;
         if word & bits::UNKNOWN != 0 {
-            return Err(Hold::Ask);
+            return Err(NotAdmitted::Ask);
         }
         if word & bits::ADMITS != 0 {
             return if over {
-                Err(Hold::Ask)
+                Err(NotAdmitted::Ask)
             } else if word & bits::RAMP != 0 && !self.ramp_admits(now) {
-                Err(Hold::Reject(self.rejection(now)))
+                Err(NotAdmitted::Reject(self.rejection(now)))
             } else {
                 Ok(tag)
             };
         }
-        let half_open =
-            word & bits::STATE == State::HalfOpen as u64 && reason_of(word) != Reason::StoreAway;
+        let half_open = word & bits::STATE == State::HalfOpen as u64
+            && reason_of(word) != Reason::StoreUnavailable;
         if over || (half_open && until == 0) {
-            return Err(Hold::AskAlone);
+            return Err(NotAdmitted::AskAlone);
         }
-        Err(Hold::Reject(self.rejection(now)))
+        Err(NotAdmitted::Reject(self.rejection(now)))
     }
 
-    /// What to tell a call that is rejected now.
+    /// The rejection of a call that is rejected now.
     #[inline]
     pub(super) fn rejection(&self, now: u64) -> Rejection {
         let word = self.word.load(Ordering::Relaxed);
@@ -158,7 +161,7 @@ impl Gate {
         let reason = reason_of(word);
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now).max(1));
         let (reason, retry_after) = match state {
-            _ if reason == Reason::StoreAway => (reason, Some(RETRY_AWAY)),
+            _ if reason == Reason::StoreUnavailable => (reason, Some(RETRY_UNAVAILABLE)),
             State::HalfOpen => (Reason::ProbesOut, Some(left(until))),
             State::Closed => {
                 let ramp_left = left(self.ramp_until.load(Ordering::Relaxed));
@@ -182,7 +185,7 @@ impl Gate {
         share(initial, left, length) > fastrand::u64(..SHARES)
     }
 
-    /// Takes a snapshot over. `now` is the coarse time of its arrival.
+    /// Takes over a snapshot. `now` is the coarse time of its arrival.
     pub(super) fn set(&self, seen: &Snapshot, policy: &Policy, source: Source, tag: u32, now: u64) {
         let rules = &policy.rules;
         let ends = |at: u64| {
@@ -198,7 +201,7 @@ impl Gate {
         };
         let until = match (source, seen.state) {
             (Source::Fixed { .. }, _) | (_, State::Closed) => 0,
-            // Probes are given on demand; when none is left, ask again a little later.
+            // Probes are granted on demand; if none is left, ask again a little later.
             (_, State::HalfOpen) => {
                 match seen.probes >= rules.permitted_number_of_calls_in_half_open_state {
                     true => now + retry_probe_ms(rules).max(spread),
@@ -210,7 +213,7 @@ impl Gate {
             (_, _) => ends(seen.until_ms),
         };
         let (admits, reason) = match source {
-            Source::Fixed { admits } => (admits, Reason::StoreAway),
+            Source::Fixed { admits } => (admits, Reason::StoreUnavailable),
             _ => (seen.state.admits(), seen.reason),
         };
         let ramp = seen.ramp_until_ms > seen.now_ms && seen.state == State::Closed;
@@ -251,30 +254,30 @@ impl Gate {
         self.word.store(word, Ordering::Relaxed);
     }
 
-    /// Notes what is in the window, for those who compare circuits.
+    /// Stores the window's counts, for code that compares circuits.
     pub(super) fn note_window(&self, calls: u64, failures: u64) {
         let half = |number: u64| number.min(u64::from(u32::MAX));
         self.window
             .store(half(calls) << 32 | half(failures), Ordering::Relaxed);
     }
 
-    /// Calls of the window, as last heard, and failures among them.
+    /// Calls in the window as last received, and failures among them.
     #[cfg(feature = "balance")]
     pub(super) fn window(&self) -> (u64, u64) {
         let window = self.window.load(Ordering::Relaxed);
         (window >> 32, window & u64::from(u32::MAX))
     }
 
-    /// Has calls ask, as those of a new gate do.
+    /// Makes calls ask the store, as with a new gate.
     pub(super) fn forget(&self) {
         self.word.store(bits::UNKNOWN, Ordering::Relaxed);
     }
 
-    /// Says until when the decision is good; an admitting state ends with its own end. `tick_at`
-    /// gives the clock's ticks at a coarse time.
+    /// Sets until when the decision is valid; an admitting state is valid at most until its own
+    /// end. `tick_at` gives the clock's ticks at a coarse time.
     pub(super) fn renew(&self, until: u64, tick_at: impl Fn(u64) -> u64) {
         let ends = self.until.load(Ordering::Relaxed);
-        let until = if self.glance().0 & bits::ADMITS != 0 && ends > 0 {
+        let until = if self.word().0 & bits::ADMITS != 0 && ends > 0 {
             until.min(ends)
         } else {
             until
@@ -285,12 +288,12 @@ impl Gate {
     }
 }
 
-/// The word.
+/// A copy of the gate's word.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Glance(u64);
+pub(super) struct GateWord(u64);
 
-impl Glance {
-    /// The tag under which calls pass, as long as that is fresh and without another question.
+impl GateWord {
+    /// The tag under which calls pass without further checks, if the decision is fresh.
     #[inline]
     pub(super) fn admits(self) -> Option<u32> {
         let plain = self.0 & (bits::ADMITS | bits::UNKNOWN | bits::RAMP) == bits::ADMITS;
@@ -304,13 +307,13 @@ impl Glance {
         shut && self.0 & bits::STATE != State::HalfOpen as u64
     }
 
-    /// Whether it matters how long any call takes.
+    /// Whether every call must be timed.
     #[inline]
     pub(super) fn is_timed(self) -> bool {
         self.0 & bits::TIMED != 0
     }
 
-    /// Whether latencies are recorded, of each call or of some.
+    /// Whether latencies are recorded, of every call or of a sample.
     #[inline]
     pub(super) fn is_recorded(self) -> bool {
         self.0 & bits::RECORDED != 0
@@ -329,22 +332,22 @@ impl Glance {
     }
 }
 
-/// How long a rejection of a replica that has no store asks to wait.
-const RETRY_AWAY: Duration = Duration::from_secs(1);
+/// The `retry_after` of a rejection by a replica without a store.
+const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 
 fn reason_of(word: u64) -> Reason {
     Reason::ALL[(word >> bits::REASON & 31) as usize % Reason::ALL.len()]
 }
 
-/// How many requests a second the replicas of one circuit may make when something has happened to
-/// all of them at once, ten times as many as when all is calm (`report.lua`).
+/// How many requests a second the replicas of one circuit may make after something has happened to
+/// all of them at once: ten times as many as in quiet times (`report.lua`).
 const REQUESTS_PER_SECOND: u64 = 2000;
-/// So few replicas need not take turns.
+/// Up to this many replicas need not take turns.
 const FEW: u64 = 20;
-/// However many there are said to be.
+/// The longest spread, whatever the number of replicas.
 const LONGEST_SPREAD_MS: u64 = 60_000;
 
-/// The time over which so many replicas spread what each does once, ms.
+/// The time over which this many replicas spread something that each of them does once, ms.
 pub(super) const fn spread_ms(replicas: u64) -> u64 {
     let spread = replicas.saturating_sub(FEW) * 1000 / REQUESTS_PER_SECOND;
     if spread < LONGEST_SPREAD_MS {
@@ -354,15 +357,15 @@ pub(super) const fn spread_ms(replicas: u64) -> u64 {
     }
 }
 
-/// How soon a replica asks again for a probe permit that was not there.
+/// How soon a replica asks again for a probe permit after there was none, ms.
 fn retry_probe_ms(rules: &Rules) -> u64 {
     rules.decision_ttl_ms.clamp(10, 100)
 }
 
-/// Parts that the ramp divides all calls into.
+/// The number of parts into which the ramp divides all calls.
 const SHARES: u64 = 1 << 20;
 
-/// The share of calls that a ramp admits, of [`SHARES`].
+/// The share of calls that a ramp admits, out of [`SHARES`].
 fn share(initial: u64, left: u64, length: u64) -> u64 {
     let rest = SHARES * (100 - initial.min(100)) / 100;
     SHARES - (u128::from(rest) * u128::from(left.min(length)) / u128::from(length.max(1))) as u64
@@ -392,9 +395,9 @@ mod tests {
     }
 
     fn fast(gate: &Gate, now: u64) -> Option<u32> {
-        let by_ms = gate.glance().admits().filter(|_| gate.is_fresh(now));
+        let by_ms = gate.word().admits().filter(|_| gate.is_fresh(now));
         let by_ticks = gate
-            .glance()
+            .word()
             .admits()
             .filter(|_| gate.is_fresh_at(now * 1_000_000));
         assert_eq!(by_ms, by_ticks);
@@ -403,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_new_gate_asks_and_a_closed_one_admits_while_fresh() {
-        assert_eq!(Gate::new().decide(0), Err(Hold::Ask));
+        assert_eq!(Gate::new().decide(0), Err(NotAdmitted::Ask));
         let gate = gate(&seen(State::Closed, 0), &Policy::default());
         assert_eq!(fast(&gate, 349), Some(5));
         assert_eq!(fast(&gate, 350), None);
@@ -413,13 +416,13 @@ mod tests {
     #[test]
     fn an_open_gate_rejects_with_the_time_left_and_asks_when_it_is_over() {
         let gate = gate(&seen(State::Open, 500), &Policy::default());
-        let Err(Hold::Reject(rejection)) = gate.decide(300) else {
+        let Err(NotAdmitted::Reject(rejection)) = gate.decide(300) else {
             panic!("admitted")
         };
         assert_eq!(rejection.state, State::Open);
         assert_eq!(rejection.reason, Reason::FailureRate);
         assert_eq!(rejection.retry_after, Some(Duration::from_millis(300)));
-        assert_eq!(gate.decide(600), Err(Hold::AskAlone));
+        assert_eq!(gate.decide(600), Err(NotAdmitted::AskAlone));
     }
 
     #[test]
@@ -427,9 +430,11 @@ mod tests {
         let gate = gate(&seen(State::Disabled, 50), &Policy::default());
         assert_eq!(fast(&gate, 149), Some(5));
         assert_eq!(fast(&gate, 150), None);
-        assert_eq!(gate.decide(150), Err(Hold::Ask));
+        assert_eq!(gate.decide(150), Err(NotAdmitted::Ask));
         let forced = self::gate(&seen(State::ForcedOpen, 0), &Policy::default());
-        assert!(matches!(forced.decide(9_999), Err(Hold::Reject(r)) if r.retry_after.is_none()));
+        assert!(
+            matches!(forced.decide(9_999), Err(NotAdmitted::Reject(r)) if r.retry_after.is_none())
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The task that hears of changes.
+//! The task that receives changes.
 //!
-//! Owns the connection's return after a break; while it is away every decision is good for
+//! Owns reconnecting after a break. While the connection is down, every decision is valid for
 //! `decision_ttl` only.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::registry::{Shared, stopped};
+use super::shared::{Shared, stopped};
 use crate::{
     model::Name,
     store::{Notice, StoreError},
@@ -18,10 +18,10 @@ use crate::{
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// A store that cannot push, or gives this user no leave to listen, will not learn it soon.
+/// A store that cannot push, or denies this user the right to listen, is not likely to change soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
-/// How long further circuits wait to be followed, for each that is: telling all of them takes
-/// longer the more there are.
+/// How long a new circuit waits to be followed, for each circuit that already is: an update names
+/// all of them, and takes longer the more there are.
 const EACH: Duration = Duration::from_micros(10);
 
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
@@ -55,24 +55,28 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
         };
         drop(listening);
         if heard {
-            for cell in shared.cells() {
-                cell.follow(false);
+            for inner in shared.inners() {
+                inner.follow(false);
             }
         }
         let pause = match ended {
             Ok(()) => return,
-            Err(error @ (StoreError::Refused(_) | StoreError::Unable(_))) => {
-                // Others have their line when the store goes away.
+            Err(
+                error @ (StoreError::Refused(_)
+                | StoreError::Unsupported(_)
+                | StoreError::Unable(_)),
+            ) => {
+                // Other errors are logged when the store becomes unavailable.
                 if !std::mem::replace(&mut warned, true) {
-                    tracing::warn!(%error, "changes of circuits are not pushed; decisions are good for decision_ttl only");
+                    tracing::warn!(target: "commontrip::store", %error, "changes of circuits are not pushed; decisions are valid for decision_ttl only");
                 }
                 match error {
-                    StoreError::Refused(_) => REFUSED_WAIT,
+                    StoreError::Refused(_) | StoreError::Unsupported(_) => REFUSED_WAIT,
                     _ => wait,
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the connection that hears of changes broke");
+                tracing::debug!(target: "commontrip::store", %error, "the connection that receives changes broke");
                 wait.min(LONGEST_WAIT)
             }
         };
@@ -86,7 +90,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
 
 impl Shared {
     /// The names of all circuits.
-    fn names(&self) -> BTreeSet<Name> {
+    pub(super) fn names(&self) -> BTreeSet<Name> {
         self.circuits.lock().keys().cloned().collect()
     }
 }
@@ -94,13 +98,13 @@ impl Shared {
 fn hear(shared: &Arc<Shared>, notice: Notice) {
     match notice {
         Notice::Listening(names) => {
-            for cell in shared.cells() {
-                cell.follow(names.contains(&cell.name));
+            for inner in shared.inners() {
+                inner.follow(names.contains(&inner.name));
             }
         }
         Notice::Changed(name, snapshot) => {
-            if let Some(cell) = shared.cell(&name) {
-                cell.take_pushed(&snapshot);
+            if let Some(inner) = shared.inner(&name) {
+                inner.take_pushed(&snapshot);
             }
         }
     }

@@ -1,48 +1,62 @@
-//! What users hold: the registry, circuits, permits, events.
+//! The types that users hold: the registry, circuits, permits, events.
 //!
 //! Owns the decision cache, the tally of outcomes, the reporter and the listener. Imports the
 //! store's trait and the model; nothing here knows Lua or keys.
 
+mod answered;
 mod ask;
 mod builder;
-mod cell;
 mod circuit_breaker;
+#[cfg(feature = "balance")]
+mod condition;
+mod control;
 mod ending;
 mod error;
 mod events;
 mod gate;
-mod host;
-mod link;
+mod health;
+mod inner;
+mod kinds;
 mod listener;
+mod note;
 #[cfg(any(feature = "reqwest", feature = "stream"))]
 mod open;
+mod outage;
 mod outbox;
+mod own_stats;
 mod permit;
 mod registry;
+mod replica_name;
 mod reporter;
-mod silence;
-#[cfg(feature = "balance")]
-mod standing;
+mod shared;
 mod stats;
+mod summary;
 mod tally;
-#[cfg(any(feature = "alerts", feature = "health"))]
+mod undecided;
+mod unsent;
+#[cfg(any(feature = "alerts", feature = "health", feature = "otel"))]
 mod watch;
-mod words;
 
-pub(crate) use self::host::replica_name;
 #[cfg(feature = "balance")]
-pub(crate) use self::standing::Standing;
-#[cfg(any(feature = "alerts", feature = "health"))]
+pub(crate) use self::condition::Condition;
+pub(crate) use self::note::confirm;
+pub(crate) use self::replica_name::replica_name;
+#[cfg(feature = "fallback")]
+pub(crate) use self::unsent::Unfinished;
+#[cfg(any(feature = "alerts", feature = "health", feature = "otel"))]
 pub(crate) use self::watch::Watch;
 pub use self::{
+    answered::{FallbackKind, FallbackStats},
     builder::CommontripBuilder,
     circuit_breaker::{CircuitBreaker, Protect},
-    ending::Unsent,
-    error::{BuildError, CallError, ControlError, Rejection},
+    error::{BuildError, CallError, ControlError, Rejection, TimedOut},
     events::Events,
-    link::Health,
+    health::RegistryHealth,
+    note::{Note, Override},
+    own_stats::{ProbeStats, Transition},
     permit::Permit,
     registry::Commontrip,
-    stats::{CircuitStats, Observer, ProbeStats, Transition},
-    words::Override,
+    stats::{CircuitStats, Observer},
+    summary::CircuitSummary,
+    unsent::Unsent,
 };

@@ -1,11 +1,11 @@
-//! Calls that are not over with their result: the permit goes on with it.
+//! Calls that are not over with their result: the permit stays with it.
 
 use super::{CallError, CircuitBreaker, Permit};
 use crate::model::Outcome;
 
 impl CircuitBreaker {
-    /// Makes a call and keeps its permit where it is `Ok`; `failed` says what an error means.
-    /// `call_timeout` ends the wait for the result only.
+    /// Makes a call and keeps its permit if the result is `Ok`; `failed` decides what an error
+    /// means. `call_timeout` ends only the wait for the result.
     pub(crate) async fn open<C, F, Fut, T, E>(
         &self,
         failed: C,

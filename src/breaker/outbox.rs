@@ -1,40 +1,40 @@
-//! What the next report of a circuit will carry.
+//! The contents of a circuit's next report.
 //!
-//! Owns numbering, the report whose answer is awaited, and the sums that are kept while the store
-//! is away. Invariant: a report's number and outcomes stay together until it is answered.
+//! Owns numbering, the unanswered report, and the sums that are kept while the store is
+//! unavailable. Invariant: a report's number and outcomes stay together until it is answered.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::silence::Silence;
+use super::{kinds::Kinds, undecided::Undecided};
 use crate::model::{Counts, Latencies, Report, Runs, Settled, millis};
 
-/// How often latencies are sent, at the most; and how often within a shorter window.
+/// The minimum time between reports with latencies; in a short window, how many there are at most.
 const LATENCIES_EVERY_MS: u64 = 5000;
 const LATENCIES_IN_A_WINDOW: u64 = 4;
-/// Parts of a window that sums are kept in while the store is away.
+/// Parts of a window in which sums are kept while the store is unavailable.
 const PARTS: u64 = 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     number: u64,
-    /// Sent, or about to be; not answered.
+    /// Sent, or about to be sent, and not answered.
     pub(super) pending: Option<Report>,
-    /// When that was made.
+    /// When `pending` was made.
     pending_since: u64,
-    /// Outcomes of earlier generations, and of probes: for the lifetime totals.
+    /// Outcomes of earlier generations, and of probes, for the lifetime totals.
     pub(super) late: Counts,
     pub(super) settled: Vec<Settled>,
     pub(super) settled_locally: Vec<Settled>,
-    /// Probe permits to be given back.
+    /// Probe permits to give back.
     pub(super) releases: Vec<String>,
     pub(super) retry_after_ms: u64,
     pub(super) trips: u64,
-    /// Sums gathered while away, oldest first, and the generation that they belong to.
-    away: VecDeque<(u64, Counts)>,
-    away_generation: u64,
-    /// Latencies that were not sent, and when the first were gathered; when they are due next.
+    /// Sums gathered while the store is unavailable, oldest first, and their generation.
+    unavailable: VecDeque<(u64, Counts)>,
+    unavailable_generation: u64,
+    /// Latencies that were not sent, when the first were gathered, and when they are due next.
     latencies: Latencies,
     latencies_since: u64,
     latencies_due: u64,
@@ -42,13 +42,16 @@ pub(super) struct Outbox {
     pub(super) last: Option<Instant>,
     /// When a report leaves, whatever the pace.
     pub(super) alarm: Option<Instant>,
-    /// Something was pushed that is to be asked about, and when that was last done.
+    /// Whether to ask about a pushed change, and when that was last done.
     asks: bool,
     asked: Option<Instant>,
     /// When outcomes last left at once.
     urged: Option<Instant>,
     pub(super) pace_ms: u64,
-    pub(super) silence: Silence,
+    pub(super) undecided: Undecided,
+    pub(super) kinds: Kinds,
+    /// When kinds leave even though they alone make the report take the full path.
+    kinds_due: u64,
 }
 
 impl Outbox {
@@ -57,17 +60,22 @@ impl Outbox {
         self.number
     }
 
-    /// Whether there is something that the store was not told, or has not confirmed.
+    /// Whether there is something that the store was not sent, or has not confirmed.
     pub(super) fn is_pending(&self) -> bool {
-        let untold = !self.away.is_empty() || !self.late.is_empty() || !self.settled.is_empty();
+        let untold =
+            !self.unavailable.is_empty() || !self.late.is_empty() || !self.settled.is_empty();
         self.pending.is_some() || untold || !self.releases.is_empty()
     }
 
-    /// Gives up the outcomes that the store was not told, or has not confirmed, and says what they
-    /// were.
+    /// Whether nothing is left to report, not even the kinds of failures.
+    pub(super) fn is_done(&self) -> bool {
+        !self.is_pending() && !self.kinds.are_untold()
+    }
+
+    /// Gives up the outcomes that the store was not sent, or has not confirmed, and returns them.
     pub(super) fn give_up(&mut self) -> Counts {
         let mut untold = std::mem::take(&mut self.late);
-        for (_, sums) in self.away.drain(..) {
+        for (_, sums) in self.unavailable.drain(..) {
             untold += sums;
         }
         if let Some(pending) = self.pending.take() {
@@ -76,12 +84,15 @@ impl Outbox {
         }
         self.settled.clear();
         self.releases.clear();
+        self.kinds.take();
         untold
     }
 
-    /// Whether a report may leave at once now. When it has done so just before, and did not open the
-    /// circuit, an alarm is set instead, so that a failing fleet does not drown its store.
+    /// Whether a report may leave at once now. If one has just done so without opening the circuit,
+    /// sets an alarm instead, so that a failing fleet does not flood its store.
     pub(super) fn urge(&mut self, now: Instant, apart: Duration) -> bool {
+        // The event of an opening circuit says why.
+        self.kinds_due = 0;
         let again = self.urged.map(|last| last + apart).filter(|at| *at > now);
         match again {
             Some(at) => self.set_alarm(at),
@@ -90,18 +101,19 @@ impl Outbox {
         again.is_none()
     }
 
-    /// Has a report leave at this time, unless one does before.
+    /// Makes a report leave at this time, unless one leaves earlier.
     pub(super) fn set_alarm(&mut self, at: Instant) {
         self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
     }
 
-    /// Has a report leave at this time, or so long after the last that did, though it says nothing.
+    /// Makes a report leave at this time, or `apart` after the last such report if that is later,
+    /// even if it is empty.
     pub(super) fn ask(&mut self, at: Instant, apart: Duration) {
         self.asks = true;
         self.set_alarm(self.asked.map_or(at, |asked| at.max(asked + apart)));
     }
 
-    /// Whether the next report leaves though it says nothing; it is about to.
+    /// Whether the next report leaves even if it is empty; notes that it is about to.
     pub(super) fn asks(&mut self) -> bool {
         if self.asks {
             self.asked = Some(Instant::now());
@@ -109,14 +121,15 @@ impl Outbox {
         std::mem::take(&mut self.asks)
     }
 
-    /// Remembers how long the service asked to be left alone.
-    pub(super) fn heed(&mut self, retry_after: Option<Duration>) {
+    /// Remembers for how long the service asked to be left alone.
+    pub(super) fn honor(&mut self, retry_after: Option<Duration>) {
         self.retry_after_ms = self.retry_after_ms.max(retry_after.map_or(0, millis));
     }
 
-    /// Makes the next report of what there is; `generation` is the newest that the store is known
-    /// to have. What was counted while it was away counts there too, unless it has moved on: so a
-    /// replica that opened for itself gives the fleet its evidence, and not its verdict.
+    /// Makes the next report. `generation` is the newest one that the store is known to have. What
+    /// was counted while the store was unavailable counts in the window too, unless the generation
+    /// has changed. So a replica that opened on its own gives the fleet its evidence, and not its
+    /// verdict.
     pub(super) fn prepare(
         &mut self,
         generation: u64,
@@ -128,10 +141,10 @@ impl Outbox {
     ) {
         self.forget_old(now, window_ms);
         let mut kept = Counts::default();
-        for (_, sums) in self.away.drain(..) {
+        for (_, sums) in self.unavailable.drain(..) {
             kept += sums;
         }
-        match generation == self.away_generation {
+        match generation == self.unavailable_generation {
             true => counts += kept,
             false => self.late += kept,
         }
@@ -155,8 +168,22 @@ impl Outbox {
         });
     }
 
-    /// What waited for an answer until it has left the window is only counted: either it was filed,
-    /// and the number says so, or it comes too late to move anything.
+    /// Adds the kinds of failures to the report just made: with `at_once`, if it takes the full
+    /// path anyway, or if they have waited long enough.
+    pub(super) fn add_kinds(&mut self, now: u64, at_once: bool) {
+        let Some(report) = &mut self.pending else {
+            return;
+        };
+        let anyway = report.counts.successes == 0 || !report.latencies.is_empty();
+        if at_once || anyway || now >= self.kinds_due {
+            report.kinds = self.kinds.take();
+            self.kinds_due = now + LATENCIES_EVERY_MS;
+        }
+    }
+
+    /// Moves the counts of a report whose answer was awaited for longer than the window to the
+    /// lifetime totals: either the report was filed, and its number shows that, or it is too late
+    /// to affect the window.
     pub(super) fn let_age(&mut self, now: u64, window_ms: u64) {
         let old = now.saturating_sub(self.pending_since) > window_ms;
         if let Some(pending) = self.pending.as_mut().filter(|_| old) {
@@ -168,13 +195,13 @@ impl Outbox {
         }
     }
 
-    /// Whether latencies are to be gathered: merging them costs a store more than all the rest of a
-    /// report, so they go with one report in many, and with the last before a pause.
+    /// Whether to gather latencies. Merging them costs a store more than the rest of a report, so
+    /// they go with one report in many, and with the last one before a pause.
     pub(super) const fn wants_latencies(&self, now: u64) -> bool {
         now >= self.latencies_due
     }
 
-    /// Gathers latencies; those that are older than the window are dropped.
+    /// Gathers latencies; drops those older than the window.
     pub(super) fn gather(&mut self, latencies: &Latencies, now: u64, window_ms: u64) {
         if self.latencies.is_empty() || now.saturating_sub(self.latencies_since) > window_ms {
             self.latencies = Latencies::default();
@@ -185,24 +212,25 @@ impl Outbox {
         self.latencies_due = now + often.max(2 * self.pace_ms);
     }
 
-    /// Keeps sums for the store's return; what leaves the window is only counted.
+    /// Keeps sums until the store returns; those that leave the window count only in the lifetime
+    /// totals.
     pub(super) fn keep(&mut self, generation: u64, counts: Counts, now: u64, window_ms: u64) {
-        self.away_generation = generation;
-        match self.away.back_mut() {
+        self.unavailable_generation = generation;
+        match self.unavailable.back_mut() {
             Some((since, sums)) if now.saturating_sub(*since) < window_ms / PARTS => {
                 *sums += counts
             }
-            _ => self.away.push_back((now, counts)),
+            _ => self.unavailable.push_back((now, counts)),
         }
         self.forget_old(now, window_ms);
     }
 
     fn forget_old(&mut self, now: u64, window_ms: u64) {
-        while let Some((since, sums)) = self.away.front().copied()
+        while let Some((since, sums)) = self.unavailable.front().copied()
             && now.saturating_sub(since) > window_ms
         {
             self.late += sums;
-            self.away.pop_front();
+            self.unavailable.pop_front();
         }
     }
 }
@@ -210,6 +238,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FailureKind;
 
     const WINDOW_MS: u64 = 1000;
 
@@ -252,8 +281,31 @@ mod tests {
         for now in 0..100_000 {
             outbox.keep(7, failures(1), now, WINDOW_MS);
         }
-        assert!(outbox.away.len() as u64 <= PARTS + 1);
+        assert!(outbox.unavailable.len() as u64 <= PARTS + 1);
         assert_eq!(outbox.late.failures, 99_000);
+    }
+
+    #[test]
+    fn kinds_go_with_reports_that_take_the_full_path_anyway_and_else_now_and_then() {
+        let mut outbox = Outbox::default();
+        let mut sent = |successes: u64, now: u64, at_once: bool| {
+            outbox.kinds.note(&FailureKind::of("timeout"));
+            let counts = Counts {
+                successes,
+                ..failures(1)
+            };
+            outbox.prepare(7, counts, Runs::default(), now, WINDOW_MS, false);
+            outbox.add_kinds(now, at_once);
+            let kinds = outbox.pending.take().unwrap().kinds;
+            kinds.iter().map(|note| note.count).sum::<u64>()
+        };
+        assert_eq!(sent(9, 0, false), 1, "the first");
+        assert_eq!(sent(9, 100, false), 0);
+        assert_eq!(sent(9, 200, true), 2, "it may open the circuit");
+        assert_eq!(sent(9, 300, false), 0);
+        assert_eq!(sent(0, 400, false), 2, "without a success");
+        assert_eq!(sent(9, 5399, false), 0);
+        assert_eq!(sent(9, 5400, false), 2, "now and then");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! The task that brings outcomes to the store.
+//! The task that sends outcomes to the store.
 //!
-//! Owns the pace: a circuit's outcomes leave at the pace that the last answer asked for, at once
-//! when they are urgent, and together with other circuits' in one pipeline: those that are nearly
-//! due go along, and so circuits of one pace fall into step. What is recorded while a report is
-//! under way waits for the next. A circuit without news is parked and costs nothing.
+//! Owns the pace. A circuit's outcomes leave at the pace that the last answer asked for, or at once
+//! if they are urgent. They share a pipeline with those of other circuits, including circuits that
+//! are nearly due, so circuits of one pace fall into step. Outcomes recorded while a report is in
+//! flight wait for the next one. A circuit without news is parked and costs nothing.
 //! Invariants: however many circuits there are, a batch carries at most [`BATCH`] and at most
-//! [`FLIGHTS`] are under way, each with a deadline of its own; a circuit is in one of them at most.
+//! [`FLIGHTS`] are in flight, each with its own deadline; a circuit is in at most one of them.
 
 use std::{
     collections::VecDeque,
@@ -21,31 +21,30 @@ use tokio::{
 };
 
 use super::{
-    cell::Cell,
     ending::Reporting,
-    registry::{Shared, stopped},
+    inner::CircuitInner,
+    shared::{BATCH, Shared, stopped},
 };
 use crate::{
     model::{Name, Release, Report, Snapshot},
     store::StoreError,
 };
 
-/// Reports that go together, and how many such batches are under way at once. A report costs Redis
-/// some 50 µs on the full path, so two batches take a small part of the default `store_timeout`.
-pub(super) const BATCH: usize = 64;
+/// Batches of reports in flight at once. A report costs Redis some 50 µs on the full path, so two
+/// batches take a small part of the default `store_timeout`.
 const FLIGHTS: usize = 2;
-/// Reports a second of one process: with more circuits than that allows, the pace is slower.
+/// Reports a second of one process; with more circuits than that allows, the pace is slower.
 const PER_SECOND: u64 = 5000;
-/// How long the circuits are not looked through again, for each of them, unless one is due.
+/// The minimum time between two passes over all circuits, for each circuit, unless one is due.
 const LOOK_EACH: Duration = Duration::from_micros(5);
-/// How often everything is sent at the end while the store answers.
+/// How many times everything is sent at the end while the store answers.
 const PASSES: u32 = 3;
-/// How long after an attempt to send everything at the end the rest is tried again.
+/// How long to wait between two attempts to send everything at the end.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// A wait that never ends in practice.
 const IDLE: Duration = Duration::from_secs(3600);
-/// How long after parking a circuit it is looked at again: far longer than what a processor has
-/// written can stay unseen by the others.
+/// How long after parking a circuit to look at it again: far longer than what one processor has
+/// written can stay invisible to the others.
 const SECOND_LOOK: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(
@@ -70,13 +69,13 @@ pub(super) async fn run(
     }
 }
 
-/// A circuit whose report, or permits to be given back, are under way.
-struct Aboard(Arc<Cell>, Option<Report>);
+/// A circuit whose report, or whose permits to give back, are in flight.
+struct Aboard(Arc<CircuitInner>, Option<Report>);
 
 impl Aboard {
-    fn new(cell: Arc<Cell>, report: Option<Report>) -> Self {
-        cell.aboard.store(true, Ordering::SeqCst);
-        Self(cell, report)
+    fn new(inner: Arc<CircuitInner>, report: Option<Report>) -> Self {
+        inner.aboard.store(true, Ordering::SeqCst);
+        Self(inner, report)
     }
 }
 
@@ -88,18 +87,18 @@ impl Drop for Aboard {
 
 struct Reporter {
     shared: Arc<Shared>,
-    /// Circuits that are not parked, and maybe some that are by now.
-    busy: Vec<Arc<Cell>>,
-    /// What leaves next, and what after that.
-    urgent: VecDeque<Arc<Cell>>,
-    due: VecDeque<Arc<Cell>>,
+    /// Circuits that are not parked, and maybe some that have been parked since.
+    busy: Vec<Arc<CircuitInner>>,
+    /// The circuits that leave next, and those after them.
+    urgent: VecDeque<Arc<CircuitInner>>,
+    due: VecDeque<Arc<CircuitInner>>,
     flights: JoinSet<Vec<Aboard>>,
-    /// Circuits that were parked, and since when, oldest first.
-    parked: VecDeque<(Instant, Arc<Cell>)>,
-    /// When the circuits were looked through, and when the next one is due.
+    /// Parked circuits with the time of parking, oldest first.
+    parked: VecDeque<(Instant, Arc<CircuitInner>)>,
+    /// When the circuits were last looked through, and when the next one is due.
     looked: Instant,
     next: Instant,
-    /// When idle circuits are let go next.
+    /// When idle circuits are removed next.
     sweep: Instant,
 }
 
@@ -119,17 +118,17 @@ impl Reporter {
         }
     }
 
-    /// Sends what is due, as far as there is room; says when there is more to do.
+    /// Sends what is due, as far as there is room; returns when there is more to do.
     fn round(&mut self) -> Instant {
         self.look_again();
         let asked = std::mem::take(&mut *self.shared.asked.lock());
-        for cell in asked {
-            cell.asked.store(false, Ordering::SeqCst);
-            cell.parked.store(false, Ordering::SeqCst);
-            if !cell.listed.swap(true, Ordering::SeqCst) {
-                self.busy.push(Arc::clone(&cell));
+        for inner in asked {
+            inner.asked.store(false, Ordering::SeqCst);
+            inner.parked.store(false, Ordering::SeqCst);
+            if !inner.listed.swap(true, Ordering::SeqCst) {
+                self.busy.push(Arc::clone(&inner));
             }
-            self.look(&cell);
+            self.look(&inner);
         }
         let now = Instant::now();
         if now >= self.sweep {
@@ -157,37 +156,37 @@ impl Reporter {
         LOOK_EACH * u32::try_from(self.busy.len()).unwrap_or(u32::MAX)
     }
 
-    /// Looks whether a circuit's report is due.
-    fn look(&mut self, cell: &Arc<Cell>) {
-        if cell.aboard.load(Ordering::SeqCst) {
+    /// Checks whether a circuit's report is due.
+    fn look(&mut self, inner: &Arc<CircuitInner>) {
+        if inner.aboard.load(Ordering::SeqCst) {
             // It is looked at when it lands.
-        } else if cell.urgent.load(Ordering::SeqCst) {
-            self.urgent.push_back(Arc::clone(cell));
-        } else if cell.is_asked_for() {
-            self.due.push_back(Arc::clone(cell));
+        } else if inner.urgent.load(Ordering::SeqCst) {
+            self.urgent.push_back(Arc::clone(inner));
+        } else if inner.is_asked_for() {
+            self.due.push_back(Arc::clone(inner));
         } else {
             let now = Instant::now();
-            let due = cell.due(now);
+            let due = inner.due(now);
             match due.earliest <= now {
-                true => self.due.push_back(Arc::clone(cell)),
+                true => self.due.push_back(Arc::clone(inner)),
                 false => self.next = self.next.min(due.latest),
             }
         }
     }
 
-    /// Looks through all that are not parked for what is due.
+    /// Checks all circuits that are not parked.
     fn look_through(&mut self) {
-        // What waits is found once more.
+        // Waiting circuits are found again.
         self.urgent.clear();
         self.due.clear();
         self.looked = Instant::now();
         self.next = self.looked + IDLE;
         let mut busy = std::mem::take(&mut self.busy);
-        busy.retain(|cell| {
-            let parked = cell.parked.load(Ordering::SeqCst);
+        busy.retain(|inner| {
+            let parked = inner.parked.load(Ordering::SeqCst);
             match parked {
-                true => cell.listed.store(false, Ordering::SeqCst),
-                false => self.look(cell),
+                true => inner.listed.store(false, Ordering::SeqCst),
+                false => self.look(inner),
             }
             !parked
         });
@@ -196,29 +195,29 @@ impl Reporter {
         self.shared.least_pace_ms.store(least, Ordering::Relaxed);
     }
 
-    /// A caller that counted in the same moment may not have seen that the circuit was parked, nor
-    /// the reporter what it counted: a fence at each call, which would show them, costs more than
-    /// all the rest of it. A little later both can be seen.
+    /// A caller that counted at the same moment may not have seen that the circuit was parked, and
+    /// the reporter may not have seen the count. A fence in each call would prevent that, but costs
+    /// more than the rest of the call. A little later, both are visible.
     fn look_again(&mut self) {
-        while let Some((since, cell)) = self.parked.front() {
+        while let Some((since, inner)) = self.parked.front() {
             if since.elapsed() < SECOND_LOOK {
                 return;
             }
-            if !cell.is_quiet() {
-                self.shared.activate(cell);
+            if !inner.is_quiet() {
+                self.shared.activate(inner);
             }
             self.parked.pop_front();
         }
     }
 
-    /// Sends what was found while there is room.
+    /// Sends the circuits that were found, while there is room.
     fn depart(&mut self) {
         while self.flights.len() < FLIGHTS {
             let mut batch = Vec::new();
             while batch.len() < BATCH
-                && let Some(cell) = self.urgent.pop_front().or_else(|| self.due.pop_front())
+                && let Some(inner) = self.urgent.pop_front().or_else(|| self.due.pop_front())
             {
-                batch.extend(self.board(cell, false));
+                batch.extend(self.board(inner, false));
             }
             if batch.is_empty() {
                 return;
@@ -227,53 +226,53 @@ impl Reporter {
         }
     }
 
-    /// What a circuit has to say to the store; a circuit without anything is parked.
-    fn board(&mut self, cell: Arc<Cell>, everything: bool) -> Option<Aboard> {
-        if cell.aboard.load(Ordering::SeqCst) {
+    /// What a circuit has to send; parks a circuit without anything to send.
+    fn board(&mut self, inner: Arc<CircuitInner>, everything: bool) -> Option<Aboard> {
+        if inner.aboard.load(Ordering::SeqCst) {
             return None;
         }
         let now = Instant::now();
-        let asked = cell.urgent.swap(false, Ordering::SeqCst) || cell.is_asked_for();
-        let due = cell.due(now);
+        let asked = inner.urgent.swap(false, Ordering::SeqCst) || inner.is_asked_for();
+        let due = inner.due(now);
         if !everything && !asked && due.earliest > now {
             self.next = self.next.min(due.latest);
             return None;
         }
-        if cell.is_away() {
-            let busy = cell.report_locally();
-            cell.stale.store(false, Ordering::SeqCst);
-            cell.outbox.lock().last = Some(now);
+        if inner.is_unavailable() {
+            let busy = inner.report_locally();
+            inner.stale.store(false, Ordering::SeqCst);
+            inner.outbox.lock().last = Some(now);
             if busy {
-                self.next = self.next.min(cell.due(now).latest);
+                self.next = self.next.min(inner.due(now).latest);
                 return None;
             }
         } else {
-            let report = cell.report(everything);
-            if report.is_some() || !cell.outbox.lock().releases.is_empty() {
-                return Some(Aboard::new(cell, report));
+            let report = inner.report(everything);
+            if report.is_some() || !inner.outbox.lock().releases.is_empty() {
+                return Some(Aboard::new(inner, report));
             }
         }
-        cell.parked.store(true, Ordering::SeqCst);
-        self.parked.push_back((now, cell));
+        inner.parked.store(true, Ordering::SeqCst);
+        self.parked.push_back((now, inner));
         None
     }
 
-    /// A batch was answered, or has failed.
+    /// Handles a batch that was answered or has failed.
     fn land(&mut self, landed: Option<Vec<Aboard>>) {
         for aboard in landed.into_iter().flatten() {
-            let cell = Arc::clone(&aboard.0);
+            let inner = Arc::clone(&aboard.0);
             drop(aboard);
-            self.look(&cell);
+            self.look(&inner);
         }
     }
 
-    /// Sends all that was recorded so far, and waits for the answers.
+    /// Sends everything recorded so far, and waits for the answers.
     async fn send_everything(&mut self) {
         self.settle().await;
-        let mut cells = self.shared.cells().into_iter();
+        let mut inners = self.shared.inners().into_iter();
         loop {
             while self.flights.len() < FLIGHTS {
-                let boarding = cells.by_ref().filter_map(|cell| self.board(cell, true));
+                let boarding = inners.by_ref().filter_map(|inner| self.board(inner, true));
                 let batch: Vec<_> = boarding.take(BATCH).collect();
                 if batch.is_empty() {
                     break;
@@ -287,18 +286,18 @@ impl Reporter {
         }
     }
 
-    /// Waits for what is under way.
+    /// Waits for the batches in flight.
     async fn settle(&mut self) {
         while let Some(landed) = self.flights.join_next().await {
             self.land(landed.ok());
         }
     }
 
-    /// Sends what there is, in the time that there is for it.
+    /// Sends what is left, within the time allowed.
     async fn end(mut self) {
         let shared = Arc::clone(&self.shared);
-        for cell in shared.cells() {
-            cell.put_back_spare();
+        for inner in shared.inners() {
+            inner.put_back_spare();
         }
         let send = async {
             self.settle().await;
@@ -306,32 +305,33 @@ impl Reporter {
             loop {
                 shared.last_try().await;
                 self.send_everything().await;
-                let cells = shared.cells();
-                let is_sent =
-                    |cell: &Arc<Cell>| cell.tally.is_empty() && !cell.outbox.lock().is_pending();
-                let is_away = cells.iter().any(|cell| cell.is_away());
-                passes += u32::from(!is_away);
-                // Who still calls is not waited for.
-                if !is_away && (passes == PASSES || cells.iter().all(is_sent)) {
+                let inners = shared.inners();
+                let is_sent = |inner: &Arc<CircuitInner>| {
+                    inner.tally.is_empty() && inner.outbox.lock().is_done()
+                };
+                let is_unavailable = inners.iter().any(|inner| inner.is_unavailable());
+                passes += u32::from(!is_unavailable);
+                // Does not wait for callers that still make calls.
+                if !is_unavailable && (passes == PASSES || inners.iter().all(is_sent)) {
                     return;
                 }
-                // The store is away, and may be back in time; or what was sent is a report whose
-                // answer was lost, and what was counted since is to be sent yet.
+                // Either the store is unavailable, and may be back in time; or the report just sent
+                // was one whose answer had been lost, and later counts are still to be sent.
                 sleep(TRY_AGAIN).await;
             }
         };
-        // What is under way then is not waited for.
+        // Does not wait for what is still in flight then.
         let _ = timeout(shared.patience(), send).await;
     }
 }
 
-/// When a report leaves: between the two if another's does.
+/// When a report leaves: at `latest`, or from `earliest` on if another circuit's report leaves.
 struct Due {
     earliest: Instant,
     latest: Instant,
 }
 
-impl Cell {
+impl CircuitInner {
     /// When the next report leaves.
     fn due(&self, now: Instant) -> Due {
         let outbox = self.outbox.lock();
@@ -346,10 +346,10 @@ impl Cell {
         Due { earliest, latest }
     }
 
-    /// Whether something is to leave, whatever the pace.
+    /// Whether something must leave, whatever the pace.
     fn is_asked_for(&self) -> bool {
         self.stale.load(Ordering::SeqCst)
-            || !self.is_away() && !self.outbox.lock().releases.is_empty()
+            || !self.is_unavailable() && !self.outbox.lock().releases.is_empty()
     }
 
     pub(super) fn is_quiet(&self) -> bool {
@@ -361,30 +361,30 @@ impl Cell {
         self.tally.is_empty()
             && outbox.settled_locally.is_empty()
             && !self.urgent.load(Ordering::SeqCst)
-            && (self.is_away() || !for_store)
+            && (self.is_unavailable() || !for_store)
     }
 }
 
 impl Shared {
-    /// Files reports; one answer each.
+    /// Files reports; returns one answer for each.
     pub(super) async fn file(
         &self,
-        batch: &[(Arc<Cell>, Report)],
+        batch: &[(Arc<CircuitInner>, Report)],
     ) -> Vec<Result<Snapshot, StoreError>> {
         let reports: Vec<(Name, Report)> = batch
             .iter()
-            .map(|(cell, report)| (cell.name.clone(), report.clone()))
+            .map(|(inner, report)| (inner.name.clone(), report.clone()))
             .collect();
         let began = Instant::now();
         let answers = self.in_time(self.store.report(&reports)).await;
         let took = began.elapsed();
-        self.link.note_round_trip(took);
+        self.outage.note_round_trip(took);
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
         };
-        for ((cell, _), answer) in batch.iter().zip(&answers) {
-            cell.noted.lock().note_report(answer.is_ok(), took);
+        for ((inner, _), answer) in batch.iter().zip(&answers) {
+            inner.noted.lock().note_report(answer.is_ok(), took);
         }
         answers
     }
@@ -403,22 +403,22 @@ async fn fly(shared: Arc<Shared>, mut batch: Vec<Aboard>) -> Vec<Aboard> {
     batch
 }
 
-async fn send(shared: &Arc<Shared>, batch: &[(Arc<Cell>, Report)]) {
+async fn send(shared: &Arc<Shared>, batch: &[(Arc<CircuitInner>, Report)]) {
     let asked = Instant::now();
     let answers = shared.file(batch).await;
     let now = Instant::now();
     let mut failed = Vec::new();
-    for ((cell, report), answer) in batch.iter().zip(answers) {
-        cell.outbox.lock().last = Some(now);
-        if let Err(error) = cell.answered(report.seq, answer, asked) {
-            failed.push((cell, error));
+    for ((inner, report), answer) in batch.iter().zip(answers) {
+        inner.outbox.lock().last = Some(now);
+        if let Err(error) = inner.answered(report.seq, answer, asked) {
+            failed.push((inner, error));
         }
     }
     shared.store_failed(&failed);
 }
 
-impl Cell {
-    /// Takes an answer; gives back the error that concerns more than this report.
+impl CircuitInner {
+    /// Handles an answer; returns an error if it concerns more than this report.
     fn answered(
         self: &Arc<Self>,
         number: u64,
@@ -436,8 +436,8 @@ impl Cell {
         Ok(())
     }
 
-    /// Files what was recorded in a store of this process: what awaits its answer elsewhere, and
-    /// what came after it.
+    /// Files outcomes in a store of this process: first the unanswered report, then what was
+    /// recorded after it.
     pub(super) fn file_here(self: &Arc<Self>) {
         for _ in 0..2 {
             let Some(report) = self.report(false) else {
@@ -462,37 +462,37 @@ impl Cell {
         }
     }
 
-    /// Files what was recorded before a question is asked.
+    /// Files what was recorded before the store is asked.
     pub(super) async fn file_first(self: &Arc<Self>) {
         for _ in 0..2 {
             let Some(report) = self.report(false) else {
                 return;
             };
             send(&self.shared, &[(Arc::clone(self), report)]).await;
-            if self.is_away() {
+            if self.is_unavailable() {
                 return;
             }
         }
     }
 }
 
-/// Gives back probe permits whose calls said nothing.
-async fn release(shared: &Arc<Shared>, cell: &Arc<Cell>) {
-    while !cell.is_away() {
-        let Some(token) = cell.outbox.lock().releases.pop() else {
+/// Gives back probe permits whose calls had no outcome.
+async fn release(shared: &Arc<Shared>, inner: &Arc<CircuitInner>) {
+    while !inner.is_unavailable() {
+        let Some(token) = inner.outbox.lock().releases.pop() else {
             break;
         };
         let request = Release {
-            head: cell.head(),
+            head: inner.head(),
             token,
         };
         let asked = Instant::now();
-        let answer = shared.store.release(&cell.name, &request);
+        let answer = shared.store.release(&inner.name, &request);
         match shared.in_time(answer).await {
-            Ok(snapshot) => cell.take_shared(&snapshot, asked),
+            Ok(snapshot) => inner.take_shared(&snapshot, asked),
             Err(error) => {
-                cell.outbox.lock().releases.push(request.token);
-                shared.store_failed(&[(cell, error)]);
+                inner.outbox.lock().releases.push(request.token);
+                shared.store_failed(&[(inner, error)]);
             }
         }
     }

@@ -1,8 +1,8 @@
-//! What this process has seen of its circuits, in numbers.
+//! Statistics of this process about its circuits.
 //!
-//! Owns the shape of the statistics and what is noted for them off the way of a call: transitions,
-//! probes, reports. Outcomes and latencies are the tally's own counters, which are read where they
-//! stand. Invariant: every count only grows, for as long as the registry lives.
+//! Owns their shape and the counts recorded off the path of a call: transitions, probes, reports.
+//! Outcomes and latencies are the tally's own counters, read in place. Invariant: every count only
+//! grows, for as long as the registry lives.
 
 use std::{
     collections::BTreeMap,
@@ -16,24 +16,37 @@ use tokio::{
 };
 
 use super::{
-    Commontrip, Health,
-    cell::Cell,
-    registry::{Shared, stopped},
+    Commontrip, FallbackStats, RegistryHealth,
+    inner::CircuitInner,
+    own_stats::{ProbeStats, Transition},
+    shared::{Shared, stopped},
 };
-use crate::model::{Counts, Kind, Latencies, Reason, Snapshot, State};
+use crate::model::{Latencies, Snapshot};
 
-/// One circuit, as this process has seen it since its registry was made.
+/// One circuit, as this process has seen it since its registry was created.
 ///
-/// Counts are this process's own and only grow; those of the fleet are in [`cached`](Self::cached).
+/// Counts are this process' own and only grow; the fleet's counts are in [`cached`](Self::cached).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// payments.acquire().await?.failure();
+/// let stats = circuits.stats();
+/// assert_eq!((stats[0].successes, stats[0].failures), (0, 1));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CircuitStats {
     /// The circuit's name.
     pub name: String,
-    /// What this replica decides by.
+    /// The snapshot on which this replica bases its decisions.
     pub cached: Snapshot,
     /// How long ago the store last confirmed what is known of the shared circuit; `None` before its
-    /// first answer. Grows while there are no calls, for nothing is asked then.
+    /// first answer. Grows while there are no calls, because the store is not asked then.
     pub stale_for: Option<Duration>,
     /// Calls that succeeded, slow ones and probes included.
     pub successes: u64,
@@ -41,89 +54,45 @@ pub struct CircuitStats {
     pub failures: u64,
     /// Successes and failures that took at least `slow_call_duration_threshold`.
     pub slow: u64,
-    /// Permitted calls that said nothing about the service.
+    /// Permitted calls whose outcome said nothing about the service.
     pub ignored: u64,
-    /// Permitted calls that were dropped before they ended; those that had run for too long are
-    /// among the failures too.
+    /// Permitted calls that were dropped before they ended. Those that ran too long are among the
+    /// failures too.
     pub abandoned: u64,
-    /// Those of them that had run for too long.
+    /// Abandoned calls that ran too long.
     pub abandoned_failures: u64,
     /// Calls that were rejected.
     pub rejected: u64,
     /// Calls that were dropped because they took longer than `call_timeout`; they are among the
     /// failures.
     pub timeouts: u64,
-    /// Probes that this process made, by what became of them; they are among the outcomes too.
+    /// Failures that have a [kind](crate::FailureKind), by kind; at most 16 kinds, the last of
+    /// which is `other`.
+    pub failure_kinds: BTreeMap<String, u64>,
+    /// Probes that this process made, by result; they are among the outcomes too.
     pub probes: ProbeStats,
-    /// How long the recorded calls took (`latency_recording` says which those are).
+    /// Calls that fallbacks answered; they are among the failures or the rejected calls too.
+    pub fallbacks: FallbackStats,
+    /// How long the recorded calls took: mean and percentiles. `latency_recording` decides which
+    /// calls are recorded.
     pub latencies: Latencies,
-    /// How often the circuit went from one state to another, as far as this process has noticed.
+    /// How often the circuit changed from one state to another, as far as this process noticed.
     pub transitions: BTreeMap<Transition, u64>,
-    /// Reports that the store has filed.
+    /// Reports that the store accepted.
     pub reports: u64,
-    /// Reports that it has not; they were sent again, or given up as not valid.
+    /// Reports that the store did not accept; they were sent again, or given up as invalid.
     pub reports_failed: u64,
-    /// How long the answers to all of them took, together. One round trip can carry reports of
-    /// several circuits, and counts for each.
+    /// The total time that the answers to all of these took. One round trip can carry reports of
+    /// several circuits, and counts for each of them.
     pub report_time: Duration,
-    /// Length of the window, where that is a time.
-    window: Option<Duration>,
-}
-
-/// Probes of one process, by what they said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ProbeStats {
-    /// Those that helped to close the circuit.
-    pub successes: u64,
-    /// Those that opened it again; a success that was slow is one.
-    pub failures: u64,
-    /// Those that said nothing, and whose permit was given back.
-    pub ignored: u64,
-    /// Those that were dropped: they opened the circuit again, unless another of the same half-open
-    /// had succeeded. Those that had run for too long are among the failures.
-    pub abandoned: u64,
-}
-
-/// One way in which a circuit changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Transition {
-    /// The state before.
-    pub from: State,
-    /// The state after.
-    pub to: State,
-    /// Why.
-    pub reason: Reason,
-    /// Whether this replica went alone: the store was away, or there was no quorum.
-    pub local: bool,
-}
-
-impl Transition {
-    const fn place(&self) -> (u8, u8, u8, bool) {
-        (
-            self.from as u8,
-            self.to as u8,
-            self.reason as u8,
-            self.local,
-        )
-    }
-}
-
-impl Ord for Transition {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.place().cmp(&other.place())
-    }
-}
-
-impl PartialOrd for Transition {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+    /// Length of the window, if it is a time window.
+    pub(crate) window: Option<Duration>,
+    /// How old `cached` is.
+    pub(crate) age: Duration,
 }
 
 impl CircuitStats {
-    /// Calls that failed in a way of their own: failures without timeouts.
+    /// Failures that are not timeouts.
     #[must_use]
     pub const fn failures_in_time(&self) -> u64 {
         self.failures.saturating_sub(self.timeouts)
@@ -135,8 +104,24 @@ impl CircuitStats {
         self.abandoned.saturating_sub(self.abandoned_failures)
     }
 
-    /// Recorded calls in the fleet's window, as last heard; 0 where that is longer ago than the window
-    /// is long.
+    /// How long the circuit has been open, including half-open periods and failed probes; `None` if
+    /// it is neither open nor half-open. An override is neither.
+    #[must_use]
+    pub fn open_for(&self) -> Option<Duration> {
+        let open_ms = self.cached.open_ms()?;
+        Some(Duration::from_millis(open_ms) + self.age)
+    }
+
+    /// How long the circuit was open in its life, for the whole fleet, as last received: each time
+    /// from its opening until it closed, including half-open periods.
+    #[must_use]
+    pub fn open_total(&self) -> Duration {
+        let since = self.cached.open_ms().map_or(Duration::ZERO, |_| self.age);
+        Duration::from_millis(self.cached.open_total_ms) + since
+    }
+
+    /// Recorded calls in the fleet's window, as last received; 0 if that is longer ago than the
+    /// window is long.
     #[must_use]
     pub fn window_calls(&self) -> u64 {
         match (self.window, self.stale_for) {
@@ -145,53 +130,42 @@ impl CircuitStats {
         }
     }
 
-    /// Failures among the recorded calls of the fleet's window, `0.0..=1.0`; `None` without calls.
+    /// Failures among the recorded calls of the fleet's window, in percent; `None` without calls.
     #[must_use]
     pub fn failure_rate(&self) -> Option<f64> {
-        let calls = Some(self.window_calls()).filter(|calls| *calls > 0)?;
-        Some(self.cached.failures as f64 / calls as f64)
+        self.failures_of(100.0)
+    }
+
+    /// [`failure_rate`](Self::failure_rate) as a share, `0.0..=1.0`, for metrics.
+    #[cfg(any(feature = "metrics", feature = "otel"))]
+    pub(crate) fn failure_share(&self) -> Option<f64> {
+        self.failures_of(1.0)
+    }
+
+    fn failures_of(&self, whole: f64) -> Option<f64> {
+        let calls = self.window_calls();
+        (calls > 0).then(|| self.cached.failures as f64 * whole / calls as f64)
     }
 }
 
-/// What is noted of a circuit where it happens, none of it on the way of a plain call.
-#[derive(Debug, Default)]
-pub(super) struct Noted {
-    /// Outcomes that never were in the tally: of earlier generations, and of probes.
-    pub(super) aside: Counts,
-    probes: ProbeStats,
-    transitions: BTreeMap<Transition, u64>,
-    reports: u64,
-    reports_failed: u64,
-    report_time: Duration,
-}
-
-impl Noted {
-    pub(super) fn note_probe(&mut self, kind: Kind) {
-        let count = match kind {
-            Kind::Success => &mut self.probes.successes,
-            Kind::Failure | Kind::Trip => &mut self.probes.failures,
-            Kind::Ignored => &mut self.probes.ignored,
-            Kind::Abandoned => &mut self.probes.abandoned,
-        };
-        *count += 1;
-    }
-
-    pub(super) fn note_transition(&mut self, transition: Transition) {
-        *self.transitions.entry(transition).or_default() += 1;
-    }
-
-    pub(super) fn note_report(&mut self, filed: bool, took: Duration) {
-        self.reports += u64::from(filed);
-        self.reports_failed += u64::from(!filed);
-        self.report_time += took;
-    }
-}
-
-impl Cell {
-    fn stats(&self) -> CircuitStats {
-        let (cached, stale_for) = self.seen_and_age();
-        let mut counts = self.tally.totals();
+impl CircuitInner {
+    pub(super) fn stats(&self) -> CircuitStats {
         let latencies = self.tally.latencies();
+        let failure_kinds = self.outbox.lock().kinds.counts().collect();
+        let transitions = self.noted.lock().transitions.clone();
+        CircuitStats {
+            latencies,
+            failure_kinds,
+            transitions,
+            ..self.stats_in_brief()
+        }
+    }
+
+    /// [`stats`](Self::stats) without the expensive parts: latencies, kinds of failure,
+    /// transitions.
+    pub(super) fn stats_in_brief(&self) -> CircuitStats {
+        let (cached, age, stale_for) = self.seen_and_ages();
+        let mut counts = self.tally.totals();
         let noted = self.noted.lock();
         counts += noted.aside;
         let rules = self.policy.load().rules;
@@ -206,36 +180,41 @@ impl Cell {
             ignored: counts.ignored,
             abandoned: counts.abandoned,
             abandoned_failures: counts.abandoned_failures,
-            rejected: counts.not_permitted,
-            // After the failures: a timeout is noted before its failure, so none is missing here.
+            rejected: counts.rejected,
+            // Read after the failures: a timeout is counted before its failure, so none is missing
+            // here.
             timeouts: self.timeouts.load(Ordering::SeqCst),
+            failure_kinds: BTreeMap::new(),
             probes: noted.probes,
-            latencies,
-            transitions: noted.transitions.clone(),
+            fallbacks: self.answered.seen(),
+            latencies: Latencies::default(),
+            transitions: BTreeMap::new(),
             reports: noted.reports,
             reports_failed: noted.reports_failed,
             report_time: noted.report_time,
             window: timed.then(|| Duration::from_millis(rules.window_ms)),
+            age,
         }
     }
 }
 
 impl Shared {
-    fn stats(&self) -> Vec<CircuitStats> {
-        let mut stats: Vec<_> = self.cells().iter().map(|cell| cell.stats()).collect();
+    pub(super) fn stats(&self) -> Vec<CircuitStats> {
+        let mut stats: Vec<_> = self.inners().iter().map(|inner| inner.stats()).collect();
         stats.sort_by(|a, b| a.name.cmp(&b.name));
         stats
     }
 }
 
 impl Commontrip {
-    /// What this process has seen of each of its circuits, by name; no I/O.
+    /// Statistics of each circuit of this process, sorted by name; no I/O.
     ///
-    /// Counts are up to date to the call. It reads what every thread has counted, so it is meant for
-    /// once a second and not for each call.
+    /// They include a call as soon as it returns. Reading them visits the counters of every thread,
+    /// so use this about once a second and not for each call.
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use commontrip::{Commontrip, Policy};
     ///
     /// let circuits = Commontrip::embedded()?;
@@ -250,15 +229,29 @@ impl Commontrip {
         self.shared().stats()
     }
 
-    /// Has somebody look at [`health`](Self::health) and [`stats`](Self::stats) at once and then
-    /// `every` so often (at least 1 ms), once more when the registry is shut down, and then no longer.
+    /// Calls `look` with [`health`](Self::health) and [`stats`](Self::stats) now, then at intervals
+    /// of `every` (at least 1 ms), and a last time when the registry is shut down.
     ///
-    /// Does not keep the registry alive. `look` runs in a task of the registry's runtime and should
+    /// Does not keep the registry alive. `look` runs in a task on the registry's runtime and should
     /// not block.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use std::time::Duration;
+    ///
+    /// let _observer = circuits.observe(Duration::from_secs(1), |health, circuits| {
+    ///     println!("{} circuits, {health:?}", circuits.len());
+    /// });
+    /// # Ok(()) }
+    /// ```
     pub fn observe(
         &self,
         every: Duration,
-        mut look: impl FnMut(&Health, &[CircuitStats]) + Send + 'static,
+        mut look: impl FnMut(&RegistryHealth, &[CircuitStats]) + Send + 'static,
     ) -> Observer {
         let shared = Arc::clone(self.shared());
         let mut stop = shared.stop.subscribe();
@@ -280,11 +273,24 @@ impl Commontrip {
     }
 }
 
-/// Somebody who looks at a registry every so often; dropping it ends that.
+/// A periodic observer of a registry. Dropping it stops it.
 ///
-/// Made by [`Commontrip::observe`].
+/// Returned by [`Commontrip::observe`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use std::time::Duration;
+///
+/// let observer = circuits.observe(Duration::from_secs(1), |_, stats| println!("{}", stats.len()));
+/// drop(observer); // ends it
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-#[must_use = "dropping it ends the looking"]
+#[must_use = "dropping it stops the observer"]
 pub struct Observer(JoinHandle<()>);
 
 impl Drop for Observer {

@@ -1,43 +1,48 @@
-//! What the environment says: `COMMONTRIP_JITTER=10`, `COMMONTRIP_PAYMENTS_JITTER=10`.
+//! Settings from the environment: `COMMONTRIP_JITTER=10`, `COMMONTRIP_PAYMENTS_JITTER=10`.
 //!
-//! Owns the names of variables. Others' variables that begin in the same way are left alone.
+//! Owns the names of variables. Ignores other programs' variables with the same prefix.
 
 use std::collections::BTreeMap;
 
 use super::{
     ConfigError, Origin,
-    error::nearest,
-    settings::{Settings, Word, words},
+    settings::{PolicySettings, Word, words},
     tree::{Node, Value},
+    values::{CHECKS, FALLBACKS, Said},
 };
 
+use crate::model::policy_words::{Meant, elsewhere, guess};
+
 const PREFIX: &str = "COMMONTRIP_";
-/// Beginnings of what is not a policy's: connections, the admin server, the crate's own tests and benches.
+/// Prefixes of variables that are not a policy's: connections, the admin server, the crate's own
+/// tests and benches.
 const OTHERS: [&str; 4] = ["REDIS_", "ADMIN_", "TEST_", "BENCH_"];
-/// What Kubernetes sets in every pod where a service is named `commontrip`.
+/// Variables that Kubernetes sets in every pod if a service is named `commontrip`.
 const SERVICE_LINKS: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT"];
 
-/// Settings of the environment.
+/// Settings from the environment.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
     pub(super) enabled: Option<bool>,
-    pub(super) default: Settings,
-    /// By the circuit's name as variables have it.
-    pub(super) circuits: BTreeMap<String, Settings>,
+    pub(super) default: PolicySettings,
+    /// By the circuit's name, as [`upper`] writes it.
+    pub(super) circuits: BTreeMap<String, PolicySettings>,
+    pub(super) checks: Said,
+    pub(super) fallbacks: Said,
 }
 
 /// The variables of the process that concern this crate.
 pub(super) fn of_process() -> Vec<(String, String)> {
     let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         let name = name.into_string().ok()?;
-        // What is not UTF-8 is not a setting, and will be said to be none.
+        // A value that is not UTF-8 cannot be valid, and is rejected when it is parsed.
         let value = value.to_string_lossy().into_owned();
         name.starts_with(PREFIX).then_some((name, value))
     };
     std::env::vars_os().filter_map(ours).collect()
 }
 
-/// A circuit's name as variables have it: `payments-eu` is `PAYMENTS_EU`.
+/// A circuit's name as it is in variables: `payments-eu` is `PAYMENTS_EU`.
 pub(super) fn upper(circuit: &str) -> String {
     let letter = |c: char| match c.is_ascii_alphanumeric() {
         true => c.to_ascii_uppercase(),
@@ -53,7 +58,7 @@ impl Environment {
         let mut environment = Self::default();
         let sorted: BTreeMap<_, _> = variables.into_iter().collect();
         for (variable, value) in &sorted {
-            // An empty variable is one that is not set.
+            // An empty variable counts as not set.
             if let Some(name) = variable.strip_prefix(PREFIX)
                 && !value.is_empty()
             {
@@ -72,7 +77,15 @@ impl Environment {
             self.enabled = Some(enabled);
             return Ok(());
         }
-        let Some((circuit, setting, word)) = parts(name) else {
+        if let Some(rest) = name.strip_prefix(CHECKS.prefix) {
+            return self.checks.take(&CHECKS, rest, value, origin);
+        }
+        if let Some(rest) = name.strip_prefix(FALLBACKS.prefix) {
+            return self.fallbacks.take(&FALLBACKS, rest, value, origin);
+        }
+        let parts = longest(name, words())
+            .filter(|(_, _, word)| *word != Word::Enabled || !is_elsewhere(name));
+        let Some((circuit, setting, word)) = parts else {
             return match is_others(name) {
                 true => Ok(()),
                 false => Err(origin.wrong(unknown(name))),
@@ -83,29 +96,38 @@ impl Environment {
             Some(circuit) => self.circuits.entry(circuit.to_owned()).or_default(),
         };
         settings.origin.get_or_insert_with(|| origin.clone());
-        let value = match (word, value.parse()) {
-            (Word::Number(_), Ok(number)) => Value::Number(number),
-            _ => Value::Text(value.to_owned()),
-        };
+        let value = Value::Text(value.to_owned());
         settings.take(setting, word, &Node { value, origin })
     }
 }
 
-/// The circuit that a variable is about, if not all, and the setting: the longest that its name ends in.
-fn parts(name: &str) -> Option<(Option<&str>, &'static str, Word)> {
-    let found = words().filter_map(|(setting, word)| {
+/// What a variable is about (`None` for all), and its setting: the longest word that its name ends
+/// in.
+pub(super) fn longest<W>(
+    name: &str,
+    words: impl Iterator<Item = (&'static str, W)>,
+) -> Option<(Option<&str>, &'static str, W)> {
+    let found = words.filter_map(|(setting, word)| {
         let before = name.strip_suffix(&setting.to_ascii_uppercase())?;
-        let circuit = match before {
+        let of = match before {
             "" => None,
-            _ => Some(
-                before
-                    .strip_suffix('_')
-                    .filter(|circuit| !circuit.is_empty())?,
-            ),
+            _ => Some(before.strip_suffix('_').filter(|of| !of.is_empty())?),
         };
-        Some((circuit, setting, word))
+        Some((of, setting, word))
     });
     found.max_by_key(|(_, setting, _)| setting.len())
+}
+
+/// The places in a variable's name where a circuit's name may end and a setting begin.
+pub(super) fn starts(name: &str) -> impl Iterator<Item = usize> + Clone {
+    let after = name.match_indices('_').map(|(at, _)| at + 1);
+    std::iter::once(0).chain(after)
+}
+
+/// Whether the name ends in another library's name for a setting, such as
+/// `CIRCUIT_BREAKER_ENABLED`.
+fn is_elsewhere(name: &str) -> bool {
+    starts(name).any(|at| elsewhere(&name[at..]).is_some())
 }
 
 fn is_others(name: &str) -> bool {
@@ -117,16 +139,26 @@ fn is_others(name: &str) -> bool {
 }
 
 fn unknown(name: &str) -> String {
-    // Where the circuit's name ends nobody knows: the end that is most like a setting is one.
-    let starts = name.match_indices('_').map(|(at, _)| at + 1);
-    let ends = std::iter::once(0).chain(starts);
-    let alike = ends.filter_map(|at| {
-        let end = name[at..].to_ascii_lowercase();
-        let (likeness, meant) = nearest(&end, words().map(|(setting, _)| setting))?;
-        Some((likeness, at, meant))
+    // Where the circuit's name ends is unknown: take the place after which the rest is most like a
+    // setting.
+    let guesses = starts(name).filter_map(|at| {
+        let (likeness, meant) = guess(
+            &name[at..].to_ascii_lowercase(),
+            words().map(|(word, _)| word),
+        )?;
+        Some(((2.0 * likeness - 1.0) * (name.len() - at) as f64, at, meant))
     });
-    match alike.max_by(|(one, ..), (other, ..)| one.total_cmp(other)) {
-        Some((_, at, meant)) => {
+    let best = guesses.max_by(|(one, ..), (other, ..)| one.total_cmp(other));
+    match best {
+        Some((_, _, Meant::Elsewhere(here))) => {
+            let capitals = if here.starts_with('`') {
+                ", in capitals"
+            } else {
+                ""
+            };
+            format!("it names no setting: here it is {here}{capitals}")
+        }
+        Some((_, at, Meant::Word(meant))) => {
             let meant = meant.to_ascii_uppercase();
             let circuit = &name[..at];
             format!("it names no setting: did you mean {PREFIX}{circuit}{meant}?")

@@ -1,23 +1,25 @@
-//! What is wrong, where, and what would be right.
+//! Errors that say what is wrong, where, and what would be right.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use crate::NameError;
+use crate::{NameError, model::policy_words::nearest};
 
-/// Where a setting stands.
+/// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// In a file.
+    /// A file.
     File {
         /// The file.
         path: Arc<PathBuf>,
-        /// The line, from 1 on.
+        /// The line, from 1.
         line: usize,
     },
-    /// In a variable of the environment.
+    /// A part of another configuration that serde has read.
+    Embedded,
+    /// An environment variable.
     Variable(String),
-    /// In a preset that is built in.
+    /// A built-in preset.
     BuiltIn(&'static str),
 }
 
@@ -34,13 +36,14 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Embedded => f.write_str("the configuration"),
             Self::Variable(name) => f.write_str(name),
             Self::BuiltIn(preset) => write!(f, "preset `{preset}`"),
         }
     }
 }
 
-/// Why there is no configuration, or no policy.
+/// Why a configuration or a policy is not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -49,18 +52,18 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Why it cannot be read.
         source: io::Error,
     },
-    /// The file is of no known format.
-    #[error("{} is no configuration: its name must end in .toml, .yaml or .yml", .0.display())]
+    /// The format of the file is not known.
+    #[error("{} is not a configuration file: its name must end in .toml, .yaml or .yml", .0.display())]
     Format(PathBuf),
     /// Something in a file or a variable is wrong.
     #[error("{origin}: {problem}")]
     Wrong {
-        /// Where.
+        /// Where the problem is.
         origin: Origin,
-        /// What, and what would be right.
+        /// What the problem is, and what would be right.
         problem: String,
     },
     /// A circuit cannot have that name.
@@ -68,21 +71,7 @@ pub enum ConfigError {
     Name(#[from] NameError),
 }
 
-/// Words that are as alike as this are meant.
-const ALIKE: f64 = 0.7;
-
-/// The word that was meant, and how alike it is.
-pub(super) fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<(f64, &'a str)> {
-    let alike = |other: &'a str| (strsim::normalized_damerau_levenshtein(word, other), other);
-    let alike = known.into_iter().map(alike);
-    let alike = alike.filter(|(likeness, _)| *likeness >= ALIKE);
-    alike.max_by(|(one, _), (other, _)| one.total_cmp(other))
-}
-
-/// What to say of an unknown word: the one that was meant, or those that there are.
+/// The hint for an unknown word: the word that was meant, or all known words.
 pub(super) fn suggestion<'a>(
     word: &str,
     known: impl IntoIterator<Item = &'a str> + Clone,

@@ -1,23 +1,23 @@
-//! What is said of one circuit, one thing over the other.
+//! The settings of one circuit, layer over layer.
 //!
-//! Owns the precedence, and where each number that is in force comes from.
+//! Owns the precedence of settings, and the origin of each number in force.
 
 use std::collections::BTreeMap;
 
-use super::{Config, ConfigError, Origin, env, error::suggestion, presets, settings::Settings};
-use crate::{OnStoreFailure, Policy, PolicyError};
+use super::{Config, ConfigError, Origin, env, error::suggestion, settings::PolicySettings};
+use crate::{OnStoreFailure, Policy, PolicyError, model::PRESETS};
 
-/// What is in force for a circuit, and from where.
+/// The settings in force for a circuit, and their origins.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     numbers: BTreeMap<&'static str, (u64, Origin)>,
     on_store_failure: Option<OnStoreFailure>,
-    /// Of the last section that says anything.
+    /// The origin of the last section that was applied.
     origin: Option<Origin>,
 }
 
 impl Config {
-    /// Checks everything that is said, also what no circuit uses yet.
+    /// Checks all settings, including those that no circuit uses yet.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let mut all = Layers::default();
         all.scope(self, &self.default, &self.environment.default)?;
@@ -31,14 +31,18 @@ impl Config {
             self.layers(circuit)?.check()?;
         }
         for circuit in self.environment.circuits.keys() {
-            // The same as of a circuit of that name, as far as variables can tell.
-            self.layers(circuit)?.check()?;
+            // Circuits of the file were checked above. For the others, variables have the name only
+            // in upper case, which is enough for this check.
+            let of_file = |name: &String| env::upper(name) == *circuit;
+            if !self.circuits.keys().any(of_file) {
+                self.layers(circuit)?.check()?;
+            }
         }
-        Ok(())
+        self.check_values()
     }
 
     pub(super) fn layers(&self, circuit: &str) -> Result<Layers, ConfigError> {
-        let none = Settings::default();
+        let none = PolicySettings::default();
         let file = self.circuits.get(circuit).unwrap_or(&none);
         let variables = &self.environment.circuits;
         let variables = variables.get(&env::upper(circuit)).unwrap_or(&none);
@@ -50,12 +54,12 @@ impl Config {
 }
 
 impl Layers {
-    /// Puts on top what file and environment say of one circuit, or of all.
+    /// Applies what the file and the environment say about one circuit, or about all.
     fn scope(
         &mut self,
         config: &Config,
-        file: &Settings,
-        variables: &Settings,
+        file: &PolicySettings,
+        variables: &PolicySettings,
     ) -> Result<(), ConfigError> {
         if let Some((name, origin)) = variables.preset.as_ref().or(file.preset.as_ref()) {
             self.preset(config, name, origin)?;
@@ -70,8 +74,9 @@ impl Layers {
             self.put(preset);
             return Ok(());
         }
-        let Some((name, preset)) = presets::built_in(name) else {
-            let built_in = presets::ALL.iter().map(|(name, _)| *name);
+        let found = PRESETS.into_iter().find(|(built_in, _)| *built_in == name);
+        let Some((name, preset)) = found else {
+            let built_in = PRESETS.iter().map(|(name, _)| *name);
             let known = built_in.chain(config.presets.keys().map(String::as_str));
             let problem = format!("there is no preset `{name}`{}", suggestion(name, known));
             return Err(origin.wrong(problem));
@@ -82,7 +87,7 @@ impl Layers {
         Ok(())
     }
 
-    fn put(&mut self, settings: &Settings) {
+    fn put(&mut self, settings: &PolicySettings) {
         let numbers = settings.numbers.iter();
         self.numbers
             .extend(numbers.map(|(key, number)| (*key, number.clone())));
@@ -92,10 +97,10 @@ impl Layers {
         }
     }
 
-    /// Checks what is said, as far as that does not depend on the policy in code.
+    /// Checks the settings, as far as they do not depend on the policy in code.
     fn check(&self) -> Result<(), ConfigError> {
         match Policy::default().check_stored(&self.pairs()) {
-            // The code may say something else of the one that is not set here.
+            // The code may set the one that is not set here.
             Err(PolicyError::Contradiction { setting, other, .. })
                 if [setting, other]
                     .iter()
@@ -113,7 +118,7 @@ impl Layers {
         pairs.collect::<Vec<_>>().join(" ")
     }
 
-    /// The error, at the place that it comes from.
+    /// The error, with the origin of the setting that causes it.
     fn wrong(&self, error: &PolicyError) -> ConfigError {
         let keys = match error {
             PolicyError::OutOfRange { setting, .. } => [*setting; 2],
@@ -122,18 +127,18 @@ impl Layers {
         };
         let set = keys.iter().filter_map(|key| self.numbers.get(key));
         let mut set = set.map(|(_, origin)| origin);
-        // What somebody wrote, rather than what a preset has.
+        // Prefer a setting that somebody wrote to one from a preset.
         let written = set
             .clone()
             .find(|origin| !matches!(origin, Origin::BuiltIn(_)));
         match written.or(set.next()).or(self.origin.as_ref()) {
             Some(origin) => origin.wrong(error.to_string()),
-            // Nothing was said, and a policy in code is valid.
+            // Nothing is configured, and a policy in code is valid.
             None => Origin::BuiltIn("default").wrong(error.to_string()),
         }
     }
 
-    /// The policy that results.
+    /// The resulting policy.
     pub(super) fn over(&self, code: &Policy) -> Result<Policy, ConfigError> {
         let checked = code.check_stored(&self.pairs());
         let policy = code.with_stored(&checked.map_err(|error| self.wrong(&error))?);

@@ -1,27 +1,50 @@
-//! A file that is followed as it changes.
+//! Following a file as it changes.
 //!
-//! Owns when it is read again, and which circuits hear of it. Invariant: a file that is wrong changes
-//! nothing.
+//! Owns when the file is read again, and which circuits are updated. Invariant: an invalid file
+//! changes nothing.
 //!
-//! Polls the file's content: a ConfigMap is a chain of symbolic links of which one is replaced, a network
-//! file system tells nobody of changes, and an editor may replace the file. Watching for each of these
-//! asks more of a program than reading a small file once a second does.
+//! Why poll the content? A ConfigMap is a chain of symbolic links in which one is replaced, a
+//! network file system does not announce changes, and an editor may replace the file. Reading a
+//! small file once a second is simpler than watching for each of these.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
 
 use super::{Config, ConfigError, read};
 use crate::{CircuitBreaker, Commontrip, Policy, store::in_words};
+#[cfg(feature = "keyed")]
+use {
+    super::env::upper,
+    crate::{NameError, keyed::KeyedCircuits},
+};
 
 /// How often the file is read.
 const EVERY: Duration = Duration::from_secs(1);
+/// When the log names the circuits that were not taken until then.
+const SETTLED: Duration = Duration::from_secs(60);
 
-/// A configuration whose file is followed, and the circuits that were taken from it.
+/// A configuration that follows its file, and the circuits that were taken from it.
 ///
-/// Ends when it is dropped, or when its registry is shut down; circuits then keep the policies that they
-/// have. Made by [`Config::watch`].
+/// Ends when it is dropped, or when its registry is shut down; circuits then keep their policies.
+/// Made by [`Config::watch`].
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::config::Config;
+///
+/// let config = Config::load("commontrip.toml")?.watch(&circuits);
+/// let payments = config.circuit("payments")?; // follows the file
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "the file is followed until this is dropped"]
 pub struct Live {
@@ -38,22 +61,26 @@ struct Shared {
 #[derive(Debug)]
 struct Current {
     config: Config,
-    /// Circuits that were taken, with their policies in code.
-    taken: BTreeMap<String, Policy>,
+    /// Circuits that were taken, by name.
+    taken: BTreeMap<String, Taken>,
+    /// Prefixes of circuits by keys. Which keys will be used is not known.
+    #[cfg(feature = "keyed")]
+    prefixes: Vec<String>,
 }
 
 impl Config {
-    /// Follows the file: reads it once a second, and when it has changed gives its policies to the circuits
-    /// that were taken from here, in place and without losing counts.
+    /// Follows the file: reads it once a second and, when it has changed, updates the policies of
+    /// the circuits that were taken from the returned [`Live`], in place and without losing counts.
     ///
-    /// A file that was written while it is read is taken when it has been the same twice. One that is wrong
-    /// changes nothing and is said once in the log (`tracing`, a warning). Variables of the environment
-    /// stay as they were. Must be called in a tokio runtime.
+    /// A change is applied once two reads in a row have the same content, so a half-written file is
+    /// not used. An invalid file changes nothing and is logged once (`tracing`, a warning).
+    /// Environment variables are not read again. After a minute the log names the circuits that are
+    /// configured and that the process does not use. Must be called in a tokio runtime.
     pub fn watch(self, circuits: &Commontrip) -> Live {
         self.watch_every(EVERY, circuits)
     }
 
-    /// [`watch`](Self::watch), reading every so often; at least each millisecond.
+    /// [`watch`](Self::watch) with another interval, at least 1 ms.
     pub fn watch_every(self, every: Duration, circuits: &Commontrip) -> Live {
         circuits.set_enabled(self.enabled());
         let shared = Arc::new(Shared {
@@ -61,6 +88,8 @@ impl Config {
             current: Mutex::new(Current {
                 config: self,
                 taken: BTreeMap::new(),
+                #[cfg(feature = "keyed")]
+                prefixes: Vec::new(),
             }),
         });
         let every = every.max(Duration::from_millis(1));
@@ -70,7 +99,7 @@ impl Config {
 }
 
 impl Live {
-    /// Takes a circuit with its policy, now and whenever the file changes.
+    /// Returns a circuit that gets its policy now and whenever the file changes.
     ///
     /// # Errors
     /// As [`Config::circuit`].
@@ -78,7 +107,7 @@ impl Live {
         self.circuit_over(name, Policy::default())
     }
 
-    /// [`circuit`](Self::circuit); what is said nowhere is as in `code`.
+    /// [`circuit`](Self::circuit), with settings that are not configured as in `code`.
     ///
     /// # Errors
     /// As [`Config::policy_over`], and as [`Config::circuit`].
@@ -86,8 +115,46 @@ impl Live {
         let mut current = self.shared.current.lock();
         let policy = current.config.policy_over(name, &code)?;
         let circuit = self.shared.circuits.circuit(name, policy)?;
-        current.taken.insert(name.to_owned(), code);
+        current.config.switch(&circuit);
+        let taken = Taken {
+            code,
+            by_key: false,
+        };
+        current.taken.insert(name.to_owned(), taken);
         Ok(circuit)
+    }
+
+    /// Circuits by keys that come from requests, as [`KeyedCircuits::new`] makes them. A circuit
+    /// gets its policy when its key is first seen, and whenever the file changes. It is configured
+    /// by its name, prefix included; settings that are not configured are as in `code`.
+    ///
+    /// If the settings of a circuit contradict those in code, it keeps the policy in code, and the
+    /// log has the error (`tracing`, a warning).
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy, config::Config};
+    /// # let circuits = Commontrip::embedded()?;
+    /// let config = Config::load("commontrip.toml")?.watch(&circuits);
+    /// let models = config.keyed("model:", |_key| Policy::default())?;
+    /// let gpt = models.circuit("gpt-5"); // follows [circuits."model:gpt-5"]
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`KeyedCircuits::new`].
+    #[cfg(feature = "keyed")]
+    pub fn keyed(
+        &self,
+        prefix: &str,
+        code: impl Fn(&str) -> Policy + Send + Sync + 'static,
+    ) -> Result<KeyedCircuits, NameError> {
+        let shared = Arc::clone(&self.shared);
+        let take = move |name: &str, code: Policy| shared.take_by_key(name, code);
+        let keyed = KeyedCircuits::taken_by(prefix, code, Box::new(take))?;
+        self.shared.current.lock().prefixes.push(prefix.to_owned());
+        Ok(keyed)
     }
 
     /// The configuration in force.
@@ -103,17 +170,80 @@ impl Drop for Live {
     }
 }
 
+/// A circuit that was taken.
+#[derive(Debug)]
+struct Taken {
+    code: Policy,
+    /// Taken by a key, which cannot fail.
+    by_key: bool,
+}
+
+impl Taken {
+    /// Its policy: for a circuit by key the one in code, where the configured one is not valid.
+    fn policy(&self, name: &str, config: &Config) -> Result<Policy, ConfigError> {
+        match config.policy_over(name, &self.code) {
+            Err(error) if self.by_key => {
+                let error = in_words(&error);
+                tracing::warn!(circuit = name, %error, "the circuit has the policy in code");
+                Ok(self.code.clone())
+            }
+            policy => policy,
+        }
+    }
+}
+
 impl Shared {
-    /// Puts another configuration in force, if all of it is right.
+    #[cfg(feature = "keyed")]
+    fn take_by_key(&self, name: &str, code: Policy) -> Result<CircuitBreaker, NameError> {
+        let mut current = self.current.lock();
+        let taken = Taken { code, by_key: true };
+        let policy = taken.policy(name, &current.config);
+        let policy = policy.unwrap_or_else(|_| taken.code.clone());
+        let circuit = self.circuits.circuit(name, policy)?;
+        current.config.switch(&circuit);
+        current.taken.insert(name.to_owned(), taken);
+        Ok(circuit)
+    }
+
+    /// Logs the circuits that are configured and not used.
+    fn say_unused(&self) {
+        let current = self.current.lock();
+        let mut unused = current.config.unused_circuits(&self.circuits);
+        unused.retain(|name| !current.taken.contains_key(name));
+        #[cfg(feature = "keyed")]
+        unused.retain(|name| {
+            let mut prefixes = current.prefixes.iter();
+            !prefixes.any(|prefix| name.starts_with(prefix) || name.starts_with(&upper(prefix)))
+        });
+        if !unused.is_empty() {
+            tracing::warn!(
+                circuits = ?unused,
+                "the configuration names circuits that this process does not use"
+            );
+        }
+    }
+
+    /// Puts another configuration in force, if all of it is valid.
     fn apply(&self, config: Config) -> Result<(), ConfigError> {
         let mut current = self.current.lock();
-        let policies: Result<Vec<_>, ConfigError> = current
-            .taken
-            .iter()
-            .map(|(name, code)| Ok((name, config.policy_over(name, code)?)))
+        let taken = current.taken.iter();
+        let policies: Result<Vec<_>, ConfigError> = taken
+            .map(|(name, taken)| Ok((name, taken.policy(name, &config)?)))
             .collect();
         for (name, policy) in policies? {
-            self.circuits.circuit_with(name, policy)?;
+            let circuit = self.circuits.circuit_with(name, policy.clone())?;
+            let before = current.config.policy_over(name, &current.taken[name].code);
+            if let Ok(before) = before
+                && before != policy
+            {
+                let differ = before.rules().differences(policy.rules());
+                tracing::info!(circuit = name, %differ, "the circuit has another policy");
+            }
+            let said = [config.said_enabled(name), current.config.said_enabled(name)];
+            // A switch that is no longer configured is on again; one that never was is the code's.
+            if said != [None; 2] {
+                circuit.set_enabled(said[0].unwrap_or(true));
+            }
         }
         self.circuits.set_enabled(config.enabled());
         current.config = config;
@@ -121,21 +251,33 @@ impl Shared {
     }
 
     fn take(&self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        let environment = Arc::clone(&self.current.lock().config.environment);
-        self.apply(Config::parse(path, text, environment)?)
+        let (table, environment) = {
+            let config = &self.current.lock().config;
+            (config.table.clone(), Arc::clone(&config.environment))
+        };
+        self.apply(Config::parse(path, text, table.as_deref(), environment)?)
     }
 }
 
 async fn follow(shared: Arc<Shared>, every: Duration) {
-    let Some((path, text)) = shared.current.lock().config.file.clone() else {
+    let file = shared.current.lock().config.file.clone();
+    let Some((path, text)) = file else {
+        tokio::time::sleep(SETTLED).await;
+        if !shared.circuits.has_ended() {
+            shared.say_unused();
+        }
         return;
     };
-    // What was read last, what was done about, and what was complained about.
+    // The content read last, the content applied last, and the error logged last.
     let (mut seen, mut done, mut said) = (None, Some(text.to_string()), None);
+    let mut settled = Some(Instant::now() + SETTLED);
     while !shared.circuits.has_ended() {
         tokio::time::sleep(every).await;
+        if settled.take_if(|at| *at <= Instant::now()).is_some() {
+            shared.say_unused();
+        }
         let file = path.clone();
-        // An error means that the runtime ends.
+        // An error means that the runtime is shutting down.
         let Ok(text) = spawn_blocking(move || read(&file)).await else {
             return;
         };

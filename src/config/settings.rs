@@ -1,58 +1,61 @@
-//! What one section, or the variables of one circuit, say.
+//! The settings of one section, or of the variables of one circuit.
 //!
-//! Owns the words for settings and the units of their values; ranges are the policy's.
+//! Owns which settings a section may have; the policy owns their words, units and ranges.
 
 use std::collections::BTreeMap;
 
 use super::{
     ConfigError, Origin,
-    error::nearest,
     tree::{Node, Value},
 };
-use crate::{OnStoreFailure, Rules};
-
-/// Numbers beyond have no meaning for any setting.
-const LARGEST: u64 = 999_999_999_999_999;
+use crate::{
+    OnStoreFailure, Rules,
+    model::policy_words::{meant, value},
+};
 
 /// Settings of one section.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings {
+pub(super) struct PolicySettings {
     /// Where the section begins.
     pub(super) origin: Option<Origin>,
     pub(super) preset: Option<(String, Origin)>,
     pub(super) on_store_failure: Option<OnStoreFailure>,
+    /// Whether the circuit is on; only in a circuit's section.
+    pub(super) enabled: Option<bool>,
     pub(super) numbers: BTreeMap<&'static str, (u64, Origin)>,
+}
+
+/// What a section is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    Default,
+    Preset,
+    Circuit,
 }
 
 /// What a word means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// A number by its key.
-    Number(&'static str),
-    /// A duration in words, by the key without `_ms`.
-    Duration(&'static str),
+    /// A setting, by its key.
+    Setting(&'static str),
     OnStoreFailure,
     Preset,
+    Enabled,
 }
 
-/// All words: the keys of [`Rules`], durations without `_ms`, and two more.
-pub(super) fn words() -> impl Iterator<Item = (&'static str, Word)> {
-    let keys = Rules::KEYS.iter().copied();
-    let durations = keys.clone().filter_map(|key| {
-        let word = key.strip_suffix("_ms")?;
-        Some((word, Word::Duration(key)))
-    });
-    keys.map(|key| (key, Word::Number(key)))
-        .chain(durations)
-        .chain([
-            ("on_store_failure", Word::OnStoreFailure),
-            ("preset", Word::Preset),
-        ])
+/// All words: the keys of [`Rules`], durations also without `_ms`, and three more.
+pub(super) fn words() -> impl Iterator<Item = (&'static str, Word)> + Clone {
+    let settings = with_short(Rules::KEYS).map(|(word, key)| (word, Word::Setting(key)));
+    settings.chain([
+        ("on_store_failure", Word::OnStoreFailure),
+        ("preset", Word::Preset),
+        ("enabled", Word::Enabled),
+    ])
 }
 
-impl Settings {
-    /// Reads a section; `presets` says whether it may name one.
-    pub(super) fn read(node: &Node, section: &str, presets: bool) -> Result<Self, ConfigError> {
+impl PolicySettings {
+    /// Reads a section.
+    pub(super) fn read(node: &Node, section: &str, of: Section) -> Result<Self, ConfigError> {
         let mut settings = Self {
             origin: Some(node.origin.clone()),
             ..Self::default()
@@ -60,18 +63,25 @@ impl Settings {
         for (key, node) in node.table(section)? {
             let found = words().find(|(name, _)| *name == key.text);
             let Some((_, word)) = found else {
-                let meant = match nearest(&key.text, words().map(|(name, _)| name)) {
-                    Some((_, meant)) => format!("did you mean `{meant}`?"),
-                    None => "keys are those of a policy, such as `jitter`".to_owned(),
-                };
-                let problem = format!("unknown key `{}` in `{section}`: {meant}", key.text);
+                let hint = meant(&key.text, &["on_store_failure", "preset", "enabled"])
+                    .unwrap_or_else(|| "keys are those of a policy, such as `jitter`".to_owned());
+                let problem = format!("unknown key `{}` in `{section}`: {hint}", key.text);
                 return Err(key.origin.wrong(problem));
             };
-            if word == Word::Preset && !presets {
-                let problem = format!("`{section}` is a preset: it has settings, and no preset");
-                return Err(key.origin.wrong(problem));
-            }
-            settings.take(&key.text, word, node)?;
+            let problem = match (word, of) {
+                (Word::Preset, Section::Preset) => {
+                    format!("`{section}` is a preset, which cannot have a `preset` of its own")
+                }
+                (Word::Enabled, Section::Default | Section::Preset) => format!(
+                    "`{section}` cannot have `enabled`: set it at the top level for all circuits, or in \
+                     `circuits.NAME` for one"
+                ),
+                _ => {
+                    settings.take(&key.text, word, node)?;
+                    continue;
+                }
+            };
+            return Err(key.origin.wrong(problem));
         }
         Ok(settings)
     }
@@ -79,13 +89,16 @@ impl Settings {
     /// Takes one setting.
     pub(super) fn take(&mut self, name: &str, word: Word, node: &Node) -> Result<(), ConfigError> {
         match word {
-            Word::Number(key) => self.number(name, key, number(name, node)?, node),
-            Word::Duration(key) => self.number(name, key, duration(name, node)?, node),
+            Word::Setting(key) => put(&mut self.numbers, name, key, node),
             Word::Preset => {
                 let Value::Text(preset) = &node.value else {
                     return Err(node.is_not(name, "the name of a preset"));
                 };
                 self.preset = Some((preset.clone(), node.origin.clone()));
+                Ok(())
+            }
+            Word::Enabled => {
+                self.enabled = Some(node.flag(name)?);
                 Ok(())
             }
             Word::OnStoreFailure => {
@@ -100,49 +113,47 @@ impl Settings {
             }
         }
     }
+}
 
-    fn number(
-        &mut self,
-        name: &str,
-        key: &'static str,
-        number: u64,
-        node: &Node,
-    ) -> Result<(), ConfigError> {
-        if number > LARGEST {
-            return Err(node.is_not(name, "a smaller number"));
-        }
-        let before = self.numbers.insert(key, (number, node.origin.clone()));
-        match before {
-            None => Ok(()),
-            Some((_, there)) => {
-                let problem = format!("`{key}` is set twice, also at {there}");
-                Err(node.origin.wrong(problem))
-            }
+/// Takes one number, which must not be set yet.
+pub(super) fn put(
+    numbers: &mut BTreeMap<&'static str, (u64, Origin)>,
+    name: &str,
+    key: &'static str,
+    node: &Node,
+) -> Result<(), ConfigError> {
+    let number = number(name, key, node)?;
+    match numbers.insert(key, (number, node.origin.clone())) {
+        None => Ok(()),
+        Some((_, there)) => {
+            let problem = format!("`{key}` is set twice, also at {there}");
+            Err(node.origin.wrong(problem))
         }
     }
 }
 
-fn number(name: &str, node: &Node) -> Result<u64, ConfigError> {
-    match (&node.value, name.strip_suffix("_ms")) {
-        (Value::Number(number), _) => Ok(*number),
+/// Keys as users write them, durations also without `_ms`, each with the full key.
+pub(super) fn with_short(
+    keys: &'static [&'static str],
+) -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
+    let short = keys
+        .iter()
+        .filter_map(|key| Some((key.strip_suffix("_ms")?, *key)));
+    short.chain(keys.iter().map(|key| (*key, *key)))
+}
+
+fn number(name: &str, key: &str, node: &Node) -> Result<u64, ConfigError> {
+    let in_ms = name.strip_suffix("_ms");
+    let text = match (&node.value, in_ms) {
+        (Value::Number(number), _) => number.to_string(),
+        (Value::Text(text), None) => text.clone(),
+        (Value::Text(text), Some(_)) if text.bytes().all(|b| b.is_ascii_digit()) => text.clone(),
         (Value::Text(_), Some(short)) => {
             let right = format!("whole milliseconds; write `{short}` for a time in words");
-            Err(node.is_not(name, &right))
+            return Err(node.is_not(name, &right));
         }
-        (_, Some(_)) => Err(node.is_not(name, "whole milliseconds")),
-        (_, None) => Err(node.is_not(name, "a whole number")),
-    }
-}
-
-/// Milliseconds of a time in words.
-fn duration(name: &str, node: &Node) -> Result<u64, ConfigError> {
-    let right = || format!("a time such as \"30s\" or \"1m 30s\"; `{name}_ms` takes milliseconds");
-    let Value::Text(text) = &node.value else {
-        return Err(node.is_not(name, &right()));
+        (_, Some(_)) => return Err(node.is_not(name, "whole milliseconds")),
+        (_, None) => return Err(node.is_not(name, "a whole number")),
     };
-    let time = humantime::parse_duration(text).map_err(|_| node.is_not(name, &right()))?;
-    if time.subsec_nanos() % 1_000_000 != 0 {
-        return Err(node.is_not(name, "whole milliseconds"));
-    }
-    u64::try_from(time.as_millis()).map_err(|_| node.is_not(name, "a shorter time"))
+    value(name, key, &text).map_err(|right| node.is_not(name, &right))
 }

@@ -1,4 +1,4 @@
-//! A file as a tree that knows its lines, whatever its format.
+//! A file as a tree with line numbers, whatever its format.
 //!
 //! Owns the formats; knows no setting.
 
@@ -33,7 +33,7 @@ pub(super) enum Value {
     Number(u64),
     Flag(bool),
     Table(Vec<(Key, Node)>),
-    /// What no setting takes, in words.
+    /// A value that no setting takes, in words.
     Other(String),
     Nothing,
 }
@@ -57,14 +57,23 @@ impl Node {
         self.origin.wrong(problem)
     }
 
+    const fn is_variable(&self) -> bool {
+        matches!(self.origin, Origin::Variable(_))
+    }
+
     pub(super) fn flag(&self, name: &str) -> Result<bool, ConfigError> {
-        match self.value {
-            Value::Flag(flag) => Ok(flag),
+        match &self.value {
+            Value::Flag(flag) => Ok(*flag),
+            // The value of a variable is text.
+            Value::Text(text) if self.is_variable() => {
+                let flag = text.parse();
+                flag.map_err(|_| self.is_not(name, "true or false"))
+            }
             _ => Err(self.is_not(name, "true or false")),
         }
     }
 
-    /// The keys of a table; none of an empty one.
+    /// The keys of a table; none if it is empty.
     pub(super) fn table(&self, name: &str) -> Result<&[(Key, Node)], ConfigError> {
         match &self.value {
             Value::Table(pairs) => Ok(pairs),
@@ -74,7 +83,7 @@ impl Node {
     }
 }
 
-/// Reads a file's text in the format that its name says.
+/// Reads a file's text, in the format of its extension.
 pub(super) fn read(path: &Path, text: &str) -> Result<Node, ConfigError> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     let shared = Arc::new(path.to_owned());
@@ -121,7 +130,7 @@ fn of_table(table: &DeTable<'_>, line: &dyn Fn(Range<usize>) -> Origin) -> Value
         };
         (key, node)
     };
-    // In the order of the file, so that the first mistake is the first in the file.
+    // In the order of the file, so that the first error is the first in the file.
     let mut pairs: Vec<_> = table.iter().collect();
     pairs.sort_by_key(|(key, _)| key.span().start);
     Value::Table(pairs.into_iter().map(pair).collect())
@@ -139,6 +148,32 @@ fn of_toml(value: &DeValue<'_>, line: &dyn Fn(Range<usize>) -> Origin) -> Value 
         DeValue::Float(number) => Value::Other(number.to_string()),
         DeValue::Datetime(time) => Value::Other(time.to_string()),
         DeValue::Array(_) => Value::Other("a list".to_owned()),
+    }
+}
+
+/// The tree of a part of another configuration.
+pub(super) fn embedded(value: toml::Value) -> Node {
+    let value = match value {
+        toml::Value::String(text) => Value::Text(text),
+        toml::Value::Integer(number) => {
+            let other = |_| Value::Other(number.to_string());
+            u64::try_from(number).map_or_else(other, Value::Number)
+        }
+        toml::Value::Boolean(flag) => Value::Flag(flag),
+        toml::Value::Float(number) => Value::Other(number.to_string()),
+        toml::Value::Datetime(time) => Value::Other(time.to_string()),
+        toml::Value::Array(_) => Value::Other("a list".to_owned()),
+        toml::Value::Table(table) => {
+            let pair = |(text, value)| {
+                let origin = Origin::Embedded;
+                (Key { text, origin }, embedded(value))
+            };
+            Value::Table(table.into_iter().map(pair).collect())
+        }
+    };
+    Node {
+        value,
+        origin: Origin::Embedded,
     }
 }
 
@@ -178,7 +213,7 @@ fn of_yaml(node: Spanned<Raw>, at: &dyn Fn(usize) -> Origin) -> Node {
     }
 }
 
-/// What YAML can say, before lines are files' lines.
+/// A YAML value, before its locations are lines of a file.
 enum Raw {
     Plain(Value),
     Table(Vec<(Spanned<String>, Spanned<Raw>)>),

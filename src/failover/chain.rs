@@ -1,21 +1,22 @@
-//! The chain, and what its callers get.
+//! The chain, and what it returns.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    End, Exhausted, FailoverBuilder, Stage,
+    End, Exhausted, FailoverBuilder, Stage, retry_after,
     walk::{Step, Walk},
 };
-use crate::Outcome;
+use crate::{FallbackKind, Outcome};
 
-/// An ordered chain of stages; the first that answers serves.
+/// An ordered chain of stages: the first one that succeeds serves the call.
 ///
-/// A stage whose circuit is open is skipped at once. Cheap to clone, `Send` and `Sync`.
+/// A stage whose circuit is open is skipped immediately. Cheap to clone, `Send` and `Sync`.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::{io, time::Duration};
 /// use commontrip::{Commontrip, Policy, failover::{Failover, Stage}};
 ///
@@ -46,19 +47,47 @@ pub struct Failover {
     pub(super) total_timeout: Duration,
 }
 
-/// The attempt that a call is to make.
+/// The attempt that a call makes.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::failover::{Attempt, Failover, Stage};
+///
+/// let chain = Failover::builder().stage(Stage::new("cloud", &payments)).build()?;
+/// let ask = |attempt: Attempt| async move { Ok::<_, std::io::Error>(attempt.name.len()) };
+/// assert_eq!(chain.call(ask).await?.value, 5);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// The stage's place in the chain, from 0.
+    /// The stage's position in the chain, from 0.
     pub stage: usize,
     /// The stage's name.
     pub name: Arc<str>,
-    /// Which attempt of the whole chain it is, from 1.
+    /// The number of the attempt in the whole chain, from 1.
     pub number: u32,
 }
 
 /// A value, and how it was served.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::failover::{Failover, Stage};
+///
+/// let chain = Failover::builder().stage(Stage::new("cloud", &payments)).build()?;
+/// let served = chain.call(|_| async { Ok::<_, std::io::Error>(42) }).await?;
+/// println!("{} by {}, attempt {}", served.value, served.stage, served.attempt);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served<T> {
@@ -66,26 +95,28 @@ pub struct Served<T> {
     pub value: T,
     /// The name of the stage that served it.
     pub stage: Arc<str>,
-    /// Which attempt of the whole chain served it, from 1; skipped stages make none.
+    /// The number of the attempt that served it, in the whole chain, from 1; skipped stages make
+    /// none.
     pub attempt: u32,
-    /// How long the whole took, waits included.
+    /// How long the whole call took, including waits.
     pub elapsed: Duration,
-    /// Whether another stage than the first served it.
+    /// Whether a stage other than the first served it.
     pub fallback: bool,
 }
 
 impl Failover {
-    /// A chain without stages as yet, and without a total timeout.
+    /// Starts a chain without stages and without a total timeout.
     pub const fn builder() -> FailoverBuilder {
         FailoverBuilder::new()
     }
 
-    /// Makes a call by the first stage that answers; `Ok` counts as a success, `Err` as a failure.
+    /// Makes a call through the first stage that succeeds; `Ok` counts as a success, `Err` as a
+    /// failure.
     ///
-    /// Dropping the future drops the attempt, which its circuit takes as any dropped call.
+    /// Dropping the future drops the attempt, which its circuit treats like any dropped call.
     ///
     /// # Errors
-    /// [`Exhausted`] when no stage has served, with what each said.
+    /// [`Exhausted`] when no stage served, with the error of each attempt.
     pub async fn call<F, Fut, T, E>(&self, call: F) -> Result<Served<T>, Exhausted<E>>
     where
         F: FnMut(Attempt) -> Fut,
@@ -94,12 +125,13 @@ impl Failover {
         self.call_with(Outcome::of, call).await
     }
 
-    /// [`call`](Self::call); `classify` says what a result means.
+    /// Same as [`call`](Self::call); `classify` decides the outcome of a result.
     ///
-    /// An `Ok` is served, whatever it counts as. An `Err` that is a [`Success`](Outcome::Success) or
-    /// [`Ignored`](Outcome::Ignored) is the caller's own, which no other stage would mend: it ends the chain
-    /// at once. A [`Failure`](Outcome::Failure) is tried again as the stage says, and a
-    /// [`Trip`](Outcome::Trip) is not; then comes the next stage.
+    /// An `Ok` is served, whatever its outcome. An `Err` whose outcome is
+    /// [`Success`](Outcome::Success) or [`Ignored`](Outcome::Ignored) is the caller's own error,
+    /// which no other stage would fix: it ends the chain immediately. A
+    /// [`Failure`](Outcome::Failure) is retried as the stage is configured, a
+    /// [`Trip`](Outcome::Trip) is not; then the next stage is tried.
     ///
     /// # Errors
     /// As [`call`](Self::call).
@@ -119,6 +151,7 @@ impl Failover {
             deadline: started + self.total_timeout,
             made: 0,
             tried: Vec::new(),
+            said: Vec::new(),
             classify,
             call,
         };
@@ -133,6 +166,7 @@ impl Failover {
                         elapsed: started.elapsed(),
                         fallback: place > 0,
                     };
+                    self.count_fallbacks(place);
                     #[cfg(feature = "metrics")]
                     super::count::served(&served.stage, served.fallback);
                     return Ok(served);
@@ -150,10 +184,32 @@ impl Failover {
         }
         #[cfg(feature = "metrics")]
         super::count::not_served(end);
+        let retry_after = match end {
+            End::CallersError => None,
+            End::LastStage | End::TotalTimeout(_) => {
+                retry_after::retry_after(&self.stages, &walk.said)
+            }
+        };
         Err(Exhausted {
             attempts: walk.tried,
             elapsed: started.elapsed(),
             end,
+            retry_after,
         })
+    }
+
+    /// Counts a fallback, once per circuit, for the circuits of the stages before the one that
+    /// served, except that stage's own.
+    fn count_fallbacks(&self, served: usize) {
+        let name = |place: usize| self.stages[place].breaker.name();
+        for place in 0..served {
+            let known = (0..place)
+                .chain([served])
+                .any(|one| name(one) == name(place));
+            if !known {
+                let breaker = &self.stages[place].breaker;
+                breaker.count_fallback(FallbackKind::Stage);
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::End;
 const NAME: &str = "circuit_breaker_failover_total";
 
 pub(super) fn describe() {
-    describe_counter!(NAME, "Calls of chains, by the stage that served them");
+    describe_counter!(NAME, "Failover calls, by the stage that served them");
 }
 
 pub(super) fn served(stage: &str, fallback: bool) {

@@ -1,18 +1,24 @@
-//! Why a chain cannot be built, and why it has not served.
+//! Why a chain cannot be built, and why it did not serve.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::CallError;
 
 /// Why a [`Failover`](super::Failover) cannot be built.
+///
+/// ```
+/// use commontrip::failover::Failover;
+///
+/// assert!(Failover::builder().build().is_err()); // no stage
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainError {
     /// There is no stage.
     #[error("a chain needs at least one stage")]
     NoStage,
-    /// Two stages have one name.
-    #[error("two stages are called {0:?}; each needs a name of its own")]
+    /// Two stages have the same name.
+    #[error("two stages are named {0:?}; each needs its own name")]
     Duplicate(String),
     /// A stage's attempt timeout is 0.
     #[error("the attempt timeout of stage {0:?} is 0; it must be longer")]
@@ -34,30 +40,48 @@ pub enum ChainError {
     },
 }
 
-/// What ended a chain that has not served.
+/// What ended a chain that did not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
     /// The last stage failed, or was skipped.
     LastStage,
-    /// The total timeout, which is told.
+    /// The total timeout, with its duration.
     TotalTimeout(Duration),
-    /// An error that no other stage would mend: its outcome was [`Success`](crate::Outcome::Success) or
-    /// [`Ignored`](crate::Outcome::Ignored).
+    /// An error that no other stage would fix: its outcome was [`Success`](crate::Outcome::Success)
+    /// or [`Ignored`](crate::Outcome::Ignored).
     CallersError,
 }
 
-/// No stage has served; what each said.
+/// No stage served; has the error of each attempt.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::failover::{Failover, Stage};
+///
+/// let chain = Failover::builder().stage(Stage::new("cloud", &payments)).build()?;
+/// let exhausted = chain.call(|_| async { Err::<(), _>("down") }).await.unwrap_err();
+/// for tried in &exhausted.attempts {
+///     println!("{}, attempt {}: {:?}", tried.stage, tried.number, tried.error);
+/// }
+/// assert_eq!(exhausted.into_failed(), Some("down"));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Exhausted<E> {
-    /// What was tried, in order. A stage that was skipped has one entry, its rejection. Empty where the total timeout
-    /// came before anything was known.
+    /// The attempts, in order. A skipped stage has one entry, its rejection. Empty if the total
+    /// timeout came before any result.
     pub attempts: Vec<Tried<E>>,
-    /// How long the whole took.
+    /// How long the whole call took.
     pub elapsed: Duration,
-    /// What ended it.
+    /// What ended the chain.
     pub end: End,
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// An attempt that did not serve.
@@ -66,15 +90,30 @@ pub struct Exhausted<E> {
 pub struct Tried<E> {
     /// The stage's name.
     pub stage: Arc<str>,
-    /// Which attempt of the whole chain it was, from 1. A rejection has the number that the attempt would have had.
+    /// The number of the attempt in the whole chain, from 1. A rejection has the number that the
+    /// attempt would have had.
     pub number: u32,
-    /// What became of it. [`CallError::TimedOut`] has the time that it was given, which may be less than the stage's
-    /// where the total timeout ended it.
+    /// Why it did not serve. [`CallError::TimedOut`] has the time that the attempt was given, which
+    /// is less than the stage's limit if the total timeout ended it.
     pub error: CallError<E>,
 }
 
 impl<E> Exhausted<E> {
-    /// The newest error of a call's own, if a call failed with one.
+    /// How long to wait, from the end of the chain, until the first stage may admit a call again:
+    /// for the `Retry-After` of a response.
+    ///
+    /// The shortest time that the stages gave: the `retry_after` of a rejection or a failure, or
+    /// how long a circuit that has just opened stays open. A stage that failed without giving a
+    /// time, and whose circuit still admits calls, may be tried immediately. `None` if no stage
+    /// gave a time, and after [`End::CallersError`], which waiting does not fix.
+    ///
+    /// Callers that are given the same time return together, so add jitter for each.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The last error of a call itself, if there is one.
     #[must_use]
     pub fn into_failed(self) -> Option<E> {
         let newest_first = self.attempts.into_iter().rev();
@@ -88,8 +127,12 @@ impl<E: fmt::Display> fmt::Display for Exhausted<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.end {
             End::LastStage => write!(f, "no stage served within {:?}", self.elapsed)?,
-            End::TotalTimeout(total) => write!(f, "no stage served in the {total:?} there are")?,
-            End::CallersError => f.write_str("another stage would fare no better")?,
+            End::TotalTimeout(total) => {
+                write!(f, "no stage served within the total timeout of {total:?}")?
+            }
+            End::CallersError => {
+                f.write_str("the error is the caller's own, so no other stage was tried")?
+            }
         }
         for (i, tried) in self.attempts.iter().enumerate() {
             f.write_str(if i == 0 { ": " } else { "; " })?;

@@ -1,4 +1,4 @@
-//! One stage of a chain, as it is described.
+//! One stage of a chain.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,14 +8,30 @@ use crate::{
     retry::{BackoffBuilder, ConstantBuilder},
 };
 
-/// How long an attempt may take, unless the stage says.
+/// The default limit for one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Waits = Box<dyn Iterator<Item = Duration> + Send + Sync>;
 
-/// One stage: a circuit, and how patient the chain is with what is behind it.
+/// One stage: a circuit, and the time limit, pause and retries for its upstream.
 ///
-/// Several stages may share a circuit: a second, more patient try of the same upstream, say.
+/// Several stages may share a circuit, for example to try the same upstream again with a longer
+/// limit.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use std::time::Duration;
+/// use commontrip::{failover::Stage, retry::ExponentialBuilder};
+///
+/// let stage = Stage::new("cloud", &payments)
+///     .attempt_timeout(Duration::from_secs(10))
+///     .backoff(ExponentialBuilder::new().with_max_times(2));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct Stage {
@@ -27,7 +43,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A stage of that name, which is told with what it serves, behind that circuit.
+    /// Makes a stage with this name, which results report, behind this circuit.
     pub fn new(name: &str, breaker: &CircuitBreaker) -> Self {
         Self {
             name: Arc::from(name),
@@ -38,10 +54,11 @@ impl Stage {
         }
     }
 
-    /// Sets how long one attempt may take. One that takes longer is dropped, and has failed, also for the
-    /// circuit. Above 0 and at most the total timeout; default 30 s, or the total timeout where that is less.
+    /// Sets how long one attempt may take. A longer one is dropped and counts as a failure, also
+    /// for the circuit. Above 0 and at most the total timeout; default 30 s, or the total timeout
+    /// if that is shorter.
     ///
-    /// The circuit's own `call_timeout` holds, too.
+    /// The circuit's own `call_timeout` applies, too.
     pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
@@ -49,23 +66,24 @@ impl Stage {
 
     /// Sets how long to wait before the stage, once. Default 0.
     ///
-    /// Nothing is waited for where no earlier stage was tried (all were skipped), nor where this one is
-    /// about to be skipped.
+    /// There is no wait if no earlier stage was tried (all were skipped), or if this stage is about
+    /// to be skipped.
     pub const fn pause_before(mut self, pause: Duration) -> Self {
         self.pause_before = pause;
         self
     }
 
-    /// Sets how many more attempts there are, at once after a failed one. Default 0.
+    /// Sets how many times a failed attempt is retried immediately. Default 0.
     pub fn retries(self, retries: usize) -> Self {
         let at_once = ConstantBuilder::new().with_delay(Duration::ZERO);
         self.backoff(at_once.with_max_times(retries))
     }
 
-    /// Sets when there are more attempts, in place of [`retries`](Self::retries): after a backoff's waits,
-    /// as many times as it says.
+    /// Sets a backoff for retries, in place of [`retries`](Self::retries): it gives the number of
+    /// retries and the wait before each.
     ///
-    /// A failure with a `retry_after` above the wait ends the stage: the next one is there at once.
+    /// A failure whose `retry_after` exceeds the wait ends the stage, because the next stage is
+    /// available immediately.
     pub fn backoff<B>(mut self, backoff: B) -> Self
     where
         B: BackoffBuilder<Backoff: 'static> + Clone + 'static,
@@ -74,7 +92,7 @@ impl Stage {
         self
     }
 
-    /// How long an attempt may take in a chain that may take so long.
+    /// The limit for one attempt in a chain with this total timeout.
     pub(super) fn limit(&self, total: Duration) -> Duration {
         self.attempt_timeout
             .map_or(ATTEMPT_TIMEOUT.min(total), |limit| limit.min(FOREVER))

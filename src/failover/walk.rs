@@ -1,26 +1,28 @@
-//! One call's way through the stages.
+//! One call's path through the stages.
 //!
-//! Owns what comes after what: a pause, an attempt, another one, the next stage.
+//! Owns the sequence: a pause, an attempt, retries, the next stage.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Attempt, Stage, Tried};
+use super::{Attempt, Stage, Tried, retry_after::Said};
 use crate::{CallError, Outcome, retry::next_wait};
 
-/// One call on its way through the stages.
+/// One call on its path through the stages.
 pub(super) struct Walk<C, F, E> {
     pub(super) total: Duration,
     pub(super) deadline: Instant,
-    /// Attempts made.
+    /// Attempts made so far.
     pub(super) made: u32,
     pub(super) tried: Vec<Tried<E>>,
+    /// What each stage so far reported about when to try it again.
+    pub(super) said: Vec<Said>,
     pub(super) classify: C,
     pub(super) call: F,
 }
 
-/// What comes after a stage.
+/// What follows a stage.
 pub(super) enum Step<T> {
     Served(T),
     Next,
@@ -35,7 +37,7 @@ impl<C, F, E> Walk<C, F, E> {
         F: FnMut(Attempt) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        // The pause is for what was tried, and a stage that is about to be skipped is not waited for.
+        // No pause if nothing was tried before, or if the stage is about to be skipped.
         let pauses = self.made > 0 && stage.breaker.expected_rejection().is_none();
         if pauses {
             self.wait(stage.pause_before).await;
@@ -49,7 +51,16 @@ impl<C, F, E> Walk<C, F, E> {
                 Ok(value) => return Step::Served(value),
                 Err(error) => error,
             };
-            let rejected = matches!(error, CallError::Rejected(_));
+            let rejection = error.rejection().copied();
+            let rejected = rejection.is_some();
+            self.said.resize(place + 1, Said::Nothing);
+            self.said[place] = match (rejection, &outcome) {
+                (Some(rejection), _) => Said::rejected(rejection.retry_after),
+                (None, Outcome::Failure { .. } | Outcome::Trip { .. }) => {
+                    Said::after(outcome.retry_after())
+                }
+                (None, _) => Said::Nothing,
+            };
             self.tried.push(Tried {
                 stage: Arc::clone(&stage.name),
                 number: self.made + u32::from(rejected),
@@ -61,7 +72,7 @@ impl<C, F, E> Walk<C, F, E> {
             if matches!(outcome, Outcome::Success | Outcome::Ignored) {
                 return Step::CallersError;
             }
-            let next = next_wait(&stage.breaker, outcome, Duration::ZERO, || waits.next());
+            let next = next_wait(&stage.breaker, &outcome, Duration::ZERO, || waits.next());
             let Some(wait) = next else {
                 return Step::Next;
             };
@@ -69,7 +80,7 @@ impl<C, F, E> Walk<C, F, E> {
         }
     }
 
-    /// Waits, until the total timeout at the latest.
+    /// Waits, but not past the total timeout.
     async fn wait(&self, pause: Duration) {
         if !pause.is_zero() {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -77,9 +88,10 @@ impl<C, F, E> Walk<C, F, E> {
         }
     }
 
-    /// One attempt, and what it counts as; `None` where the total timeout came first.
+    /// Makes one attempt. Returns its result and outcome; `None` if the total timeout came first.
     ///
-    /// A dropped attempt was given less than its time, so its circuit takes it as any dropped call.
+    /// An attempt that the total timeout drops had less than its own limit, so its circuit treats
+    /// it like any dropped call.
     async fn attempt<Fut, T>(
         &mut self,
         place: usize,
@@ -102,13 +114,13 @@ impl<C, F, E> Walk<C, F, E> {
             call,
             ..
         } = self;
-        // The limit is within the circuit, so that it takes what is over it as a failure.
-        let mut outcome = Outcome::failure();
+        // The limit is applied inside the circuit, which therefore counts a timeout as a failure.
+        let mut outcome = Outcome::failure_of("timeout");
         let classify = |result: &Result<Result<T, E>, _>| {
             if let Ok(result) = result {
                 outcome = classify(result);
             }
-            outcome
+            outcome.clone()
         };
         let call = || {
             *made += 1;

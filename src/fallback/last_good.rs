@@ -1,24 +1,26 @@
-//! The last good answer of each key, for when there is no new one.
+//! The last good answer of each key, used when a call gives no new one.
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::kept::Kept;
-use crate::{CallError, CircuitBreaker, Clock, Commontrip, Outcome};
-
-/// The most that stores keep under one key, bytes.
-const LARGEST: usize = 1 << 20;
-/// The longest `ttl`: what the process' cache takes and stores keep.
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+use super::{builder::LastGoodBuilder, values::Values};
+use crate::{CallError, CircuitBreaker, FallbackKind, Outcome};
 
 /// Keeps the last good values of calls, and answers with them when a call fails or is rejected.
 ///
-/// In this process, bounded; with [`shared`](LastGoodBuilder::shared) also in the store, for all replicas.
-/// Clones are the same.
+/// Values are kept in this process and, with [`shared`](LastGoodBuilder::shared), also in the store
+/// for all replicas. Both are bounded; a value that does not fit in this process is still served
+/// from the store. Clones share their values.
+///
+/// Values are written to the store in the background.
+/// [`Commontrip::shutdown`](crate::Commontrip::shutdown) waits for them within its own time limit,
+/// and dropping the last clone gives them 5 s. Values not written by then are lost, counted and
+/// logged.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::{io, time::Duration};
 /// use commontrip::{Commontrip, Policy, fallback::{LastGood, Source}};
 ///
@@ -38,34 +40,51 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// # Ok(()) }
 /// ```
 pub struct LastGood<T> {
-    kept: Arc<Kept>,
+    values: Arc<Values>,
     _values: PhantomData<fn(T) -> T>,
 }
 
-/// A value, and how it came about.
+/// A value, and where it came from.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::fallback::LastGood;
+///
+/// let rates: LastGood<f64> = LastGood::builder("rates").build()?;
+/// rates.call(&payments, "EUR", || async { Ok::<_, std::io::Error>(1.1) }).await?;
+/// let down = || async { Err(std::io::Error::other("down")) };
+/// let answer = rates.call(&payments, "EUR", down).await?;
+/// assert!(answer.stale && answer.value == 1.1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer<T> {
     /// The value.
     pub value: T,
-    /// It is an earlier call's.
+    /// Whether the value is from an earlier call.
     pub stale: bool,
-    /// How old it is, to the millisecond: 0 for the call's own. Of another replica's value by that one's clock and this
-    /// one's, so it is wrong by what these differ; 0 where the other is ahead.
+    /// The value's age, to the millisecond; 0 for the call's own value. The age of another
+    /// replica's value is off by the difference between the two replicas' clocks, and 0 if the
+    /// other clock is ahead.
     pub age: Duration,
-    /// Where it is from.
+    /// Where the value came from.
     pub from: Source,
 }
 
-/// Where an [`Answer`] is from.
+/// Where an [`Answer`] came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
     /// The call.
     Call,
-    /// What this process has kept.
+    /// The values kept in this process.
     Process,
-    /// What the store has kept, just now.
+    /// The store, which was asked just now.
     Fleet,
 }
 
@@ -80,27 +99,20 @@ impl fmt::Display for Source {
 }
 
 impl<T> LastGood<T> {
-    /// Keeps values under this name, which with a key is theirs in the store: replicas that use the same name
-    /// share them. 1 to 100 bytes without control characters, braces and colons.
+    /// Starts with the defaults. In the store, this name and a key identify a value: replicas that
+    /// use the same name share their values. 1 to 100 bytes, without control characters, braces and
+    /// colons.
     pub fn builder(name: &str) -> LastGoodBuilder<T> {
-        LastGoodBuilder {
-            name: name.to_owned(),
-            ttl: Duration::from_secs(3600),
-            refresh: Duration::from_secs(1),
-            max_entries: 1000,
-            max_entry_bytes: 64 * 1024,
-            clock: Clock::system(),
-            circuits: None,
-            _values: PhantomData,
-        }
+        LastGoodBuilder::new(name)
     }
 }
 
 impl<T: Serialize + DeserializeOwned> LastGood<T> {
-    /// [`CircuitBreaker::call`]; where it fails, times out or is rejected, the last good value of the key.
+    /// Makes a call like [`CircuitBreaker::call`]. If it fails, times out or is rejected, returns
+    /// the key's last good value, and the circuit's statistics count a fallback.
     ///
     /// # Errors
-    /// The call's, when there is no good value that is young enough.
+    /// The call's error, when there is no good value that is young enough.
     pub async fn call<F, Fut, E>(
         &self,
         breaker: &CircuitBreaker,
@@ -114,11 +126,11 @@ impl<T: Serialize + DeserializeOwned> LastGood<T> {
         self.call_with(breaker, key, Outcome::of, call).await
     }
 
-    /// [`call`](Self::call); `classify` says what the result means.
+    /// Same as [`call`](Self::call); `classify` decides the outcome of a result.
     ///
-    /// An `Ok` is good when it is a [`Success`](Outcome::Success); another is returned, and not kept. An
-    /// `Err` that is a [`Success`](Outcome::Success) or [`Ignored`](Outcome::Ignored) is the caller's own, and
-    /// returned.
+    /// An `Ok` is kept if its outcome is [`Success`](Outcome::Success); otherwise it is only
+    /// returned. An `Err` whose outcome is [`Success`](Outcome::Success) or
+    /// [`Ignored`](Outcome::Ignored) is the caller's own error, and is returned.
     ///
     /// # Errors
     /// As [`call`](Self::call), and the caller's own.
@@ -134,11 +146,11 @@ impl<T: Serialize + DeserializeOwned> LastGood<T> {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        // What a call that was not made, or not ended, is.
+        // The outcome of a call that was not made, or did not finish.
         let mut outcome = Outcome::failure();
         let classify = |result: &Result<T, E>| {
             outcome = classify(result);
-            outcome
+            outcome.clone()
         };
         match breaker.call_with(classify, call).await {
             Ok(value) => {
@@ -153,25 +165,35 @@ impl<T: Serialize + DeserializeOwned> LastGood<T> {
                 })
             }
             Err(error) if matches!(outcome, Outcome::Success | Outcome::Ignored) => Err(error),
-            Err(error) => self.recall(key).await.ok_or(error),
+            Err(error) => {
+                let answer = self.recall(key).await.ok_or(error)?;
+                breaker.count_fallback(FallbackKind::LastGood);
+                Ok(answer)
+            }
         }
     }
 
-    /// Keeps a good value that was got by other means, such as a chain of stages. Waits for nothing; outside of
-    /// a tokio runtime it is kept in this process only.
+    /// Keeps a good value that was obtained by other means, such as a failover chain. Does not
+    /// wait; outside a tokio runtime, the value is kept in this process only.
     ///
-    /// Does nothing where the value that is kept is younger than `refresh`, or this one too large.
+    /// Does nothing while the kept value is younger than `refresh`. A value that is too large is
+    /// not kept, or only in this process; a warning is logged once per key.
+    ///
+    /// At most 16 values are written to the store at a time. For each other key, the newest value
+    /// waits, up to [`max_waiting_bytes`](LastGoodBuilder::max_waiting_bytes).
     pub fn keep(&self, key: &str, value: &T) {
-        self.kept.keep(key, value);
+        self.values.keep(key, value);
     }
 
-    /// The last good value of a key, which is stale; `None` where there is none that is young enough.
+    /// Returns the last good value of a key, marked as stale; `None` when there is no value that is
+    /// young enough.
     ///
-    /// One that this process has kept within `refresh` is taken as it is. Otherwise the store is asked,
-    /// each key at most once in `refresh`, for no longer than the store's timeout, and the newer of both is
-    /// taken.
+    /// A value that this process obtained within `refresh` is returned as it is. Otherwise the
+    /// store is asked, for no longer than its timeout, and the newer of the two values is returned.
+    /// Concurrent calls for the same key share one question. If the store has nothing newer, the
+    /// key is asked for again after `refresh`; after an error, the next call asks again.
     pub async fn recall(&self, key: &str) -> Option<Answer<T>> {
-        let found = self.kept.newest(key).await?;
+        let found = self.values.newest(key).await?;
         Some(Answer {
             value: found.value,
             stale: true,
@@ -181,10 +203,26 @@ impl<T: Serialize + DeserializeOwned> LastGood<T> {
     }
 }
 
+impl<T> LastGood<T> {
+    pub(super) fn of(values: Values) -> Self {
+        Self {
+            values: Arc::new(values),
+            _values: PhantomData,
+        }
+    }
+
+    /// How many values were not written to the store, because there was no room for them to wait,
+    /// the store did not accept them, or the process ended. 0 if nothing is shared.
+    #[must_use]
+    pub fn lost_writes(&self) -> u64 {
+        self.values.lost_writes()
+    }
+}
+
 impl<T> Clone for LastGood<T> {
     fn clone(&self) -> Self {
         Self {
-            kept: Arc::clone(&self.kept),
+            values: Arc::clone(&self.values),
             _values: PhantomData,
         }
     }
@@ -193,122 +231,8 @@ impl<T> Clone for LastGood<T> {
 impl<T> fmt::Debug for LastGood<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LastGood")
-            .field("name", &self.kept.name)
-            .field("ttl", &self.kept.ttl)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a [`LastGood`] cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LastGoodError {
-    /// The name is not one.
-    #[error("{0:?} cannot be a name: 1 to 100 bytes, no control characters, braces or colons")]
-    Name(String),
-    /// The time to live is out of range.
-    #[error("a ttl of {0:?} is not possible: 1 ms to a year")]
-    Ttl(Duration),
-    /// Nothing may be kept.
-    #[error("max_entries is 0; it must be 1 or more")]
-    MaxEntries,
-    /// Nothing may be kept, or more than stores take.
-    #[error("max_entry_bytes is {0}; it must be 1 to {LARGEST}")]
-    MaxEntryBytes(usize),
-}
-
-/// Says what is kept, and for how long.
-#[must_use]
-pub struct LastGoodBuilder<T> {
-    name: String,
-    ttl: Duration,
-    refresh: Duration,
-    max_entries: u64,
-    max_entry_bytes: usize,
-    clock: Clock,
-    circuits: Option<Commontrip>,
-    _values: PhantomData<fn(T) -> T>,
-}
-
-impl<T> LastGoodBuilder<T> {
-    /// Sets how old a value may be. Range 1 ms to a year, default 1 h.
-    pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
-        self
-    }
-
-    /// Sets how often a key's value is kept anew at the most, and written to the store, and how often the store is
-    /// asked for one. Default 1 s; 0 is each time.
-    pub const fn refresh(mut self, every: Duration) -> Self {
-        self.refresh = every;
-        self
-    }
-
-    /// Sets how many keys this process keeps; those that were not used for longest go first. Range `1..`,
-    /// default 1000.
-    pub const fn max_entries(mut self, most: u64) -> Self {
-        self.max_entries = most;
-        self
-    }
-
-    /// Sets how large a value may be as `MessagePack`, bytes; a larger one is not kept, and the one before stays. Range 1
-    /// to 1 MiB, default 64 KiB. The process keeps at most `max_entries` times that.
-    pub const fn max_entry_bytes(mut self, most: usize) -> Self {
-        self.max_entry_bytes = most;
-        self
-    }
-
-    /// Keeps values in the store of this registry too, for all replicas; the registry lives as long as this. Default: in
-    /// this process only.
-    pub fn shared(mut self, circuits: &Commontrip) -> Self {
-        self.circuits = Some(circuits.clone());
-        self
-    }
-
-    /// Takes the time for ages from this clock. Default: the system's.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Makes it.
-    ///
-    /// # Errors
-    /// [`LastGoodError`] for what is out of range.
-    pub fn build(self) -> Result<LastGood<T>, LastGoodError> {
-        let bad = |c: char| c.is_control() || "{}:".contains(c);
-        if self.name.is_empty() || self.name.len() > 100 || self.name.contains(bad) {
-            return Err(LastGoodError::Name(self.name));
-        }
-        if self.ttl < Duration::from_millis(1) || self.ttl > YEAR {
-            return Err(LastGoodError::Ttl(self.ttl));
-        }
-        if self.max_entries == 0 {
-            return Err(LastGoodError::MaxEntries);
-        }
-        if self.max_entry_bytes == 0 || self.max_entry_bytes > LARGEST {
-            return Err(LastGoodError::MaxEntryBytes(self.max_entry_bytes));
-        }
-        let kept = Kept::new(
-            self.name,
-            (self.ttl, self.refresh.min(YEAR)),
-            (self.max_entries, self.max_entry_bytes),
-            self.clock,
-            self.circuits,
-        );
-        Ok(LastGood {
-            kept: Arc::new(kept),
-            _values: PhantomData,
-        })
-    }
-}
-
-impl<T> fmt::Debug for LastGoodBuilder<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LastGoodBuilder")
-            .field("name", &self.name)
-            .field("ttl", &self.ttl)
-            .field("shared", &self.circuits.is_some())
+            .field("name", &self.values.name)
+            .field("ttl", &self.values.bounds.ttl)
             .finish_non_exhaustive()
     }
 }

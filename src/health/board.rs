@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use crate::operator::{CheckReport, CheckStatus};
 
-/// A report for each check, each with when its last run was seen.
+/// A report for each check, with the time at which its last run was seen.
 #[derive(Debug)]
 pub(crate) struct Board(Mutex<Vec<(CheckReport, Instant)>>);
 
@@ -32,7 +32,7 @@ impl Board {
         *known = report;
     }
 
-    /// All of them as of now, in the order in which they were given.
+    /// Returns all reports as of now, in the order in which the checks were added.
     pub(crate) fn reports(&self) -> Vec<CheckReport> {
         let known = self.0.lock();
         let aged = |(report, at): &(CheckReport, Instant)| {

@@ -1,6 +1,6 @@
-//! One check: what is asked, how often, and what is too bad.
+//! One check: what it asks, how often, and its limits.
 //!
-//! Owns its settings and how one run of it ends: in time, whatever it does.
+//! Owns the check's settings and how a run ends: always in time.
 
 use std::{error::Error, fmt, future::Future, pin::Pin, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{CircuitBreaker, Name, store::in_words};
 
-/// The longest text of an error that is kept, bytes.
+/// The longest error text that is kept, bytes.
 const LONGEST_ERROR: usize = 300;
 
 type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -34,7 +34,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 /// .timeout(Duration::from_secs(1))
 /// .latency(Duration::from_millis(100), Duration::from_millis(500));
 /// ```
-#[must_use = "a check runs when a monitor has it and is started"]
+#[must_use = "a check runs only after a monitor that has it is started"]
 pub struct Check {
     pub(super) name: String,
     ask: Box<dyn Fn() -> Answer + Send + Sync>,
@@ -53,9 +53,11 @@ pub(super) struct Ran {
 }
 
 impl Check {
-    /// A check of this name: `Ok` passes; an error, a panic, and what takes longer than the timeout fail.
+    /// Makes a check with this name. A run passes with `Ok`; an error, a panic or a run past the
+    /// timeout is a failure.
     ///
-    /// The name has 1 to 200 bytes, no control characters and no braces, and is the same in every replica.
+    /// The name has 1 to 200 bytes, no control characters and no braces, and is the same in every
+    /// replica.
     pub fn new<F, Fut, E>(name: &str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -84,7 +86,8 @@ impl Check {
         }
     }
 
-    /// Sets how often the fleet runs it: from the beginning of one run to that of the next, give or take 5 %.
+    /// Sets how often the fleet runs the check: the time between the starts of two runs, give or
+    /// take 5 %.
     ///
     /// Range: 10 ms to 1 h. Default 10 s.
     pub const fn interval(mut self, interval: Duration) -> Self {
@@ -92,7 +95,7 @@ impl Check {
         self
     }
 
-    /// Sets how long a run may take; then it is dropped and has failed.
+    /// Sets how long a run may take; a longer one is dropped and has failed.
     ///
     /// Range: 1 ms to 10 min. Default 5 s.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
@@ -100,7 +103,7 @@ impl Check {
         self
     }
 
-    /// Sets how many runs are remembered; uptime, p95 and the error rate are of these.
+    /// Sets how many runs are kept; uptime, p95 and the error rate are computed from these.
     ///
     /// Range: 1 to 1000. Default 60.
     pub const fn history(mut self, runs: usize) -> Self {
@@ -116,7 +119,8 @@ impl Check {
         self
     }
 
-    /// Sets the 95th percentile of runs that passed at which it is a warning, and critical.
+    /// Sets the 95th percentile of passed runs at which the check's status is warning, and
+    /// critical.
     ///
     /// Off by default.
     pub const fn latency(mut self, warning: Duration, critical: Duration) -> Self {
@@ -124,7 +128,8 @@ impl Check {
         self
     }
 
-    /// Sets the share of the remembered runs that failed, percent, at which it is a warning, and critical.
+    /// Sets the percentage of failed runs among the kept ones at which the check's status is
+    /// warning, and critical.
     ///
     /// Compared with `>=`, once there are 5 runs. Range: 1 to 100. Off by default.
     pub const fn error_rate(mut self, warning: u8, critical: u8) -> Self {
@@ -132,12 +137,13 @@ impl Check {
         self
     }
 
-    /// Has the check open and close a circuit for the fleet.
+    /// Lets the check open and close a circuit for the fleet.
     ///
-    /// A run that finds it critical and is bad itself (it failed, or took critically long) opens the
-    /// circuit as [`Outcome::Trip`](crate::Outcome::Trip) does. While the circuit is open, the check is run
-    /// as soon as the wait is over, and then as a probe of the half-open circuit, until it is closed or open
-    /// again: recovery needs no other calls. In a closed circuit a run counts as an ignored call.
+    /// A bad run (it failed, or took critically long) that leaves the check critical opens the
+    /// circuit, like [`Outcome::Trip`](crate::Outcome::Trip). While the circuit is open, the check
+    /// runs as soon as the wait is over, and then as a probe of the half-open circuit until the
+    /// circuit closes or opens again: recovery needs no other calls. Other runs do not count as
+    /// calls or as rejected calls.
     pub fn circuit(mut self, circuit: &CircuitBreaker) -> Self {
         self.circuit = Some(circuit.clone());
         self
@@ -148,45 +154,84 @@ impl Check {
             let name = self.name.chars().take(200).collect();
             return Err(HealthError::Name(name));
         }
-        let wrong = |what: &'static str, must: &'static str| {
+        self.out_of_range().map_or(Ok(()), |(what, must)| {
             let check = self.name.clone();
             Err(HealthError::Setting { check, what, must })
-        };
+        })
+    }
+
+    /// The first setting that is out of range, and its requirement.
+    pub(crate) fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
         let ms = Duration::from_millis;
         if !(ms(10)..=ms(3_600_000)).contains(&self.interval) {
-            return wrong("interval", "be from 10 ms to 1 h");
+            return Some(("interval", "be from 10 ms to 1 h"));
         }
         if !(ms(1)..=ms(600_000)).contains(&self.timeout) {
-            return wrong("timeout", "be from 1 ms to 10 min");
+            return Some(("timeout", "be from 1 ms to 10 min"));
         }
         if !(1..=1000).contains(&self.history) {
-            return wrong("history", "be from 1 to 1000 runs");
+            return Some(("history", "be from 1 to 1000 runs"));
         }
         if self.thresholds.failures == 0 {
-            return wrong("failure_threshold", "be at least 1");
+            return Some(("failure_threshold", "be at least 1"));
         }
         if let Some((warning, critical)) = self.thresholds.latency
             && (warning.is_zero() || warning > critical)
         {
-            return wrong("latency", "be above 0, and critical not below warning");
+            return Some(("latency", "be above 0, and critical not below warning"));
         }
         if let Some((warning, critical)) = self.thresholds.error_rate
             && !(1 <= warning && warning <= critical && critical <= 100)
         {
-            return wrong(
+            return Some((
                 "error_rate",
                 "be from 1 to 100 percent, and critical not below warning",
-            );
+            ));
         }
-        Ok(())
+        None
     }
 
-    /// Runs it once, in a task of its own: it may block, panic, or never end.
+    #[cfg(feature = "config")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets the setting that a configuration file calls `key`. If only one limit of a pair is set,
+    /// an unset critical limit is the highest possible, and an unset warning limit equals the
+    /// critical one.
+    #[cfg(feature = "config")]
+    pub(crate) fn set(&mut self, key: &str, number: u64) {
+        let time = Duration::from_millis(number);
+        let percent = u8::try_from(number).unwrap_or(u8::MAX);
+        let set = &mut self.thresholds;
+        let (slow, failing) = (set.latency, set.error_rate);
+        match key {
+            "interval_ms" => self.interval = time,
+            "timeout_ms" => self.timeout = time,
+            "history" => self.history = usize::try_from(number).unwrap_or(usize::MAX),
+            "failure_threshold" => set.failures = u32::try_from(number).unwrap_or(u32::MAX),
+            "latency_warning_ms" => {
+                set.latency = Some((time, slow.map_or(Duration::MAX, |(_, critical)| critical)));
+            }
+            "latency_critical_ms" => {
+                set.latency = Some((slow.map_or(time, |(warning, _)| warning), time));
+            }
+            "error_rate_warning" => {
+                set.error_rate = Some((percent, failing.map_or(100, |(_, critical)| critical)));
+            }
+            "error_rate_critical" => {
+                set.error_rate = Some((failing.map_or(percent, |(warning, _)| warning), percent));
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs the check once, in its own task: it may block, panic, or never end.
     pub(super) async fn run(&self) -> Ran {
         let began = Instant::now();
-        // Dropped with this future, too, and the task with it.
+        // Dropping this future drops the set, which aborts the task.
         let mut task = JoinSet::new();
-        // What the closure does before there is a future may panic as well.
+        // The closure may panic before it returns a future.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.ask)())) {
             Ok(asked) => task.spawn(asked),
             Err(panic) => return Ran::ended(Some(panicked(&*panic)), began),

@@ -1,33 +1,33 @@
-//! What the last runs of a check mean.
+//! The status of a check, from its last runs.
 //!
-//! Owns the thresholds and their comparison; pure, knows no store and no clock.
+//! Owns the thresholds and their comparison; pure, knows nothing of the store or a clock.
 
 use std::time::Duration;
 
 use crate::operator::{CheckReport, CheckRun, CheckStatus};
 
-/// Runs that the history must have before an error rate means anything.
+/// Runs that the history must have before the error rate counts.
 const LEAST_RUNS: usize = 5;
 
-/// When a check is no longer healthy.
+/// Limits beyond which a check is not healthy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thresholds {
-    /// Runs in a row that failed: critical.
+    /// Failed runs in a row at which the check is critical.
     pub(super) failures: u32,
-    /// p95 of runs that passed: warning, critical.
+    /// p95 of passed runs: warning, critical.
     pub(super) latency: Option<(Duration, Duration)>,
-    /// Percent of the history: warning, critical.
+    /// Percent of the history that failed: warning, critical.
     pub(super) error_rate: Option<(u8, u8)>,
 }
 
 impl Thresholds {
-    /// Whether one run counts against what it checks: it failed, or took critically long.
+    /// Whether a run counts against a bound circuit: it failed, or took critically long.
     pub(super) fn is_bad(&self, run: &CheckRun) -> bool {
         let too_slow = |(_, critical): (Duration, Duration)| run.took_us >= micros(critical);
         !run.passed || self.latency.is_some_and(too_slow)
     }
 
-    /// Computes what follows from the history and the failures in a row.
+    /// Computes the status and rates from the history and the failures in a row.
     pub(super) fn judge(&self, report: &mut CheckReport) {
         let runs = report.history.len();
         let failed = report.history.iter().filter(|run| !run.passed).count();
@@ -38,7 +38,7 @@ impl Thresholds {
             self.by_error_rate(runs, failed),
             self.by_latency(report.p95_us),
         ];
-        // Of two that are as bad the first, which says more.
+        // Of equally bad reasons, the first is the most informative.
         let worst = found.into_iter().flatten().rev().max_by_key(|(s, _)| *s);
         (report.status, report.why) = worst.unwrap_or((CheckStatus::Healthy, String::new()));
     }
@@ -85,7 +85,7 @@ pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// By nearest rank, of runs that passed.
+/// By nearest rank, over passed runs.
 fn p95(history: &[CheckRun]) -> Option<u64> {
     let passed = history.iter().filter(|run| run.passed);
     let mut took: Vec<_> = passed.map(|run| run.took_us).collect();
@@ -98,7 +98,7 @@ fn p95(history: &[CheckRun]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Runs in words: `.` passed, `x` failed, a number passed in so many ms.
+    /// Runs as words: `.` passed, `x` failed, a number passed in that many ms.
     fn report(runs: &str) -> CheckReport {
         let mut report = CheckReport::default();
         for word in runs.split(' ').filter(|word| !word.is_empty()) {

@@ -1,9 +1,9 @@
 //! A body that settles its call's permit when it ends.
 //!
-//! Owns when the body of an answer is whole, and when it is broken. Invariant: the permit is
-//! settled at the first of: what the head said, an error, trailers, the end. When the body is
-//! dropped before, it is settled as whole where all its bytes were read (who knows how many there
-//! are need not ask for the end), and dropped otherwise.
+//! Owns when a response body is complete, and when it is broken. Invariant: the permit is settled
+//! by the first of these: the head, an error, trailers, the end. If the body is dropped before
+//! that, it counts as complete if all its bytes were read (a reader that knows the length need not
+//! poll for the end); otherwise the permit is dropped.
 
 use std::{
     fmt,
@@ -19,21 +19,21 @@ use http::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::outcome;
+use super::{kind_of, may_be_ours, outcome};
 use crate::{Outcome, Permit};
 
-/// What a body that did not break off means, by its trailers if it has any.
+/// The outcome of a body that did not break off, by its trailers if there are any.
 pub(crate) type Judge = fn(Option<&HeaderMap>) -> Outcome;
 
 pin_project! {
-    /// The body of an answer, which settles the call's permit when it ends; otherwise as the body
-    /// that it was made of.
+    /// A response body that settles its call's permit when it ends. In all other ways it behaves
+    /// like the body that it wraps.
     pub struct SettlingBody<B> {
         #[pin]
         body: B,
         permit: Option<Permit>,
         judge: Judge,
-        // How many bytes there are to be, where that is known.
+        // The number of bytes to expect, if known.
         length: Option<u64>,
         read: u64,
     }
@@ -51,8 +51,8 @@ pin_project! {
     }
 }
 
-/// Settles the permit of a request of this method by the answer's head where that says it all, and
-/// has the body do it otherwise.
+/// Settles the permit by the response's head if that is conclusive, and otherwise makes the body
+/// settle it. `method` is the request's.
 pub(crate) fn settle_with_body<B: Body>(
     method: &Method,
     response: Response<B>,
@@ -66,7 +66,7 @@ pub(crate) fn settle_with_body<B: Body>(
     response.map(|body| SettlingBody::new(body, permit, |_| Outcome::Success, length, known))
 }
 
-/// Whether an answer has a body that anybody sends or reads.
+/// Whether a response has a body that is sent and read.
 fn has_body(method: &Method, status: StatusCode) -> bool {
     let without = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -74,7 +74,7 @@ fn has_body(method: &Method, status: StatusCode) -> bool {
     !without && !tunnel && *method != Method::HEAD
 }
 
-/// How many bytes the body has, by its headers, or else as it says itself.
+/// The length of the body in bytes, from the headers or otherwise from the body itself.
 fn length_of(headers: &HeaderMap, body: &impl Body) -> Option<u64> {
     if headers.contains_key(TRANSFER_ENCODING) {
         return None;
@@ -85,8 +85,8 @@ fn length_of(headers: &HeaderMap, body: &impl Body) -> Option<u64> {
 }
 
 impl<B: Body> SettlingBody<B> {
-    /// `length`: how many bytes there are to be, if that counts; `known`: what the head
-    /// has told already.
+    /// `length`: how many bytes to expect, if that is checked; `known`: the outcome, if the head
+    /// decides.
     pub(crate) fn new(
         body: B,
         permit: Permit,
@@ -101,7 +101,7 @@ impl<B: Body> SettlingBody<B> {
             length,
             read: 0,
         };
-        // Of a body that has ended nobody need ask for the end.
+        // A body that has already ended may never be polled.
         let ended = this.body.is_end_stream();
         match known.or_else(|| ended.then(|| end(judge, length, 0, None))) {
             Some(outcome) => permit.record(outcome),
@@ -111,15 +111,15 @@ impl<B: Body> SettlingBody<B> {
     }
 }
 
-/// What an end after so many bytes means.
+/// The outcome of a body that ends after `read` bytes.
 fn end(judge: Judge, length: Option<u64>, read: u64, trailers: Option<&HeaderMap>) -> Outcome {
     match length.is_none_or(|length| length == read) {
         true => judge(trailers),
-        false => Outcome::failure(),
+        false => Outcome::failure_of("ended early"),
     }
 }
 
-impl<B: Body> Body for SettlingBody<B> {
+impl<B: Body<Error: 'static>> Body for SettlingBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -128,7 +128,8 @@ impl<B: Body> Body for SettlingBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
-        // Here, so that a panic drops it while the thread panics, whoever catches it later.
+        // Taken out during the poll, so that a panic drops the permit while the thread panics, even
+        // if it is caught later.
         let permit = this.permit.take();
         let frame = this.body.as_mut().poll_frame(cx);
         let Some(permit) = permit else {
@@ -138,11 +139,13 @@ impl<B: Body> Body for SettlingBody<B> {
         let told = match &frame {
             Poll::Pending => None,
             Poll::Ready(None) => Some(end(*this.read, None)),
-            Poll::Ready(Some(Err(_))) => Some(Outcome::failure()),
+            // For instance, the caller's upload failed while the response was read.
+            Poll::Ready(Some(Err(error))) if may_be_ours(error) => Some(Outcome::Ignored),
+            Poll::Ready(Some(Err(error))) => Some(Outcome::failure_of(kind_of(error))),
             Poll::Ready(Some(Ok(frame))) => {
                 *this.read += frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 let too_many = this.length.is_some_and(|length| *this.read > length);
-                // After the last data without trailers nobody need poll again.
+                // After the last data frame without trailers, callers need not poll again.
                 let over = this.body.is_end_stream();
                 match frame.trailers_ref() {
                     None if over || too_many => Some(end(*this.read, None)),
@@ -168,7 +171,7 @@ impl<B: Body> Body for SettlingBody<B> {
 }
 
 impl<B> SettlingBody<B> {
-    /// Of a call that was not made.
+    /// The body of a call that was not made.
     fn settled(body: B) -> Self {
         Self {
             body,
@@ -180,14 +183,14 @@ impl<B> SettlingBody<B> {
     }
 }
 
-/// A body of a call that was not made.
+/// The body of a call that was not made.
 impl<B: From<String>> From<String> for SettlingBody<B> {
     fn from(text: String) -> Self {
         Self::settled(text.into())
     }
 }
 
-/// An empty body of a call that was not made.
+/// The empty body of a call that was not made.
 impl<B: Default> Default for SettlingBody<B> {
     fn default() -> Self {
         Self::settled(B::default())

@@ -1,16 +1,25 @@
-//! The host that a request is for.
+//! The host of a request.
 
 use std::borrow::Cow;
 
 use http::{Request, header::HOST, uri::Authority};
 
-/// What a request without a host is for.
+/// The key of a request without a host.
 const UNKNOWN: &str = "unknown";
 
-/// The host that a request is for, in lower case, with its port where that is not the scheme's own:
-/// `api.example.com`, `api.example.com:8443`, `[::1]:8080`; `unknown` where the request does not say.
+/// Returns a request's host in lower case, with its port unless that is the scheme's default:
+/// `api.example.com`, `api.example.com:8443`, `[::1]:8080`; `unknown` if the request has no host.
 ///
-/// From the URI, else from the header `Host`. Where the scheme is not known 80 and 443 are left out.
+/// The host comes from the URI, or otherwise from the header `Host`. If the scheme is unknown, both
+/// 80 and 443 are omitted.
+///
+/// ```
+/// use commontrip::http::host;
+///
+/// let request = http::Request::get("http://api.example.com:8080/users").body(())?;
+/// println!("{}", host(&request));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn host<B>(request: &Request<B>) -> Cow<'_, str> {
     let uri = request.uri();
     if let Some(authority) = uri.authority() {

@@ -1,4 +1,4 @@
-//! What the head of an answer says of the service.
+//! Classifies a response by its head.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,18 +7,29 @@ use http::{
     header::{DATE, HeaderName, RETRY_AFTER},
 };
 
-use crate::{Clock, Outcome};
+use crate::{Clock, FailureKind, Outcome};
 
-/// What the head of an answer says of the service that gave it.
+/// Classifies a response by its head.
 ///
 /// | status | outcome |
 /// |---|---|
 /// | 429 | failure: the service wants fewer calls |
-/// | 501, 505 | success: it will never do what was asked, which is no sign of ill health |
+/// | 501, 505 | success: the service does not support the request, which is no sign of ill health |
 /// | any other 5xx | failure |
 /// | the rest, 4xx included | success: the service did its work |
 ///
-/// A failure carries what [`retry_after`] says, whatever its status.
+/// A failure carries its [`retry_after`], whatever its status. Its kind names the status:
+/// `status 503`.
+///
+/// ```
+/// use commontrip::{Outcome, http::outcome};
+/// use http::{HeaderMap, StatusCode};
+///
+/// let none = HeaderMap::new();
+/// assert_eq!(outcome(StatusCode::OK, &none), Outcome::Success);
+/// let failed = outcome(StatusCode::BAD_GATEWAY, &none);
+/// assert_eq!(failed.kind().unwrap().to_string(), "status 502");
+/// ```
 #[must_use]
 pub fn outcome(status: StatusCode, headers: &HeaderMap) -> Outcome {
     let failed = match status {
@@ -27,17 +38,28 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap) -> Outcome {
         status => status.is_server_error(),
     };
     match failed {
-        true => Outcome::Failure {
-            retry_after: retry_after(headers),
-        },
+        true => {
+            let kind = FailureKind::status(status.as_u16());
+            Outcome::failure_of(kind).with_retry_after(retry_after(headers))
+        }
         false => Outcome::Success,
     }
 }
 
-/// How long the header `Retry-After` asks to wait: whole seconds, or until a time.
+/// How long the header `Retry-After` asks callers to wait: whole seconds, or until a date.
 ///
-/// A time is compared with the header `Date`, so that no two clocks are, and with this host's clock
-/// where there is none. `None` without the header, for a time that is past, and for nonsense.
+/// A date is compared with the response's own `Date`, so that clocks need not agree; without that
+/// header, with this host's clock. `None` without the header, and for a past date or an invalid
+/// value.
+///
+/// ```
+/// use std::time::Duration;
+/// use commontrip::http::retry_after;
+///
+/// let headers = http::HeaderMap::from_iter([(http::header::RETRY_AFTER, "5".parse()?)]);
+/// assert_eq!(retry_after(&headers), Some(Duration::from_secs(5)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -104,8 +126,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, "3".parse().unwrap());
             let outcome = outcome(StatusCode::from_u16(status).unwrap(), &headers);
-            let retry_after = Some(Duration::from_secs(3));
-            assert!(outcome == Outcome::Success || outcome == Outcome::Failure { retry_after });
+            let failed = Outcome::failure_of(FailureKind::status(status));
+            let failed = failed.with_retry_after(Duration::from_secs(3));
+            assert!(outcome == Outcome::Success || outcome == failed);
             outcome != Outcome::Success
         };
         let failures: Vec<_> = (100..=999).filter(|status| failed(*status)).collect();

@@ -1,4 +1,4 @@
-//! Answers of a server to requests that are not served.
+//! A server's responses to requests that are not served.
 
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use http::{
 
 use crate::Rejection;
 
-/// The answer to a request that a circuit rejects: 503, with `Retry-After` in whole seconds, at least 1,
-/// and problem+json (RFC 9457) that repeats them. Without both where nobody knows when calls will pass.
+/// The response to a request that a circuit rejects: 503, with `Retry-After` in whole seconds (at
+/// least 1) and problem+json (RFC 9457) that repeats them. The seconds are omitted if it is unknown
+/// when calls are admitted again.
 ///
-/// It names neither the circuit nor why it is open.
+/// Names neither the circuit nor why it is open.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use commontrip::{Commontrip, Override, Policy};
 ///
 /// let payments = Commontrip::embedded()?.circuit("payments", Policy::default())?;
@@ -40,7 +42,15 @@ pub fn rejected<B: From<String>>(rejection: &Rejection) -> Response<B> {
     response
 }
 
-/// The answer to a request whose call was dropped after `call_timeout`: 504, with problem+json.
+/// The response to a request whose call was dropped after `call_timeout`: 504, with problem+json.
+///
+/// ```
+/// use std::time::Duration;
+/// use commontrip::http::timed_out;
+///
+/// let response = timed_out::<String>(Duration::from_secs(2));
+/// assert_eq!(response.status(), http::StatusCode::GATEWAY_TIMEOUT);
+/// ```
 #[must_use]
 pub fn timed_out<B: From<String>>(limit: Duration) -> Response<B> {
     let limit = format!(r#","limit_ms":{}"#, limit.as_millis());
@@ -58,7 +68,7 @@ fn problem<B: From<String>>(status: StatusCode, more: &str) -> Response<B> {
     response
 }
 
-/// As [`rejected`].
+/// Same as [`rejected`].
 impl<B: From<String>> From<Rejection> for Response<B> {
     fn from(rejection: Rejection) -> Self {
         rejected(&rejection)

@@ -1,36 +1,42 @@
 //! One circuit and its transitions: the one writer of state and generation.
 //!
-//! Owns what each transition sets, the events and the publications; [`operations`](super) says
-//! which transition when. Invariants: every transition adds one to the generation, appends one
-//! event and publishes once; the generation never goes back while a caller remembers it.
+//! Owns what each transition sets, the events and the publications; [`operations`](super) decides
+//! which transition happens when. Invariants: every transition increments the generation, appends
+//! one event and publishes once; the generation never decreases while a caller remembers it.
 //! Twin: `lua/lib/circuit.lua`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
-    Event, Head, Interval, Kind, Members, Memory, Reason, Rules, Snapshot, State, Times,
+    Event, Head, Interval, Kind, Members, Memory, Reason, Rules, Slice, Snapshot, State, Times,
     history::History,
     in_use::Policies,
+    kinds::Kinds,
     request::LONGEST_MS,
     slices::Slices,
-    snapshot::{MOST_GENERATIONS, Span},
+    snapshot::{MOST_GENERATIONS, Span, generation_after},
+    totals::{Totals, is_down},
     window::Sums,
     windows::Windows,
 };
 
-/// How many transitions are kept.
+/// How many events are kept.
 const EVENTS: usize = 256;
-/// A difference in time between a store and its callers that is no delay of an answer, ms.
+/// A larger time difference between a store and a caller is not the delay of an answer, ms.
 const STEP_MS: u64 = 1000;
 
-/// One circuit, as Redis holds it. The default is one that no store has heard of.
+/// One circuit, as Redis stores it. The default is a circuit that no store knows.
 #[derive(Clone, Debug, Default)]
 pub struct Circuit {
-    /// Whether anything was ever written.
+    /// Whether the circuit was ever written.
     pub(super) exists: bool,
     pub(super) state: State,
     pub(super) generation: u64,
     pub(super) since_ms: u64,
+    /// When it opened (failed probes do not change it); 0 if it is neither open nor half-open.
+    pub(super) opened_ms: u64,
+    /// Total duration of the outages before that, half-open periods included.
+    pub(super) open_total_ms: u64,
     pub(super) until_ms: u64,
     pub(super) reason: Reason,
     pub(super) consecutive_opens: u64,
@@ -45,53 +51,43 @@ pub struct Circuit {
     pub(super) override_reason: String,
     pub(super) policy: String,
     pub(super) policy_version: u64,
-    /// The policies in code that replicas have.
+    /// The policies in code of the replicas.
     pub(super) policies: Policies,
-    /// In what they differ.
+    /// The settings in which these policies differ.
     pub(super) differ: String,
     pub(super) pace_ms: u64,
     pub(super) live_replicas: u64,
     /// Token -> lease deadline.
     pub(super) probes: BTreeMap<String, u64>,
-    pub(super) replicas: HashMap<String, Noted>,
-    /// Replica -> when it last reported a failure.
+    pub(super) replicas: HashMap<String, SeenReplica>,
+    /// Stable name of a replica -> when it last reported a failure.
     pub(super) failing: BTreeMap<String, u64>,
-    /// Replica -> until when it is open for itself.
+    /// Replica -> until when its local circuit is open.
     pub(super) alone: BTreeMap<String, u64>,
-    /// How long calls took, whatever the state was.
+    /// How long calls took, in any state.
     pub(super) latencies: Slices,
+    /// The kinds of failures, in any state.
+    pub(super) kinds: Kinds,
     pub(super) history: History,
-    events: VecDeque<Event>,
-    published: Vec<Snapshot>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) published: Vec<Snapshot>,
 }
 
-/// A replica that reports here.
+/// A replica that reports to this circuit.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Noted {
+pub(super) struct SeenReplica {
     /// Number of its last report.
     pub(super) number: u64,
-    /// When it was seen.
+    /// When it was last recorded.
     pub(super) seen: u64,
-    /// The moment of that by which it is known to be noted.
+    /// A short form of that time, as Redis stores it. It tells whether the replica is due to be
+    /// recorded.
     pub(super) moment: u64,
     /// The id of its policy.
     pub(super) policy: u64,
 }
 
-/// Counts of a circuit's whole life.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
-    pub(super) successes: u64,
-    pub(super) failures: u64,
-    pub(super) slow: u64,
-    pub(super) ignored: u64,
-    pub(super) not_permitted: u64,
-    pub(super) abandoned: u64,
-    pub(super) last_success_ms: u64,
-    pub(super) last_failure_ms: u64,
-}
-
-/// What one operation works under: who asks, when, by which rules.
+/// The context of one operation: caller, time and rules.
 pub(super) struct Turn<'a> {
     pub(super) now: u64,
     pub(super) entropy: u64,
@@ -100,28 +96,18 @@ pub(super) struct Turn<'a> {
     pub(super) rules: Rules,
 }
 
-/// The generation after this one. After the last there is the first: no fleet comes there, but
-/// somebody may have written it.
-const fn next(generation: u64) -> u64 {
-    if generation < MOST_GENERATIONS {
-        generation + 1
-    } else {
-        1
-    }
-}
-
-/// What an event says of whoever made it; the origin and the stored policy are an operator's.
+/// What an event says about its cause. The origin and the stored policy come from an operator.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Words<'a> {
+pub(super) struct Annotation<'a> {
     pub(super) by: &'a str,
     pub(super) note: &'a str,
     pub(super) origin: &'a str,
     pub(super) policy: &'a str,
-    /// What the event says, where that is not the reason of the state.
+    /// The reason in the event, if it differs from the reason of the state.
     pub(super) why: Option<Reason>,
 }
 
-impl<'a> Words<'a> {
+impl<'a> Annotation<'a> {
     pub(super) fn of(by: &'a str) -> Self {
         Self {
             by,
@@ -131,9 +117,9 @@ impl<'a> Words<'a> {
 }
 
 impl Circuit {
-    /// A circuit that goes on from a snapshot: its state, and its window's totals at their rate.
+    /// Continues a circuit from a snapshot: its state, and the totals of its window.
     ///
-    /// What a replica begins with when the store is away.
+    /// A replica starts its local circuit with this when the store is unavailable.
     #[must_use]
     pub fn resume(seen: &Snapshot, rules: &Rules, now: u64) -> Self {
         let seen = &seen.clone().bounded();
@@ -141,11 +127,15 @@ impl Circuit {
             0 => 0,
             at => now + at.saturating_sub(seen.now_ms),
         };
+        let began = |at: u64| now.saturating_sub(seen.now_ms.saturating_sub(at));
+        let open_now_ms = seen.open_ms().unwrap_or(0);
         let mut circuit = Self {
             exists: true,
             state: seen.state,
             generation: seen.generation,
-            since_ms: now.saturating_sub(seen.now_ms.saturating_sub(seen.since_ms)),
+            since_ms: began(seen.since_ms),
+            opened_ms: seen.open_ms().map_or(0, |_| began(seen.opened_ms)),
+            open_total_ms: seen.open_total_ms.saturating_sub(open_now_ms),
             until_ms: ends(seen.until_ms),
             reason: seen.reason,
             consecutive_opens: seen.consecutive_opens,
@@ -163,25 +153,32 @@ impl Circuit {
         circuit
     }
 
-    /// Takes the snapshots that transitions have published since the last time.
+    /// Takes the snapshots that transitions have published since the last call.
     pub fn take_published(&mut self) -> Vec<Snapshot> {
         std::mem::take(&mut self.published)
     }
 
-    /// What came after the transition to `generation`, oldest first; the newest 256 are kept.
+    /// Returns the events after the transition to `generation`, oldest first. The newest 256 are
+    /// kept.
     #[must_use]
     pub fn events_after(&self, generation: u64) -> Vec<Event> {
         let newer = self.events.iter().filter(|e| e.is_after(generation));
         newer.cloned().collect()
     }
 
-    /// What was reported in the past hour of use, oldest first; the newest `most` slices.
+    /// Returns the newest `most` intervals of the past hour, oldest first.
     #[must_use]
     pub fn history(&self, most: usize) -> Vec<Interval> {
         self.history.newest(most, self.counted())
     }
 
-    /// Who takes part, as of `now`.
+    /// Returns the whole history, oldest first.
+    #[must_use]
+    pub fn past(&self) -> Vec<Slice> {
+        self.history.slices(self.counted())
+    }
+
+    /// Returns the replicas and probes of the circuit, as of `now`.
     #[must_use]
     pub fn members(&self, now: u64) -> Members {
         let seen = self.replicas.iter();
@@ -192,7 +189,7 @@ impl Circuit {
         Members::new(now, probes, &seen, &self.failing, alone)
     }
 
-    /// Whether outcomes are filed in the window.
+    /// Whether outcomes are recorded in the window.
     pub(super) const fn records(&self) -> bool {
         matches!(self.state, State::Closed | State::MetricsOnly)
     }
@@ -211,8 +208,8 @@ impl Circuit {
         }
     }
 
-    /// Begins an operation that writes: adopts what the caller remembers, ends an override whose
-    /// time is up.
+    /// Begins an operation that writes: adopts the caller's memory, and ends an override that has
+    /// expired.
     pub(super) fn load<'a>(&mut self, head: &'a Head, now: u64) -> Turn<'a> {
         let t = self.turn(head, now);
         self.pace_ms = 0;
@@ -229,7 +226,7 @@ impl Circuit {
                 State::Closed,
                 Reason::OverrideExpired,
                 0,
-                Words::of(t.replica),
+                Annotation::of(t.replica),
             );
         }
         t
@@ -238,42 +235,44 @@ impl Circuit {
     fn keep_in_time(&mut self, t: &Turn<'_>) {
         let times = Span {
             since: self.since_ms,
+            opened: self.opened_ms,
             until: self.until_ms,
             ramp_until: self.ramp_until_ms,
             retry_after_until: self.retry_after_until_ms,
         };
         let times = times.as_of(t.now, self.state, &t.rules);
         self.since_ms = times.since;
+        self.opened_ms = times.opened;
         self.until_ms = times.until;
         self.ramp_until_ms = times.ramp_until;
         self.retry_after_until_ms = times.retry_after_until;
     }
 
-    /// Takes over what the caller remembers of a circuit that was lost or is in an older state; of
-    /// the present one, how much of it is left, where the store's clock was set back.
+    /// Adopts the caller's memory of a circuit that was lost or is in an older state. For the same
+    /// state, takes over the time left if the store's clock was set back.
     fn adopt(&mut self, t: &Turn<'_>, memory: &Memory) {
         let left = u64::try_from(memory.left_ms).map_or(0, |left| left.min(LONGEST_MS));
         if memory.generation == self.generation {
             let same = memory.state == self.state && self.state != State::HalfOpen;
-            // The caller's clock, which nobody sets, says so.
+            // The caller's monotonic clock says that less time is left.
             if same && memory.left_ms >= 0 && self.until_ms > t.now + left + STEP_MS {
                 self.until_ms = t.now + left;
             }
             return;
         }
-        // The last one of all would be adopted again and again.
+        // The largest generation would be adopted again and again, because the next one is 1.
         if memory.generation < self.generation || memory.generation >= MOST_GENERATIONS {
             return;
         }
         self.generation = memory.generation;
         let recent = memory.age_ms <= t.rules.longest_wait_ms() + t.rules.probe_lease_ms;
-        let adopted = Words {
+        let adopted = Annotation {
             why: Some(Reason::Adopted),
-            ..Words::of(t.replica)
+            ..Annotation::of(t.replica)
         };
         if matches!(memory.state, State::Open | State::HalfOpen) && recent {
             self.consecutive_opens = memory.opens;
-            // Where a probe may be out, or is about to be, for as long as that is.
+            // While a probe may be in flight, or about to start, the wait is at least its lease.
             let may_probe = memory.state == State::HalfOpen
                 || left <= STEP_MS
                 || memory.probes > 0
@@ -295,12 +294,12 @@ impl Circuit {
                 memory.state,
                 memory.why,
                 until,
-                Words { note, ..adopted },
+                Annotation { note, ..adopted },
             );
         } else if memory.state != State::Closed || self.exists {
-            self.generation = next(self.generation);
+            self.generation = generation_after(self.generation);
             self.reason = Reason::Adopted;
-            self.announce(t, self.state, self.reason, Words::of(t.replica));
+            self.announce(t, self.state, self.reason, Annotation::of(t.replica));
             self.publish(t);
         }
     }
@@ -311,15 +310,16 @@ impl Circuit {
         to: State,
         reason: Reason,
         until_ms: u64,
-        words: Words<'_>,
+        annotation: Annotation<'_>,
     ) {
+        self.note_open(t.now, to);
         let from = std::mem::replace(&mut self.state, to);
-        let ramp = if reason == Reason::Recovered && words.why.is_none() {
+        let ramp = if reason == Reason::Recovered && annotation.why.is_none() {
             t.rules.ramp_duration_ms
         } else {
             0
         };
-        self.generation = next(self.generation);
+        self.generation = generation_after(self.generation);
         self.since_ms = t.now;
         self.until_ms = until_ms;
         self.reason = reason;
@@ -330,7 +330,7 @@ impl Circuit {
             self.override_author.clear();
             self.override_reason.clear();
         }
-        self.announce(t, from, words.why.unwrap_or(reason), words);
+        self.announce(t, from, annotation.why.unwrap_or(reason), annotation);
         if matches!(to, State::Closed | State::MetricsOnly) {
             self.window.forget();
             self.failing.clear();
@@ -340,11 +340,15 @@ impl Circuit {
         self.publish(t);
     }
 
-    fn announce(&mut self, t: &Turn<'_>, from: State, reason: Reason, words: Words<'_>) {
+    fn announce(&mut self, t: &Turn<'_>, from: State, reason: Reason, annotation: Annotation<'_>) {
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
         let [calls, failures, slow, _] = self.window.sums;
+        let leading_failure = match self.state {
+            State::Open if reason != Reason::Policy => self.kinds.leading(t.now),
+            _ => String::new(),
+        };
         self.events.push_back(Event {
             generation: self.generation,
             from,
@@ -356,18 +360,19 @@ impl Circuit {
             calls,
             failures,
             slow,
-            by: words.by.to_owned(),
-            note: words.note.to_owned(),
-            origin: words.origin.to_owned(),
-            policy: words.policy.to_owned(),
+            by: annotation.by.to_owned(),
+            note: annotation.note.to_owned(),
+            origin: annotation.origin.to_owned(),
+            policy: annotation.policy.to_owned(),
+            leading_failure,
         });
     }
 
-    /// Stores a policy with the circuit, which is no transition: what was counted goes on counting.
-    pub(super) fn store_policy(&mut self, t: &Turn<'_>, words: Words<'_>) {
-        words.policy.clone_into(&mut self.policy);
+    /// Stores a policy with the circuit. This is not a transition: the counts continue.
+    pub(super) fn store_policy(&mut self, t: &Turn<'_>, annotation: Annotation<'_>) {
+        annotation.policy.clone_into(&mut self.policy);
         self.policy_version += 1;
-        self.announce(t, self.state, Reason::Policy, words);
+        self.announce(t, self.state, Reason::Policy, annotation);
         self.publish(t);
     }
 
@@ -386,19 +391,19 @@ impl Circuit {
             .retry_after_until_ms
             .min(t.now + t.rules.longest_wait_ms());
         let until = (t.now + wait).max(asked);
-        self.transition(t, State::Open, reason, until, Words::of(t.replica));
+        self.transition(t, State::Open, reason, until, Annotation::of(t.replica));
     }
 
-    /// Remembers how long the protected service asked to be left alone.
-    pub(super) fn heed(&mut self, t: &Turn<'_>, retry_after_ms: u64) {
+    /// Remembers how long the upstream asked to be left alone.
+    pub(super) fn honor(&mut self, t: &Turn<'_>, retry_after_ms: u64) {
         if retry_after_ms > 0 {
             let until = t.now + retry_after_ms.min(t.rules.longest_wait_ms());
             self.retry_after_until_ms = self.retry_after_until_ms.max(until);
         }
     }
 
-    /// A token settles once, and only within its lease; only in its own generation does it move
-    /// anything.
+    /// Settles a probe. A token settles once, and only within its lease. It affects the circuit
+    /// only in its own generation.
     pub(super) fn settle(
         &mut self,
         t: &Turn<'_>,
@@ -419,12 +424,18 @@ impl Circuit {
             Kind::Success => {
                 self.probe_successes += 1;
                 if self.probe_successes >= t.rules.success_threshold {
-                    self.transition(t, State::Closed, Reason::Recovered, 0, Words::of(t.replica));
+                    self.transition(
+                        t,
+                        State::Closed,
+                        Reason::Recovered,
+                        0,
+                        Annotation::of(t.replica),
+                    );
                 }
             }
             Kind::Failure | Kind::Trip | Kind::Abandoned => {
                 self.probe_failures += 1;
-                self.heed(t, retry_after_ms);
+                self.honor(t, retry_after_ms);
                 if kind == Kind::Trip || self.probe_failures >= t.rules.half_open_failure_threshold
                 {
                     self.open(t, Reason::ProbeFailed);
@@ -433,28 +444,15 @@ impl Circuit {
         }
     }
 
-    /// What was counted in all: successes, failures, slow, ignored, not permitted, abandoned.
-    pub(super) fn counted(&self) -> [u64; 6] {
-        let of = &self.totals;
-        [
-            of.successes,
-            of.failures,
-            of.slow,
-            of.ignored,
-            of.not_permitted,
-            of.abandoned,
-        ]
-    }
-
     pub(super) fn current(&self, t: &Turn<'_>) -> Snapshot {
         self.picture(t, self.window.sums)
     }
 
     pub(super) fn picture(&self, t: &Turn<'_>, sums: Sums) -> Snapshot {
         let [calls, failures, slow, undecided] = sums;
-        let probes = match self.state {
-            State::Open | State::HalfOpen => self.probes.values().filter(|d| **d > t.now).count(),
-            _ => 0,
+        let probes = match is_down(self.state) {
+            true => self.probes.values().filter(|d| **d > t.now).count(),
+            false => 0,
         };
         Snapshot {
             state: self.state,
@@ -480,7 +478,7 @@ impl Circuit {
             failures_total: self.totals.failures,
             slow_total: self.totals.slow,
             ignored_total: self.totals.ignored,
-            not_permitted_total: self.totals.not_permitted,
+            rejected_total: self.totals.rejected,
             last_success_ms: self.totals.last_success_ms,
             last_failure_ms: self.totals.last_failure_ms,
             pace_ms: self.pace_ms,
@@ -489,9 +487,12 @@ impl Circuit {
             alone: self.alone_now(t),
             undecided,
             abandoned_total: self.totals.abandoned,
+            opened_ms: self.opened_at(),
+            open_total_ms: self.open_until_ms(t.now),
             policies_differ: self.differ.clone(),
             latency: None,
             code_policy: String::new(),
+            failure_kinds: Vec::new(),
         }
     }
 }

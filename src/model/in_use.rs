@@ -1,35 +1,35 @@
-//! The policies in code that a fleet runs one circuit under: nearly always one.
+//! The policies in code that a fleet uses for one circuit: nearly always one.
 //!
-//! Owns which there are, how many replicas have each, and in what they differ. A policy is known by
-//! its settings as text. Twin: `lua/lib/in_use.lua`.
+//! Owns the list of these policies, how many replicas use each, and in which settings they differ.
+//! A policy is identified by the text of its settings. Twin: `lua/lib/in_use.lua`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Circuit, Rules,
-    circuit::{Noted, Turn},
+    circuit::{SeenReplica, Turn},
     quorum::REPLICA_SEEN_MS,
     window::Shape,
 };
 
-/// How many policies are known at most.
+/// The largest number of policies in the list.
 const MOST: usize = 8;
-/// The longest time for which a policy that nobody reports is kept for its window's sake, ms.
+/// The longest time for which a policy that nobody reports is kept for its window, ms.
 const LONGEST_KEPT_MS: u64 = 3_600_000;
 /// The longest text about differences, bytes.
 const LONGEST_TEXT: usize = 2000;
 
 #[derive(Clone, Debug)]
 pub(super) struct InUse {
-    /// What replicas are marked with that have it; small.
+    /// The mark of the replicas that use it; a small number.
     pub(super) id: u64,
-    /// When a replica that has it was last noted, Unix ms.
+    /// When a replica that uses it was last recorded, Unix ms.
     seen: u64,
-    /// Replicas that have it, when they were last counted.
+    /// The number of replicas that used it at the last count.
     replicas: u64,
 }
 
-/// A policy's settings as text -> who has it.
+/// Text of the settings -> use of this policy.
 pub(super) type Policies = BTreeMap<String, InUse>;
 
 fn name(rules: &Rules) -> String {
@@ -43,19 +43,19 @@ fn rules(name: &str) -> Rules {
 }
 
 impl Circuit {
-    /// The policy in code that was last noted, as text; empty where it is the default.
+    /// Returns the text of the policy in code that was recorded last; empty if it is the default.
     pub(super) fn code(&self) -> String {
         let last = self.policies.iter().max_by_key(|(_, of)| (of.seen, of.id));
         last.map_or_else(String::new, |(name, _)| rules(name).text())
     }
 
-    /// The settings that hold for who has a policy in code: what is stored wins.
+    /// Returns the settings in effect for a policy in code: those stored with the circuit win.
     fn effective(&self, name: &str) -> Rules {
         rules(name).with(&self.policy)
     }
 
-    /// Notes the replica's policy, and now and then how many have which; returns what to mark the
-    /// replica with.
+    /// Records the replica's policy, and from time to time counts the replicas of each policy.
+    /// Returns the id with which to mark the replica.
     pub(super) fn note_policy(&mut self, t: &Turn<'_>, live_ms: u64) -> u64 {
         let mine = name(&t.in_code);
         if let Some(known) = self.policies.get_mut(&mine)
@@ -103,13 +103,13 @@ impl Circuit {
         id
     }
 
-    /// Counts the replicas that have each, noted at `since` or later.
+    /// Counts the replicas of each policy that were recorded at `since` or later.
     fn count_policies(&mut self, t: &Turn<'_>, mine: u64, since: u64) {
         let mut counted = BTreeMap::<u64, u64>::new();
         if self.policies.len() > 1 {
             for (
                 replica,
-                Noted {
+                SeenReplica {
                     seen, policy: id, ..
                 },
             ) in &self.replicas
@@ -123,9 +123,9 @@ impl Circuit {
         }
     }
 
-    /// The settings that differ, each with its values and how many replicas have which:
-    /// `window_ms=60000 (3), 5000 (1); quorum=1 (3), 2 (1)`. What a stored policy says is the same
-    /// for all.
+    /// Returns the settings that differ, each with its values and their number of replicas:
+    /// `window_ms=60000 (3), 5000 (1); quorum=1 (3), 2 (1)`. Settings in a stored policy are the
+    /// same for all replicas.
     fn differences(&self) -> String {
         let counted = self.policies.iter();
         let mut counted: Vec<_> = counted
@@ -159,7 +159,7 @@ impl Circuit {
         words
     }
 
-    /// How many probes may be out: the fewest that a policy in use permits.
+    /// Returns how many probes may be in flight: the lowest limit of the policies in use.
     pub(super) fn permitted_probes(&mut self, t: &Turn<'_>) -> u64 {
         let mine = name(&t.in_code);
         if !self.policies.contains_key(&mine) {
@@ -173,9 +173,15 @@ impl Circuit {
         fewest.unwrap_or(t.rules.permitted_number_of_calls_in_half_open_state)
     }
 
-    /// Policies as Redis holds them.
+    /// Returns the policies as Redis stores them.
     pub(super) fn held_policies(&self) -> BTreeMap<String, String> {
-        let text = |of: &InUse| format!("{} {} {}", of.id, of.seen, of.replicas);
+        let text = |of: &InUse| {
+            let counted = match of.replicas {
+                0 => String::new(),
+                n => format!(" replicas={n}"),
+            };
+            format!("id={} seen_ms={}{counted}", of.id, of.seen)
+        };
         let policies = self.policies.iter();
         policies
             .map(|(name, of)| (name.clone(), text(of)))

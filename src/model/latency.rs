@@ -1,9 +1,9 @@
-//! How long calls took: a histogram of few numbers, and the percentiles that it gives.
+//! How long calls took: a compact histogram, and its percentiles.
 //!
-//! Owns the buckets and their error: whole microseconds below 32, from there on 16 buckets an octave
-//! up to 2^26 µs (67 s); what took longer goes to the last one. So a percentile is at most 1/33
-//! (3.1 %) away from the value in whole microseconds that it stands for. Knows nothing of time or
-//! Redis. Invariant: buckets ascend, no count is 0. Twin: `lua/lib/latency.lua`.
+//! Owns the buckets and their error: whole microseconds below 32, then 16 buckets per octave up to
+//! 2^26 µs (67 s); longer calls go to the last one. So a percentile is at most 1/33 (3.1 %) away
+//! from the true value in whole microseconds. Knows nothing of time or Redis. Invariant: buckets
+//! ascend, no count is 0. Twin: `lua/lib/latency.lua`.
 
 use std::{fmt, time::Duration};
 
@@ -11,23 +11,24 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
 
 use super::snapshot::LARGEST;
 
-/// How finely an octave is divided: 2^4 buckets.
+/// Resolution of an octave: 2^4 buckets.
 const FINE: u32 = 4;
-/// The first power of two, in µs, that has no bucket of its own any more.
+/// The first power of two, in µs, without a bucket of its own.
 const OCTAVES: u32 = 26;
 /// How many buckets there are.
 pub(crate) const BUCKETS: usize = ((OCTAVES - FINE + 1) as usize) << FINE;
 
-/// The bucket of a latency.
+/// Returns the bucket of a latency.
 #[inline]
 pub(crate) fn bucket_of(micros: u64) -> usize {
     let micros = micros.min((1 << OCTAVES) - 1);
-    // Below the second octave nothing is cut off.
+    // The first 32 values keep every bit.
     let cut = (micros | 1 << FINE).ilog2() - FINE;
     ((cut as usize) << FINE) + (micros >> cut) as usize
 }
 
-/// The latency that a bucket stands for: as far, in percent, from its longest as from its shortest.
+/// Returns the latency that a bucket stands for: its relative distance to the longest and to the
+/// shortest latency of the bucket is the same.
 pub(crate) fn middle_of(bucket: usize) -> Duration {
     let (part, cut) = (bucket & ((1 << FINE) - 1), bucket >> FINE);
     let (shortest, width) = match cut {
@@ -39,20 +40,31 @@ pub(crate) fn middle_of(bucket: usize) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// How often which latencies were seen.
+/// A histogram of latencies.
 ///
-/// On the wire an array: bucket, count, bucket, count, and so on.
+/// Sent as an array: bucket, count, bucket, count, and so on.
+///
+/// ```
+/// use std::time::Duration;
+/// use commontrip::Latencies;
+///
+/// let mut latencies = Latencies::default();
+/// latencies.record(Duration::from_millis(10), 99);
+/// latencies.record(Duration::from_secs(1), 1);
+/// assert_eq!(latencies.count(), 100);
+/// assert!(latencies.percentile(50.0) < Some(Duration::from_millis(20)));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latencies(Vec<(u16, u64)>);
 
 impl Latencies {
-    /// Adds `n` calls that took so long each.
+    /// Adds `n` calls of this latency.
     pub fn record(&mut self, latency: Duration, n: u64) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.add(bucket_of(micros), n);
     }
 
-    /// Adds `n` calls to a bucket; one that there is not is the last.
+    /// Adds `n` calls to a bucket; a bucket that does not exist means the last one.
     pub(crate) fn add(&mut self, bucket: usize, n: u64) {
         let bucket = bucket.min(BUCKETS - 1) as u16;
         if n == 0 {
@@ -64,14 +76,14 @@ impl Latencies {
         }
     }
 
-    /// Adds what the other has.
+    /// Adds the calls of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (bucket, n) in &other.0 {
             self.add(usize::from(*bucket), *n);
         }
     }
 
-    /// Halves every count until at most so many calls are left, so that newer ones weigh more.
+    /// Halves every count until at most `most` calls are left, so that newer calls weigh more.
     pub(crate) fn fade(&mut self, most: u64) {
         while self.count() > most {
             self.0.retain_mut(|(_, n)| {
@@ -81,25 +93,26 @@ impl Latencies {
         }
     }
 
-    /// Whether nothing was seen.
+    /// Whether there are no calls.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many calls were seen.
+    /// Returns the number of calls.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.iter().map(|(_, n)| n).sum()
     }
 
-    /// The latencies that were seen, ascending, and how often each: a bucket stands for its middle.
+    /// Returns the latencies, ascending, each with its count. Each is the middle of a bucket.
     pub fn iter(&self) -> impl Iterator<Item = (Duration, u64)> {
         let pairs = self.0.iter();
         pairs.map(|(bucket, n)| (middle_of(usize::from(*bucket)), *n))
     }
 
-    /// The shortest latency that at least `percent` of the calls did not exceed; `None` without calls.
+    /// Returns the shortest latency that at least `percent` of the calls did not exceed; `None`
+    /// without calls.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Option<Duration> {
         let rank = (self.count() as f64 * percent / 100.0).ceil() as u64;
@@ -112,17 +125,30 @@ impl Latencies {
         reached.map(|(bucket, _)| middle_of(usize::from(*bucket)))
     }
 
-    /// What a user wants to know of it; `None` without calls.
+    /// Returns the average latency; `None` without calls.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let sum = self.iter().fold(0_u128, |sum, (latency, n)| {
+            sum.saturating_add(latency.as_nanos() * u128::from(n))
+        });
+        let mean = sum.checked_div(u128::from(self.count()))?;
+        Some(Duration::from_nanos(
+            u64::try_from(mean).unwrap_or(u64::MAX),
+        ))
+    }
+
+    /// Returns the numbers that users see; `None` without calls.
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         Some(Percentiles {
             count: self.count(),
+            mean: self.mean()?,
             p50: self.percentile(50.0)?,
             p95: self.percentile(95.0)?,
             p99: self.percentile(99.0)?,
         })
     }
 
-    /// Reads what [`Display`](fmt::Display) writes; `None` when it is nothing of the kind.
+    /// Reads what [`Display`](fmt::Display) writes; `None` for any other text.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let number = |digits: &str| {
             let digits = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
@@ -142,7 +168,7 @@ impl Latencies {
     }
 }
 
-/// As Redis holds it: `16:5 17:12`.
+/// Writes the form that Redis stores: `16:5 17:12`.
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (bucket, n)) in self.0.iter().enumerate() {
@@ -164,24 +190,28 @@ impl Serialize for Latencies {
     }
 }
 
-/// How long the fleet's calls took, in the window.
+/// How long the fleet's calls in the window took.
 ///
-/// Successes and failures; what was ignored, rejected or dropped without an outcome is not in it.
-/// Each is at most 1/33 away from the truth, between 32 µs and 67 s; below, whole microseconds; what
-/// took longer counts as 67 s. Where calls are sampled, chance comes on top:
+/// Includes successes and failures, but not calls that were ignored, rejected, or dropped without
+/// an outcome. Each value is at most 1/33 away from the true one between 32 µs and 67 s. Below 32
+/// µs, values are exact to the microsecond; calls longer than 67 s count as 67 s. If calls are
+/// sampled, there is a sampling error as well:
 /// [`LatencyRecording::Sampled`](crate::LatencyRecording::Sampled).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Percentiles {
-    /// Calls that this is made of; where they are sampled, those that the samples stand for.
+    /// The number of calls; if they are sampled, the number that the samples represent.
     pub count: u64,
-    /// Half of the calls took no longer; in JSON `p50_us`, whole microseconds.
+    /// Average latency; in JSON `mean_us`, whole microseconds.
+    #[serde(rename = "mean_us", with = "micros")]
+    pub mean: Duration,
+    /// Half of the calls took no longer; in JSON `p50_us`.
     #[serde(rename = "p50_us", with = "micros")]
     pub p50: Duration,
-    /// 95 of 100 calls took no longer; `p95_us`.
+    /// 95 of 100 calls took no longer; in JSON `p95_us`.
     #[serde(rename = "p95_us", with = "micros")]
     pub p95: Duration,
-    /// 99 of 100 calls took no longer; `p99_us`.
+    /// 99 of 100 calls took no longer; in JSON `p99_us`.
     #[serde(rename = "p99_us", with = "micros")]
     pub p99: Duration,
 }
@@ -222,7 +252,7 @@ mod tests {
         fn a_bucket_stands_for_its_latencies_within_a_thirty_third(micros in micros()) {
             prop_assume!(micros < 1 << 26);
             let middle = middle_of(bucket_of(micros)).as_nanos().abs_diff(u128::from(micros) * 1000);
-            // What is cut off a nanosecond is less than one.
+            // The rounding of the middle is below one nanosecond.
             prop_assert!(33 * middle <= u128::from(micros) * 1000 + 33, "{micros}");
             prop_assert!(micros >= 32 || middle == 0, "{micros}");
         }
@@ -281,6 +311,9 @@ mod tests {
         let at = |percent| latencies.percentile(percent).unwrap().as_micros();
         let seen = [0.0, 50.0, 50.1, 95.0, 95.1, 99.0, 99.1, 100.0, 200.0].map(at);
         assert_eq!(seen, [1, 1, 2, 2, 3, 3, 4, 4, 4]);
+        // (50 * 1 + 45 * 2 + 4 * 3 + 1 * 4) / 100
+        assert_eq!(latencies.mean(), Some(Duration::from_nanos(1560)));
+        assert_eq!(Latencies::default().mean(), None);
     }
 
     #[test]

@@ -1,28 +1,30 @@
-//! Who takes part in a circuit: replicas, and the probes that they have out.
+//! The replicas of a circuit, and their probes in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-/// Who takes part in a circuit, as the store has it.
+use super::quorum::stable;
+
+/// The replicas and probes of a circuit, as stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Members {
-    /// Probe permits that are out, the soonest to end first.
+    /// Probe permits in flight, the first to expire first.
     pub probes: Vec<Lease>,
-    /// Replicas that have reported within the last hour, the last one first.
+    /// Replicas that reported within the last hour, the latest first.
     pub replicas: Vec<Member>,
 }
 
-/// A probe permit that is out.
+/// A probe permit in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Lease {
-    /// Names the permit.
+    /// The permit's token.
     pub token: String,
-    /// Who holds it.
+    /// The replica that holds it.
     pub replica: String,
-    /// Until when, Unix ms by the store's clock.
+    /// When the lease expires, Unix ms by the store's clock.
     pub until_ms: u64,
 }
 
@@ -32,11 +34,12 @@ pub struct Lease {
 pub struct Member {
     /// Its name, with the random part.
     pub name: String,
-    /// When it was last noted, which is done every 5 s, Unix ms by the store's clock.
+    /// When its last report was recorded, Unix ms by the store's clock. Recorded every 5 s.
     pub seen_ms: u64,
-    /// When it last reported a failure; 0 where that is not noted (`quorum` 1) or too long ago.
+    /// When this replica, or an earlier start of it, last reported a failure; 0 if that is not
+    /// recorded (`quorum` 1) or is too long ago.
     pub failing_ms: u64,
-    /// Until when it is open for itself; 0 = it is not.
+    /// Until when its local circuit is open; 0 = it is not.
     pub alone_until_ms: u64,
 }
 
@@ -44,7 +47,7 @@ pub struct Member {
 pub(crate) type Times = BTreeMap<String, u64>;
 
 impl Members {
-    /// What has ended by `now` is left out.
+    /// Omits what has ended by `now`.
     pub(crate) fn new(
         now: u64,
         mut probes: Times,
@@ -67,15 +70,13 @@ impl Members {
             }
         };
         let of = |times: &Times, name: &str| times.get(name).copied().unwrap_or(0);
-        let names: BTreeSet<_> = seen
-            .keys()
-            .chain(failing.keys())
-            .chain(alone.keys())
-            .collect();
+        let mut names: BTreeSet<_> = seen.keys().chain(alone.keys()).collect();
+        let known: BTreeSet<_> = names.iter().map(|name| stable(name)).collect();
+        names.extend(failing.keys().filter(|name| !known.contains(name.as_str())));
         let member = |name: &String| Member {
             name: name.clone(),
             seen_ms: of(seen, name),
-            failing_ms: of(failing, name),
+            failing_ms: of(failing, stable(name)),
             alone_until_ms: of(&alone, name),
         };
         let mut members = Self {

@@ -1,15 +1,17 @@
-//! The circuit as a pure machine: states, policy, windows, transitions.
+//! The circuit as a pure state machine: states, policy, windows, transitions.
 //!
-//! Owns every rule; reads no clock, does no I/O, imports nothing of ours. `now` is always an
-//! argument, in Unix milliseconds. Twin: `lua/`, which says the same where the state is.
+//! Owns every rule; reads no clock, does no I/O, imports nothing from other modules of the crate.
+//! `now` is always an argument, in Unix milliseconds. Twin: `lua/`, which has the same rules for a
+//! circuit in Redis.
 
-mod brief;
 mod circuit;
 mod claims;
 mod event;
-mod held;
+mod failure_kind;
+mod fast_path;
 mod history;
 mod in_use;
+mod kinds;
 pub(crate) mod latency;
 mod members;
 mod name;
@@ -21,32 +23,41 @@ mod request;
 mod slices;
 mod snapshot;
 mod state;
+mod stored;
+mod totals;
 mod window;
 mod windows;
 
+#[cfg(feature = "config")]
+pub(crate) use self::policy::{PRESETS, words as policy_words};
 pub(crate) use self::{
-    history::{Begin, SLICE_MS, intervals},
+    failure_kind::{MOST_KINDS, OTHER, Word},
+    history::History,
+    kinds::Kinds,
     latency::{BUCKETS, bucket_of},
     members::Times,
     operations::pace_ms,
-    request::{FOREVER, millis},
+    request::{FOREVER, LONGEST_MS, millis},
     snapshot::{LARGEST, MOST_GENERATIONS, text},
-    window::{Sums, before},
+    window::{Shape, Sums, before},
 };
-pub use brief::Request;
 pub use circuit::Circuit;
-pub use claims::{Claim, Claims};
+pub use claims::{Claim, ClaimStep, Claimed, Claims, Phase, Verdict};
 pub use event::Event;
-pub use history::Interval;
+pub use failure_kind::FailureKind;
+pub use fast_path::Request;
+pub use history::{Interval, Slice};
+pub use kinds::{KindCount, KindNote};
 pub use latency::{Latencies, Percentiles};
 pub use members::{Lease, Member, Members};
 pub use name::{Name, NameError};
 pub use outcome::{Counts, Outcome, Runs};
 pub use policy::{
-    AbandonedCalls, LatencyRecording, OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules,
+    AbandonedCalls, LatencyRecording, MinimumAppliesTo, OnStoreFailure, Policy, PolicyBuilder,
+    PolicyError, Rules, TimedOutCalls,
 };
 pub use request::{
     Acquire, Command, Control, Grant, Head, Kind, Memory, Permission, Release, Report, Settled,
 };
 pub use snapshot::Snapshot;
-pub use state::{Reason, State};
+pub use state::{Reason, State, UnknownWord};

@@ -1,36 +1,36 @@
-//! What a circuit can be asked to do: acquire, report, release, control, snapshot.
+//! The operations of a circuit: acquire, report, release, control, snapshot.
 //!
-//! One function a script; each reads, decides, then writes. Twin: `lua/*.lua`.
+//! Each function is one script, which reads, decides, then writes. Twin: `lua/*.lua`.
 
 use super::{
-    Acquire, Circuit, Command, Control, Grant, Head, Permission, Reason, Release, Report, Rules,
-    Snapshot, State,
-    circuit::{Turn, Words},
+    Acquire, Circuit, Command, Control, Counts, Grant, Head, Permission, Reason, Release, Report,
+    Rules, Snapshot, State,
+    circuit::{Annotation, Turn},
     quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS, no_later},
     request::LONGEST_MS,
 };
 
-/// How long an unheard replica's last number is kept.
+/// How long the last number of a silent replica is kept, ms.
 pub(super) const REPLICA_MEMORY_MS: u64 = 3_600_000;
-/// The budget that those share who are there.
+/// The live replicas share this budget.
 const REPORTS_PER_SECOND: u64 = 200;
 
-/// How long each of so many replicas should wait between reports, ms.
+/// Returns how long each of `replicas` should wait between reports, ms.
 pub(crate) fn pace_ms(rules: &Rules, replicas: u64) -> u64 {
     rules
         .report_interval_ms
         .max(replicas * 1000 / REPORTS_PER_SECOND)
 }
-/// How many forgotten replicas one report clears away.
+/// How many silent replicas one report removes at most.
 const CLEARED: usize = 100;
 
-/// The moment of a time, as Redis keeps it for each replica.
+/// Returns a short form of a time, as Redis stores it for each replica.
 pub(super) const fn moment(ms: u64) -> u64 {
     ms / REPLICA_SEEN_MS % 1000
 }
 
 impl Circuit {
-    /// Asks for leave to make one call; makes the transitions whose time has come.
+    /// Permits or rejects one call, and makes the transitions that are due.
     pub fn acquire(&mut self, request: &Acquire, now: u64) -> Grant {
         let t = self.load(&request.head, now);
         if self.state == State::Open && now >= self.until_ms {
@@ -40,10 +40,10 @@ impl Circuit {
                 State::HalfOpen,
                 Reason::WaitElapsed,
                 until,
-                Words::of(t.replica),
+                Annotation::of(t.replica),
             );
         } else if self.state == State::HalfOpen && now >= self.until_ms {
-            // Probes that are out, or were lost, say that the service hangs; without any it only
+            // Probes in flight or lost mean that the service hangs. Without any, the circuit only
             // lacked calls.
             if self.probes.is_empty() {
                 self.until_ms = now + t.rules.max_wait_duration_in_half_open_state_ms;
@@ -57,7 +57,8 @@ impl Circuit {
             _ => Permission::Rejected,
         };
         if permission != Permission::Probe {
-            // Asked twice, because the first answer was lost, and the circuit has moved on since.
+            // The caller asked again because the first answer was lost, and the circuit has moved
+            // on since.
             self.probes.remove(&request.token);
         }
         Grant {
@@ -80,13 +81,14 @@ impl Circuit {
         Permission::Probe
     }
 
-    /// Files what a replica has seen since its last report, settles its probes, trips or closes.
+    /// Records what a replica has seen since its last report, settles its probes, trips or closes.
     pub fn report(&mut self, report: &Report, now: u64) -> Snapshot {
         let t = self.load(&report.head, now);
         if self.is_news(&t, report, now) {
-            self.history.begin(now, self.counted());
+            self.history.begin(&t.rules, now, self.counted());
             self.count_totals(report, now);
             self.latencies.add(&t.rules, now, &report.latencies);
+            self.kinds.note(now, &report.kinds);
             self.note_alone(&t, report.alone_ms);
             for s in &report.settled {
                 self.settle(&t, s.generation, &s.token, s.kind, s.retry_after_ms);
@@ -99,7 +101,8 @@ impl Circuit {
         self.current(&t)
     }
 
-    /// Notes the report's number, and now and then who is here; false when it was seen before.
+    /// Records the number of the report, and from time to time its replica. Returns `false` if the
+    /// number was seen before.
     fn is_news(&mut self, t: &Turn<'_>, report: &Report, now: u64) -> bool {
         let replica = &report.head.replica;
         let known = self.replicas.get(replica).copied();
@@ -117,8 +120,8 @@ impl Circuit {
         true
     }
 
-    /// Lets go of who has not been here for long, and says how many are; returns the id of the
-    /// replica's policy.
+    /// Removes replicas that have been silent for a long time, and counts the live ones. Returns
+    /// the id of the replica's policy.
     fn note_replicas(&mut self, t: &Turn<'_>, now: u64) -> u64 {
         no_later(self.replicas.values_mut().map(|noted| &mut noted.seen), now);
         if let Some(forgotten) = now.checked_sub(REPLICA_MEMORY_MS) {
@@ -130,7 +133,7 @@ impl Circuit {
                 self.replicas.remove(&replica);
             }
         }
-        // Who reports so rarely only because it was told to is there too.
+        // A replica that reports rarely because its pace is slow is live too.
         let live_ms = REPLICA_LIVE_MS.max(3 * self.live_replicas * 1000 / REPORTS_PER_SECOND);
         let since = now.saturating_sub(live_ms);
         let live = self.replicas.values().filter(|noted| noted.seen >= since);
@@ -141,16 +144,26 @@ impl Circuit {
     fn count_totals(&mut self, report: &Report, now: u64) {
         let mut all = report.counts;
         all += report.late;
-        self.totals.successes += all.successes;
-        self.totals.failures += all.failures;
-        self.totals.slow += all.slow();
-        self.totals.ignored += all.ignored;
-        self.totals.not_permitted += all.not_permitted;
-        self.totals.abandoned += all.abandoned;
-        if all.successes > 0 {
+        let Counts {
+            successes,
+            failures,
+            slow_successes,
+            slow_failures,
+            ignored,
+            rejected,
+            abandoned,
+            abandoned_failures: _, // among the failures
+        } = all;
+        self.totals.successes += successes;
+        self.totals.failures += failures;
+        self.totals.slow += slow_successes + slow_failures;
+        self.totals.ignored += ignored;
+        self.totals.rejected += rejected;
+        self.totals.abandoned += abandoned;
+        if successes > 0 {
             self.totals.last_success_ms = now;
         }
-        if all.failures > 0 {
+        if failures > 0 {
             self.totals.last_failure_ms = now;
         }
     }
@@ -159,12 +172,12 @@ impl Circuit {
         let mut longest = self.join_runs(report);
         self.window.record(&t.rules, t.now, &report.counts);
         if t.rules.is_silent(self.window.sums) {
-            // A run has no time limit: these go on counting when they have left the window.
+            // A run has no time limit: undecided calls stay in it after they have left the window.
             self.consecutive_failures += report.counts.undecided();
             longest = longest.max(self.consecutive_failures);
         }
         self.note_failing(t, &report.counts);
-        self.heed(t, report.retry_after_ms);
+        self.honor(t, report.retry_after_ms);
         if self.state != State::Closed {
             return;
         }
@@ -184,7 +197,7 @@ impl Circuit {
         }
     }
 
-    /// Joins the batch's runs of failures to the one that the circuit is in; returns the longest.
+    /// Joins the batch's runs of failures to the circuit's current run. Returns the longest one.
     fn join_runs(&mut self, report: &Report) -> u64 {
         let joined = self.consecutive_failures;
         let (first, last) = match report.counts.successes {
@@ -206,7 +219,7 @@ impl Circuit {
     /// Carries out an operator's command.
     pub fn control(&mut self, request: &Control, now: u64) -> Snapshot {
         let t = self.load(&request.head, now);
-        let words = Words {
+        let annotation = Annotation {
             by: &request.author,
             note: &request.reason,
             origin: t.replica,
@@ -221,11 +234,24 @@ impl Circuit {
             Command::Policy => {
                 if request.expects == 0 || request.expects == self.policy_version + 1 {
                     let policy = &request.policy;
-                    self.store_policy(&t, Words { policy, ..words });
+                    self.store_policy(
+                        &t,
+                        Annotation {
+                            policy,
+                            ..annotation
+                        },
+                    );
                 }
                 return self.current(&t);
             }
         };
+        let in_force = match self.state.is_override() {
+            true => self.generation,
+            false => 0,
+        };
+        if request.expects > 0 && request.expects != in_force.saturating_add(1) {
+            return self.current(&t);
+        }
         let (reason, until) = match to {
             State::Closed => (Reason::Reset, 0),
             _ if request.for_ms > 0 => (Reason::Override, now + request.for_ms.min(LONGEST_MS)),
@@ -236,11 +262,12 @@ impl Circuit {
             self.override_author.clone_from(&request.author);
             self.override_reason.clone_from(&request.reason);
         }
-        self.transition(&t, to, reason, until, words);
+        self.transition(&t, to, reason, until, annotation);
         self.current(&t)
     }
 
-    /// The circuit as it is, with what has left the window taken off; of one that is open, what opened it.
+    /// Returns the circuit, without calls that have left the window. An open or half-open circuit
+    /// keeps the counts that opened it.
     #[must_use]
     pub fn snapshot(&self, head: &Head, now: u64) -> Snapshot {
         let t = self.turn(head, now);
@@ -253,6 +280,7 @@ impl Circuit {
         snapshot.pace_ms = 0;
         snapshot.latency = self.latencies.seen(&t.rules, now).percentiles();
         snapshot.code_policy = self.code();
+        snapshot.failure_kinds = self.kinds.seen(now);
         snapshot
     }
 }

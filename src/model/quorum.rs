@@ -1,23 +1,35 @@
-//! Which replicas fail, which are open for themselves, and whether enough fail to open.
+//! Which replicas fail, whose local circuit is open, and whether enough fail to open.
 //!
-//! Owns `failing` and `alone`; knows nothing of states. With a quorum of 1 nothing is noted and
-//! every breach is agreed on. Both are cleared of what is over when something is noted, and what
-//! is over never counts. Twin: `lua/lib/quorum.lua`.
+//! Owns `failing` and `alone`; knows nothing of states. Replicas are counted by their stable names,
+//! so a replica that crashes and restarts repeatedly counts once. With a quorum of 1 nothing is
+//! recorded, and every breach is agreed. Expired entries of both maps never count, and are removed
+//! when an entry is added. Twin: `lua/lib/quorum.lua`.
+
+use std::collections::BTreeSet;
 
 use super::{Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS};
 
-/// Who reported within this time is there.
+/// A replica that reported within this time is live.
 pub(super) const REPLICA_LIVE_MS: u64 = 15_000;
-/// How exactly that is known.
+/// The precision of that time.
 pub(super) const REPLICA_SEEN_MS: u64 = 5_000;
 
-/// How long a failure counts, ms.
+/// Returns a replica's name without its random part, which is new at each start.
+pub(super) fn stable(replica: &str) -> &str {
+    let random = |part: &str| part.len() == 8 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    match replica.rsplit_once('.') {
+        Some((name, part)) if !name.is_empty() && random(part) => name,
+        _ => replica,
+    }
+}
+
+/// Returns how long a failure counts, ms.
 fn window(rules: &Rules) -> u64 {
     rules.window_ms.max(1)
 }
 
-/// Times that are later than any can be, as those of a clock that was set back, are read as the
-/// latest. Redis takes a hundred at a time.
+/// Lowers times that are later than `latest`, such as those from before the clock was set back.
+/// Redis lowers at most a hundred in one call.
 pub(super) fn no_later<'a>(times: impl Iterator<Item = &'a mut u64>, latest: u64) {
     times.for_each(|at| *at = latest.min(*at));
 }
@@ -29,13 +41,13 @@ impl Circuit {
         if t.rules.quorum <= 1 || counts.failures == 0 && !slow && !hung {
             return;
         }
-        // Another policy's window may be longer.
+        // Another policy may have a longer window.
         let kept = match self.differ.is_empty() {
             true => window(&t.rules),
             false => window(&t.rules).max(REPLICA_MEMORY_MS),
         };
         self.failing.retain(|_, at| *at + kept > t.now);
-        self.failing.insert(t.replica.to_owned(), t.now);
+        self.failing.insert(stable(t.replica).to_owned(), t.now);
         no_later(self.failing.values_mut(), t.now);
     }
 
@@ -43,7 +55,7 @@ impl Circuit {
         if t.rules.quorum <= 1 {
             return;
         }
-        // As long as its circuit can be open, or half-open.
+        // The longest time for which a local circuit can be open or half-open.
         let longest = t.rules.longest_wait_ms().max(t.rules.probe_lease_ms);
         let latest = t.now + longest.max(t.rules.max_wait_duration_in_half_open_state_ms);
         no_later(self.alone.values_mut(), latest);
@@ -76,11 +88,14 @@ impl Circuit {
         if t.rules.quorum <= 1 {
             return true;
         }
-        // A replica's place in `replicas` can be older than its last report by what it is known to.
+        // The recorded time of a replica can be up to `REPLICA_SEEN_MS` older than its last report.
         let within = window(&t.rules).max(REPLICA_LIVE_MS) + REPLICA_SEEN_MS;
         let since = t.now.saturating_sub(within);
-        let live = self.replicas.values().filter(|noted| noted.seen >= since);
-        let live = live.count() as u64;
-        self.failing_now(t) >= t.rules.quorum.min(live.max(1))
+        let live = self
+            .replicas
+            .iter()
+            .filter(|(_, noted)| noted.seen >= since);
+        let live: BTreeSet<_> = live.map(|(name, _)| stable(name)).collect();
+        self.failing_now(t) >= t.rules.quorum.min(live.len().max(1) as u64)
     }
 }

@@ -1,56 +1,58 @@
-//! What a replica asks of a circuit.
+//! Requests of a replica to a circuit.
 //!
-//! Owns the shapes of the requests; each is one MessagePack array on the wire, its fields in the
+//! Owns the shapes of the requests. Each is sent as one MessagePack array, with its fields in the
 //! order given here. Twin: the headers of `lua/*.lua`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Counts, Latencies, Reason, Rules, Runs, Snapshot, State};
+use super::{Counts, KindNote, Latencies, Reason, Rules, Runs, Snapshot, State};
 
-/// The longest time that goes over the wire, ms: a hundred years.
-pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
+/// The longest time in a request, ms: a hundred years.
+pub(crate) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
-/// As good as without end, and small enough to be added to any time: a year.
+/// Practically without end, and small enough to be added to any time: a year.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
-/// A duration in whole milliseconds, rounded up; what is longer than a hundred years is cut.
+/// Converts a duration to whole milliseconds, rounded up, at most a hundred years.
 pub(crate) fn millis(time: Duration) -> u64 {
     let ms = time.as_nanos().div_ceil(1_000_000);
     u64::try_from(ms).map_or(LONGEST_MS, |ms| ms.min(LONGEST_MS))
 }
 
-/// What every request begins with.
+/// The common start of every request.
 #[derive(Clone, Debug, Default)]
 pub struct Head {
     /// Unix ms, for tests; 0 = the store's clock.
     pub now_ms: u64,
-    /// `0..=999`, drawn anew for each request; jitter is made of it.
+    /// `0..=999`, random for each request; used for jitter.
     pub entropy: u64,
-    /// Who asks; unique to one registry of one process. Of an operator, from where.
+    /// The caller; unique to one registry of one process. For an operator, where the command comes
+    /// from.
     pub replica: String,
     /// The policy in code.
     pub policy: Rules,
-    /// An operator asks, who has no policy in code: the one that replicas last reported counts.
+    /// Whether an operator asks. Operators have no policy in code: the policy that replicas last
+    /// reported is used.
     pub is_operator: bool,
     /// What the replica remembers of the circuit.
     pub memory: Memory,
-    /// The circuit as the replica has last seen it. Not sent: an answer in which only counts are
-    /// new is made whole with it.
+    /// The circuit as the replica last saw it. Not sent: it completes answers that contain only the
+    /// counts that changed.
     pub seen: Snapshot,
 }
 
-/// What a replica remembers of a circuit, for a store that lost it.
+/// What a replica remembers of a circuit, for a store that has lost it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// The newest generation seen; 0 = none.
     pub generation: u64,
     /// Its state.
     pub state: State,
-    /// Time left in the state; -1 = it has no end.
+    /// Time left in the state, ms; -1 = no end.
     pub left_ms: i64,
-    /// How long ago the store last confirmed this.
+    /// Time since the store last confirmed this, ms.
     pub age_ms: u64,
     /// Consecutive opens.
     pub opens: u64,
@@ -60,71 +62,75 @@ pub struct Memory {
     pub reason: String,
     /// Why the circuit entered its state.
     pub why: Reason,
-    /// Probe permits that were out when the store confirmed this.
+    /// Probes that were in flight when the store confirmed this.
     pub probes: u64,
 }
 
-/// Asks for leave to make one call.
+/// Asks for permission to make one call.
 #[derive(Clone, Debug, Default)]
 pub struct Acquire {
     /// Common part.
     pub head: Head,
-    /// Names the permit, should it be a probe; unique to this request.
+    /// Identifies the permit if it is a probe; unique to this request.
     pub token: String,
 }
 
-/// Files outcomes.
+/// Reports outcomes.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Common part.
     pub head: Head,
-    /// Number of this report, growing by one from 1 for each replica and circuit.
+    /// Number of this report: 1 for the first report of a replica to a circuit, then one more each
+    /// time.
     pub seq: u64,
     /// The generation that `counts` belongs to.
     pub generation: u64,
     /// Outcomes of calls that were permitted in `generation`.
     pub counts: Counts,
-    /// Outcomes of calls that were permitted before it.
+    /// Outcomes of calls that were permitted in earlier generations.
     pub late: Counts,
     /// Runs of failures in `counts`.
     pub runs: Runs,
-    /// The longest time that the service asked to be left alone in `counts`, ms; 0 = none.
+    /// The longest time for which the service asked to be left alone in `counts`, ms; 0 = none.
     pub retry_after_ms: u64,
-    /// How many outcomes in `counts` ask for an open circuit.
+    /// How many outcomes in `counts` open the circuit whatever the thresholds.
     pub trips: u64,
     /// Probes that have an outcome.
     pub settled: Vec<Settled>,
-    /// How long this replica is open for itself yet, ms; 0 = it is not.
+    /// How much longer the local circuit of this replica is open, ms; 0 = it is not.
     pub alone_ms: u64,
-    /// How long calls took, those of any generation; `ignored` ones are not in it.
+    /// How long calls of any generation took, without ignored calls.
     pub latencies: Latencies,
+    /// The kinds of failures of any generation, at most 16.
+    pub kinds: Vec<KindNote>,
 }
 
-/// One probe's outcome.
+/// The outcome of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Settled {
     /// The permit's token.
     pub token: String,
-    /// The generation that it was given under.
+    /// The generation in which the permit was given.
     pub generation: u64,
-    /// What became of it.
+    /// The outcome.
     pub kind: Kind,
-    /// How long the service asked to be left alone, ms; 0 = it did not.
+    /// How long the service asked to be left alone, ms; 0 = it did not ask.
     pub retry_after_ms: u64,
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing that counts.
+    /// It says nothing about the service.
     Ignored,
     /// It succeeded.
     Success,
     /// It failed.
     Failure,
-    /// It failed and asks for an open circuit.
+    /// It failed, and opens the circuit at once.
     Trip,
-    /// It was dropped before it ended: a failure, unless another of this half-open has succeeded.
+    /// It was dropped before it ended: a failure, unless another probe of this half-open period has
+    /// succeeded.
     Abandoned,
 }
 
@@ -150,24 +156,25 @@ pub struct Control {
     pub head: Head,
     /// What to do.
     pub command: Command,
-    /// How long an override lasts, ms; 0 = until it is ended.
+    /// How long an override lasts, ms; 0 = no end.
     pub for_ms: u64,
-    /// Who commands.
+    /// The operator.
     pub author: String,
     /// Why.
     pub reason: String,
-    /// For [`Command::Policy`]: `key=integer` pairs; empty = take the stored policy away.
+    /// For [`Command::Policy`]: `key=integer` pairs; empty = remove the stored policy.
     pub policy: String,
-    /// For [`Command::Policy`]: 0, or one more than the version of the stored policy must be for it to
-    /// be replaced; else nothing happens.
+    /// 0 = anything. Otherwise the expected value plus one, and nothing changes if it does not
+    /// match. For [`Command::Policy`] this is the version of the stored policy; for the others the
+    /// generation of the override in force, 0 without one.
     pub expects: u64,
 }
 
-/// What an operator can command.
+/// A command of an operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// To closed, with an empty window and no backoff.
+    /// Close the circuit, with an empty window and without backoff.
     #[default]
     Reset,
     /// Reject every call.
@@ -176,7 +183,7 @@ pub enum Command {
     Disable,
     /// Admit every call and record it.
     MetricsOnly,
-    /// Store a policy with the circuit.
+    /// Store a policy with the circuit, or remove it.
     Policy,
 }
 
@@ -213,7 +220,7 @@ pub struct Grant {
     pub snapshot: Snapshot,
 }
 
-/// A policy on the wire; none of an operator.
+/// A policy as it is sent; an empty array for an operator.
 struct Sent<'a>(Option<&'a Rules>);
 
 impl Serialize for Sent<'_> {
@@ -226,16 +233,19 @@ impl Serialize for Sent<'_> {
 }
 
 impl Head {
-    /// What is sent of it.
+    /// Returns the parts that are sent.
     fn parts(&self) -> (u64, u64, &str, Sent<'_>, &Memory) {
-        let policy = Sent((!self.is_operator).then_some(&self.policy));
-        (
-            self.now_ms,
-            self.entropy,
-            &self.replica,
+        let Self {
+            now_ms,
+            entropy,
+            replica,
             policy,
-            &self.memory,
-        )
+            is_operator,
+            memory,
+            seen: _,
+        } = self;
+        let policy = Sent((!is_operator).then_some(policy));
+        (*now_ms, *entropy, replica, policy, memory)
     }
 }
 
@@ -245,13 +255,14 @@ impl Serialize for Head {
     }
 }
 
-/// Writes the fields of the head and then the given ones as one array.
+/// Serializes the fields of the head and then the given fields as one array.
 macro_rules! array_coded {
-    ($($request:ty { $($field:ident),+ })+) => {$(
+    ($($request:ident { $($field:ident),+ })+) => {$(
         impl Serialize for $request {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let (now_ms, entropy, replica, policy, memory) = self.head.parts();
-                (now_ms, entropy, replica, policy, memory, $(&self.$field),+).serialize(serializer)
+                let Self { head, $($field),+ } = self;
+                let (now_ms, entropy, replica, own, memory) = head.parts();
+                (now_ms, entropy, replica, own, memory, $($field),+).serialize(serializer)
             }
         }
     )+};
@@ -259,7 +270,7 @@ macro_rules! array_coded {
 
 array_coded! {
     Acquire { token }
-    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled, alone_ms, latencies }
+    Report { seq, generation, counts, late, runs, retry_after_ms, trips, settled, alone_ms, latencies, kinds }
     Release { token }
     Control { command, for_ms, author, reason, policy, expects }
 }

@@ -1,17 +1,17 @@
-//! The latencies of one circuit, in slices of time that leave one by one.
+//! The latencies of one circuit, in slices of time that expire one by one.
 //!
-//! Owns which slices are in the window; a time window has as many slices as buckets, for a count
-//! window they are 10 of 6 s. Knows nothing of states: a transition leaves them alone.
+//! Owns which slices are in the window: a time window has as many slices as buckets, a count window
+//! 10 slices of 6 s. Knows nothing of states: transitions do not change latencies.
 //! Twin: `lua/lib/latency.lua`.
 
 use std::collections::BTreeMap;
 
 use super::{Latencies, Rules, window};
 
-/// What a count window's latencies are kept in: slice width in ms, and how many.
+/// The slices of a count window: width in ms, and number.
 const COUNT_WINDOW: (u64, u64) = (6000, 10);
 
-/// Slice start, Unix ms -> what was seen in it.
+/// Slice start, Unix ms -> its latencies.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slices(BTreeMap<u64, Latencies>);
 
@@ -23,8 +23,8 @@ fn grid(rules: &Rules) -> (u64, u64) {
 }
 
 impl Slices {
-    /// Files a batch under `now`. A slice that begins lets those go that have left the window; one
-    /// that lies as far ahead is of a clock that was set back.
+    /// Adds a batch to the current slice. When a slice begins, those that have left the window are
+    /// removed, and also those as far in the future: they are from before the clock was set back.
     pub(super) fn add(&mut self, rules: &Rules, now: u64, latencies: &Latencies) {
         if latencies.is_empty() {
             return;
@@ -41,7 +41,7 @@ impl Slices {
         }
     }
 
-    /// What was seen within the window, as of `now`.
+    /// Returns the latencies in the window, as of `now`.
     pub(super) fn seen(&self, rules: &Rules, now: u64) -> Latencies {
         let (width, n) = grid(rules);
         let mut seen = Latencies::default();
@@ -53,7 +53,7 @@ impl Slices {
         seen
     }
 
-    /// As Redis holds them.
+    /// Returns the slices as Redis stores them.
     pub(super) fn held(&self) -> BTreeMap<String, String> {
         let text =
             |(start, latencies): (&u64, &Latencies)| (start.to_string(), latencies.to_string());

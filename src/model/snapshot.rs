@@ -1,4 +1,4 @@
-//! A circuit as one reply shows it.
+//! A circuit as one answer of the store shows it.
 
 use std::fmt;
 
@@ -7,53 +7,77 @@ use serde::{
     de::{Error, Visitor},
 };
 
-use super::{Percentiles, Reason, Rules, State, request::LONGEST_MS};
+use super::{KindCount, Percentiles, Reason, Rules, State, request::LONGEST_MS};
 
 /// The largest number that a store keeps: sums of a few stay exact in Lua.
 pub(crate) const LARGEST: u64 = (1 << 52) - 1;
-/// The largest generation: no fleet gets there, so a larger one is nobody's. Twin:
-/// `lua/lib/prelude.lua`.
+/// The largest generation. No fleet gets there, so a larger one is a foreign write.
+/// Twin: `lua/lib/prelude.lua`.
 pub(crate) const MOST_GENERATIONS: u64 = 1 << 40;
-/// The longest pace, ms: that of the longest `report_interval`.
+
+/// Returns the next generation. The last one is followed by the first. No fleet gets there, but a
+/// foreign write can.
+pub(super) const fn generation_after(generation: u64) -> u64 {
+    if generation < MOST_GENERATIONS {
+        generation + 1
+    } else {
+        1
+    }
+}
+/// The longest pace, ms: the longest `report_interval`.
 const LONGEST_PACE_MS: u64 = 3_600_000;
-/// The longest text that a store takes, bytes.
+/// The longest text that a store accepts, bytes.
 const LONGEST_TEXT: usize = 4096;
 
 /// A circuit at one moment, as the store saw it.
 ///
-/// Span are Unix milliseconds by the store's clock; 0 means "none". Fields come in the order in
-/// which the scripts reply. Twin: `picture` in `lua/lib/circuit.lua`.
+/// Times are Unix milliseconds by the store's clock; 0 means "none". Fields are in the order of the
+/// scripts' answers. Twin: `picture` in `lua/lib/circuit.lua`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// payments.acquire().await?.failure();
+/// circuits.flush().await;
+///
+/// let snapshot = payments.snapshot().await?;
+/// println!("{}, failure rate {:?} %", snapshot.state, snapshot.failure_rate());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The state.
     pub state: State,
-    /// Grows by one at each transition; 0 for a circuit that never had one.
+    /// Grows by one at each transition; 0 without transitions.
     pub generation: u64,
     /// When this was read.
     pub now_ms: u64,
     /// When the state was entered.
     pub since_ms: u64,
-    /// When the state ends by itself: an open circuit's wait, an override's expiry, a half-open's
-    /// longest time.
+    /// When the state ends by itself: the end of an open circuit's wait, of an override, or of a
+    /// half-open period.
     pub until_ms: u64,
     /// Why the state was entered.
     pub reason: Reason,
     /// Opens without a calm time (`backoff_reset_after`) between them.
     pub consecutive_opens: u64,
-    /// Recorded calls in the window; while open or half-open, those that opened it.
+    /// Recorded calls in the window; in open and half-open, the calls that opened the circuit.
     pub calls: u64,
     /// Failures among them.
     pub failures: u64,
     /// Slow calls among them.
     pub slow: u64,
-    /// Length of the present run of failures.
+    /// Length of the current run of failures.
     pub consecutive_failures: u64,
-    /// Probe permits that are out, in open and half-open.
+    /// Probes in flight, in open and half-open.
     pub probes: u64,
-    /// Probes of this half-open that succeeded.
+    /// Probes of this half-open period that succeeded.
     pub probe_successes: u64,
-    /// Probes of this half-open that failed.
+    /// Probes of this half-open period that failed.
     pub probe_failures: u64,
     /// When the recovery ramp ends.
     pub ramp_until_ms: u64,
@@ -66,159 +90,232 @@ pub struct Snapshot {
     /// The policy stored with the circuit, `key=integer` pairs; empty when there is none.
     #[serde(deserialize_with = "text")]
     pub policy: String,
-    /// Successes in the circuit's life.
+    /// Successes in the lifetime of the circuit.
     pub successes_total: u64,
-    /// Failures in the circuit's life.
+    /// Failures in the lifetime of the circuit.
     pub failures_total: u64,
-    /// Slow calls in the circuit's life.
+    /// Slow calls in the lifetime of the circuit.
     pub slow_total: u64,
-    /// Ignored outcomes in the circuit's life.
+    /// Ignored outcomes in the lifetime of the circuit.
     pub ignored_total: u64,
-    /// Rejected calls in the circuit's life.
-    pub not_permitted_total: u64,
+    /// Rejected calls in the lifetime of the circuit.
+    pub rejected_total: u64,
     /// When a success was last reported.
     pub last_success_ms: u64,
     /// When a failure was last reported.
     pub last_failure_ms: u64,
-    /// How long a replica should wait between reports, ms; 0 in replies to anything but a report.
+    /// How long a replica should wait between reports, ms; only in answers to reports, otherwise 0.
     pub pace_ms: u64,
-    /// Replicas that reported lately.
+    /// Replicas that reported recently.
     pub replicas: u64,
-    /// Replicas that failed within the window; 0 where `quorum` is 1.
+    /// Replicas that failed within the window; 0 if `quorum` is 1.
     pub failing: u64,
-    /// Replicas that are open for themselves; 0 where `quorum` is 1.
+    /// Replicas whose local circuit is open; 0 if `quorum` is 1.
     pub alone: u64,
-    /// How often a policy was stored with the circuit, or taken away.
+    /// How often a policy was stored with the circuit, or removed.
     pub policy_version: u64,
     /// Calls of the window that were dropped before they ended and are not among `calls`: neither
-    /// success nor failure, unless there is no success in the window. Of a count window, those
+    /// success nor failure, unless there is no success in the window. For a count window, those
     /// since the last success.
     pub undecided: u64,
-    /// Calls that were dropped before they ended in the circuit's life; those that had run too long
-    /// are among the failures too.
+    /// Calls that were dropped before they ended, in the lifetime of the circuit. Those that had
+    /// run too long are also among the failures.
     pub abandoned_total: u64,
-    /// Where replicas of the circuit run under different policies: the settings that differ, each
-    /// with its values and how many replicas have which, `window_ms=60000 (3), 5000 (1); …`; else
-    /// empty.
+    /// When the circuit opened; probes that failed since then do not change it. 0 if the circuit is
+    /// neither open nor half-open.
+    pub opened_ms: u64,
+    /// Total time in open during the lifetime of the circuit, as of `now_ms`: from each opening
+    /// until it closed, half-open included, overrides not included.
+    pub open_total_ms: u64,
+    /// If replicas use different policies for the circuit: the settings that differ, each with its
+    /// values and their number of replicas, `window_ms=60000 (3), 5000 (1); …`; otherwise empty.
     #[serde(deserialize_with = "text")]
     pub policies_differ: String,
-    /// How long the calls of the window took (of the last minute, where the window counts calls); only
-    /// where a snapshot was asked for, and `None` when no latency was recorded.
+    /// How long the calls of the window took (for a count window, those of the last minute). Only
+    /// in the answer to a snapshot request; `None` if no latency was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Percentiles>,
-    /// The policy in code as replicas last reported it, `key=integer` pairs of what is not at its
-    /// default; only where a snapshot was asked for.
+    /// The policy in code that replicas last reported: `key=integer` pairs of the settings that are
+    /// not at their default. Only in the answer to a snapshot request.
     #[serde(
         default,
         deserialize_with = "text",
         skip_serializing_if = "String::is_empty"
     )]
     pub code_policy: String,
+    /// The failures that have a [kind](crate::FailureKind): the most frequent kinds of the past
+    /// minutes first, at most 16. Each is kept until a day has passed without one. Resets and
+    /// transitions do not change them. Only in the answer to a snapshot request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failure_kinds: Vec<KindCount>,
 }
 
 impl Snapshot {
-    /// Failures among the recorded calls of the window, in percent; `None` without calls.
+    /// Returns the failures in percent of the recorded calls of the window; `None` without calls.
     #[must_use]
     pub fn failure_rate(&self) -> Option<f64> {
         (self.calls > 0).then(|| self.failures as f64 * 100.0 / self.calls as f64)
     }
 
-    /// Slow calls among the recorded calls of the window, in percent; `None` without calls.
+    /// Returns the slow calls in percent of the recorded calls of the window; `None` without calls.
     #[must_use]
     pub fn slow_rate(&self) -> Option<f64> {
         (self.calls > 0).then(|| self.slow as f64 * 100.0 / self.calls as f64)
     }
 
-    /// What is in the window.
+    /// Returns the counts of the window.
     pub(crate) const fn sums(&self) -> [u64; 4] {
         [self.calls, self.failures, self.slow, self.undecided]
     }
 
-    /// Grows as the circuit goes on: what has less was seen before, whenever it arrives.
+    /// Returns a version that grows with each transition and each stored policy. A snapshot with a
+    /// smaller version is older, whenever it arrives.
     pub(crate) const fn version(&self) -> (u64, u64) {
         (self.generation, self.policy_version)
     }
 
-    /// The same with times that a circuit under these rules can have.
+    /// Returns the snapshot with its times limited to those possible under these rules.
     #[must_use]
     pub(crate) fn in_time(mut self, rules: &Rules) -> Self {
         let times = Span {
             since: self.since_ms,
+            opened: self.opened_ms,
             until: self.until_ms,
             ramp_until: self.ramp_until_ms,
             retry_after_until: 0,
         };
         let times = times.as_of(self.now_ms, self.state, rules);
         self.since_ms = times.since;
+        if let Some(open_ms) = self.open_ms() {
+            self.opened_ms = match times.opened {
+                0 => times.since,
+                opened => opened.min(times.since),
+            };
+            let rest = self.open_total_ms.saturating_sub(open_ms);
+            self.open_total_ms = rest + self.open_ms().unwrap_or(0);
+        }
         self.until_ms = times.until;
         self.ramp_until_ms = times.ramp_until;
         self
     }
 
-    /// Whether any store has heard of the circuit.
+    /// Whether any store knows the circuit.
     #[must_use]
     pub const fn exists(&self) -> bool {
         self.since_ms > 0
     }
 
-    /// Milliseconds until the state ends by itself, as of `now_ms`; 0 when it does not.
+    /// Returns the milliseconds since the circuit opened, as of `now_ms` (failed probes do not
+    /// change it); `None` if it is neither open nor half-open.
+    #[must_use]
+    pub const fn open_ms(&self) -> Option<u64> {
+        match self.state {
+            State::Open | State::HalfOpen => Some(self.now_ms.saturating_sub(self.opened_ms)),
+            _ => None,
+        }
+    }
+
+    /// Returns the milliseconds until the state ends by itself, as of `now_ms`; 0 if it has no end.
     #[must_use]
     pub const fn left_ms(&self) -> u64 {
         self.until_ms.saturating_sub(self.now_ms)
     }
 
-    /// The same with numbers that can be added up, whatever a store that somebody wrote into says.
+    /// Returns the snapshot with its numbers limited, so that sums do not overflow, even after
+    /// foreign writes to the store.
     #[must_use]
     pub(crate) fn bounded(mut self) -> Self {
-        self.generation = self.generation.min(MOST_GENERATIONS);
-        let numbers = [
-            &mut self.now_ms,
-            &mut self.since_ms,
-            &mut self.until_ms,
-            &mut self.consecutive_opens,
-            &mut self.calls,
-            &mut self.consecutive_failures,
-            &mut self.probes,
-            &mut self.probe_successes,
-            &mut self.probe_failures,
-            &mut self.ramp_until_ms,
-            &mut self.successes_total,
-            &mut self.failures_total,
-            &mut self.slow_total,
-            &mut self.ignored_total,
-            &mut self.not_permitted_total,
-            &mut self.last_success_ms,
-            &mut self.last_failure_ms,
-            &mut self.replicas,
-            &mut self.failing,
-            &mut self.alone,
-            &mut self.policy_version,
-            &mut self.undecided,
-            &mut self.abandoned_total,
-        ];
-        for number in numbers {
+        let Self {
+            state: _,
+            generation,
+            now_ms,
+            since_ms,
+            until_ms,
+            reason: _,
+            consecutive_opens,
+            calls,
+            failures,
+            slow,
+            consecutive_failures,
+            probes,
+            probe_successes,
+            probe_failures,
+            ramp_until_ms,
+            override_author: _,
+            override_reason: _,
+            policy: _,
+            successes_total,
+            failures_total,
+            slow_total,
+            ignored_total,
+            rejected_total,
+            last_success_ms,
+            last_failure_ms,
+            pace_ms,
+            replicas,
+            failing,
+            alone,
+            policy_version,
+            undecided,
+            abandoned_total,
+            opened_ms,
+            open_total_ms,
+            policies_differ: _,
+            latency: _,
+            code_policy: _,
+            failure_kinds: _, // limited when they are read
+        } = &mut self;
+        *generation = (*generation).min(MOST_GENERATIONS);
+        *calls = (*calls).min(LARGEST);
+        *failures = (*failures).min(*calls);
+        *slow = (*slow).min(*calls);
+        *pace_ms = (*pace_ms).min(LONGEST_PACE_MS);
+        for number in [
+            now_ms,
+            since_ms,
+            until_ms,
+            consecutive_opens,
+            consecutive_failures,
+            probes,
+            probe_successes,
+            probe_failures,
+            ramp_until_ms,
+            successes_total,
+            failures_total,
+            slow_total,
+            ignored_total,
+            rejected_total,
+            last_success_ms,
+            last_failure_ms,
+            replicas,
+            failing,
+            alone,
+            policy_version,
+            undecided,
+            abandoned_total,
+            opened_ms,
+            open_total_ms,
+        ] {
             *number = (*number).min(LARGEST);
         }
-        self.failures = self.failures.min(self.calls);
-        self.slow = self.slow.min(self.calls);
-        self.pace_ms = self.pace_ms.min(LONGEST_PACE_MS);
         self
     }
 }
 
-/// When a state began and ends; 0 = never. Twin: `keep_in_time` in `lua/lib/hash.lua`.
+/// The times of a state; 0 = none. Twin: `keep_in_time` in `lua/lib/hash.lua`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) since: u64,
+    pub(super) opened: u64,
     pub(super) until: u64,
     pub(super) ramp_until: u64,
     pub(super) retry_after_until: u64,
 }
 
 impl Span {
-    /// The same where the clock was set back, or another server's is behind, or somebody wrote
-    /// them: the state has begun by now, lasts no longer than it was to, nor than the policy has it
-    /// last.
+    /// Returns corrected times if the clock was set back, another server's clock is behind, or
+    /// there are foreign values: the state has begun by now, and lasts no longer than intended, nor
+    /// than the policy allows.
     pub(super) fn as_of(self, now: u64, state: State, rules: &Rules) -> Self {
         let ahead = self.since.saturating_sub(now);
         let earliest = if ahead > 0 { now } else { 0 };
@@ -236,6 +333,7 @@ impl Span {
         };
         Self {
             since: self.since.min(now),
+            opened: self.opened.saturating_sub(ahead),
             until: bound(self.until, longest),
             ramp_until: bound(self.ramp_until, rules.ramp_duration_ms),
             retry_after_until: bound(self.retry_after_until, u64::MAX),
@@ -243,7 +341,7 @@ impl Span {
     }
 }
 
-/// A text of the store's: what is not UTF-8 in it is replaced, what is too long is cut.
+/// Reads a text from the store. Invalid UTF-8 is replaced, and a text that is too long is cut.
 pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     struct Text;
 

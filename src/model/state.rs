@@ -2,14 +2,22 @@
 //!
 //! Owns the words, which are the same in Rust, in Lua, on the wire and in Redis.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 /// The state of a circuit.
 ///
-/// The words are resilience4j's. The last three are overrides: an operator sets them, and they
-/// end by their own expiry or by [`reset`](crate::CircuitBreaker::reset), never by outcomes.
+/// The names come from resilience4j. The last three are overrides: an operator sets them, and they
+/// end when they expire or by [`reset`](crate::CircuitBreaker::reset), never by outcomes.
+///
+/// ```
+/// use commontrip::State;
+///
+/// assert_eq!("half_open".parse::<State>()?, State::HalfOpen);
+/// assert!(State::ForcedOpen.is_override() && !State::ForcedOpen.admits());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -30,7 +38,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word for the state, as Redis stores it: `closed`, `half_open`, ...
+    /// Returns the name of the state, as Redis stores it: `closed`, `half_open`, ...
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,26 +51,20 @@ impl State {
         }
     }
 
-    /// The state that a word stands for; `None` for any other word.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == word)
-    }
-
-    /// The number for the state in metrics: 0 closed, 1 open, 2 half-open, 3 forced open, 4 disabled,
-    /// 5 metrics only.
+    /// Returns the number of the state in metrics: 0 closed, 1 open, 2 half-open, 3 forced open, 4
+    /// disabled, 5 metrics only.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8
     }
 
-    /// Whether the state is set by an operator.
+    /// Whether an operator set the state.
     #[must_use]
     pub const fn is_override(self) -> bool {
         matches!(self, Self::ForcedOpen | Self::Disabled | Self::MetricsOnly)
     }
 
-    /// Whether calls pass in this state without asking.
+    /// Whether every call passes in this state.
     #[must_use]
     pub const fn admits(self) -> bool {
         matches!(self, Self::Closed | Self::Disabled | Self::MetricsOnly)
@@ -79,6 +81,47 @@ impl State {
     ];
 }
 
+/// A word that is not a state, or not a reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is not a {of}: write {known}")]
+pub struct UnknownWord {
+    word: String,
+    of: &'static str,
+    known: String,
+}
+
+impl UnknownWord {
+    fn new(word: &str, of: &'static str, known: impl Iterator<Item = &'static str>) -> Self {
+        Self {
+            word: word.chars().take(100).collect(),
+            of,
+            known: known.collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+impl FromStr for State {
+    type Err = UnknownWord;
+
+    /// Parses the name of a state, as [`as_str`](Self::as_str) returns it.
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let known = || Self::ALL.into_iter();
+        let state = known().find(|state| state.as_str() == word);
+        state.ok_or_else(|| UnknownWord::new(word, "state", known().map(Self::as_str)))
+    }
+}
+
+impl FromStr for Reason {
+    type Err = UnknownWord;
+
+    /// Parses the name of a reason, as [`as_str`](Self::as_str) returns it.
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let known = || Self::ALL.into_iter();
+        let reason = known().find(|reason| reason.as_str() == word);
+        reason.ok_or_else(|| UnknownWord::new(word, "reason", known().map(Self::as_str)))
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -86,6 +129,18 @@ impl fmt::Display for State {
 }
 
 /// Why a circuit entered its state, or why a call was rejected.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// let event = payments.force_open(Default::default()).await?;
+/// println!("{}: {}", event.state, event.reason);
+/// # assert_eq!(event.state, commontrip::State::ForcedOpen);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -101,33 +156,34 @@ pub enum Reason {
     ConsecutiveFailures,
     /// `slow_call_rate_threshold` was reached.
     SlowCallRate,
-    /// An outcome asked for it ([`Outcome::Trip`](crate::Outcome::Trip)).
+    /// An outcome opened the circuit at once ([`Outcome::Trip`](crate::Outcome::Trip)).
     Tripped,
-    /// The wait in open is over: probes may go out.
+    /// The wait in open has ended: probes are permitted.
     WaitElapsed,
     /// A probe failed.
     ProbeFailed,
-    /// Probes went out and none decided within `max_wait_duration_in_half_open_state`.
+    /// Probes were in flight, but did not decide within `max_wait_duration_in_half_open_state`.
     HalfOpenTimeout,
     /// Enough probes succeeded.
     Recovered,
     /// An operator set an override.
     Override,
-    /// An override's time is up.
+    /// An override expired.
     OverrideExpired,
     /// An operator reset the circuit.
     Reset,
-    /// Redis had lost the circuit, or had an older state, and a replica remembered. Where that was
-    /// an open circuit or an override only the event says so: the state keeps its own reason.
+    /// Redis had lost the circuit, or had an older state, and a replica remembered it. For an open
+    /// circuit or an override, only the event has this reason: the state keeps its own.
     Adopted,
-    /// Events only: a policy was stored with the circuit, or taken away; its state goes on.
+    /// Events only: a policy was stored with the circuit, or removed. The state does not change.
     Policy,
-    /// Rejections only: the probes that half-open permits are out.
+    /// Rejections only: all probes that half-open permits are in flight.
     ProbesOut,
     /// Rejections only: the share of calls that the recovery ramp admits is used up.
     Ramp,
-    /// Rejections only: the store is away and the policy says [`Reject`](crate::OnStoreFailure::Reject).
-    StoreAway,
+    /// Rejections only: the store is unavailable and the policy says
+    /// [`Reject`](crate::OnStoreFailure::Reject).
+    StoreUnavailable,
     /// Rejections only: the store has not answered yet, and the policy says
     /// [`Reject`](crate::OnStoreFailure::Reject).
     AwaitingStore,
@@ -136,7 +192,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason; a reason's number is its place here.
+    /// Every reason. The number of a reason is its index here.
     pub(crate) const ALL: [Self; 20] = [
         Self::Created,
         Self::FailureRate,
@@ -155,12 +211,12 @@ impl Reason {
         Self::Policy,
         Self::ProbesOut,
         Self::Ramp,
-        Self::StoreAway,
+        Self::StoreUnavailable,
         Self::AwaitingStore,
         Self::ProbeRequested,
     ];
 
-    /// The word for the reason, as Redis stores it: `failure_rate`, `probe_failed`, ...
+    /// Returns the name of the reason, as Redis stores it: `failure_rate`, `probe_failed`, ...
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -181,16 +237,10 @@ impl Reason {
             Self::Policy => "policy",
             Self::ProbesOut => "probes_out",
             Self::Ramp => "ramp",
-            Self::StoreAway => "store_away",
+            Self::StoreUnavailable => "store_unavailable",
             Self::AwaitingStore => "awaiting_store",
             Self::ProbeRequested => "probe_requested",
         }
-    }
-
-    /// The reason that a word stands for; `None` for any other word.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| r.as_str() == word)
     }
 }
 
@@ -215,7 +265,7 @@ mod tests {
             Reason::Policy,
             Reason::ProbesOut,
             Reason::Ramp,
-            Reason::StoreAway,
+            Reason::StoreUnavailable,
             Reason::AwaitingStore,
             Reason::ProbeRequested,
         ];
@@ -228,14 +278,18 @@ mod tests {
     fn words_are_the_serde_names_and_come_back() {
         for state in State::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
-            assert_eq!(State::from_word(state.as_str()), Some(state));
+            assert_eq!(state.as_str().parse(), Ok(state));
             assert_eq!(State::ALL[usize::from(state.number())], state);
         }
         for (i, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
-            assert_eq!(Reason::from_word(reason.as_str()), Some(reason));
+            assert_eq!(reason.as_str().parse(), Ok(reason));
             assert_eq!(reason as usize, i);
         }
-        assert_eq!(State::from_word("ajar"), None);
+        let error = "ajar".parse::<State>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "\"ajar\" is not a state: write closed, open, half_open, forced_open, disabled, metrics_only"
+        );
     }
 }

@@ -1,26 +1,26 @@
-//! One sliding window: running totals beside their parts.
+//! One sliding window: running totals and their parts.
 //!
-//! Owns bucket rotation, the ring and rate comparison; knows nothing of states or Redis.
-//! Invariant: the totals are the sum of the parts. Twin: `lua/lib/window.lua`, which keeps the newest
-//! bucket as the difference between the totals and those that have ended.
+//! Owns bucket rotation, the ring and rate comparison; knows nothing of states or Redis. Invariant:
+//! the totals are the sum of the parts. Twin: `lua/lib/window.lua`, which stores the newest bucket
+//! as the difference between the totals and the ended buckets.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{Counts, Reason, Rules};
 
-/// Calls, failures and slow calls; and undecided ones, which were dropped and are not among the
+/// Calls, failures, slow calls, and undecided calls, which were dropped and are not among the
 /// calls.
 ///
-/// A time window has those of its time. A count window, whose places they do not take, has those
-/// since the last success.
+/// A time window has the undecided calls of its time. A count window, in which they take no place,
+/// has those since the last success.
 pub(crate) type Sums = [u64; 4];
 
-/// How a window is divided.
+/// The parts of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// So many buckets of so many ms each.
+    /// `buckets` buckets of `width` ms each.
     Time { buckets: u64, width: u64 },
-    /// So many calls.
+    /// This many calls.
     Count(u64),
 }
 
@@ -34,7 +34,7 @@ impl Shape {
     }
 }
 
-/// As Redis holds it: `10x6000ms`, `100 calls`.
+/// Writes the form that Redis stores: `10x6000ms`, `100 calls`.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,32 +44,33 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Bucket width in ms and number of buckets.
+/// Returns the bucket width in ms and the number of buckets.
 pub(super) fn grid(rules: &Rules) -> (u64, u64) {
     let n = rules.window_buckets.max(1);
     ((rules.window_ms / n).max(1), n)
 }
 
-/// What is in the newest half of a time window.
+/// The counts in the newest half of a time window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Half {
     pub(super) calls: u64,
     pub(super) failures: u64,
 }
 
-/// How many times the minimum number of calls the newest half of a window must have to be judged
-/// alone: few calls are more often half failures by chance.
+/// The newest half of a window is judged alone only with this many times the minimum number of
+/// calls: with few calls, half of them fail by chance more often.
 const HALF_MINIMUM: u64 = 10;
 
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) shape: Shape,
-    /// Time: start of the newest bucket, Unix ms. Count: where the ring is written next.
+    /// Time window: start of the newest bucket, Unix ms. Count window: where the ring is written
+    /// next.
     pub(super) at: u64,
     pub(super) sums: Sums,
     /// Bucket start -> counts.
     buckets: BTreeMap<u64, Sums>,
-    /// One character an outcome.
+    /// One character per outcome.
     ring: Vec<u8>,
 }
 
@@ -77,13 +78,13 @@ fn plus(a: Sums, b: Sums) -> Sums {
     std::array::from_fn(|i| a[i] + b[i])
 }
 
-/// Never below 0: where undecided calls were counted as failures, their buckets still have them
-/// undecided.
+/// Never below 0: undecided calls that were counted as failures are still undecided in their
+/// buckets.
 fn minus(a: Sums, b: Sums) -> Sums {
     std::array::from_fn(|i| a[i].saturating_sub(b[i]))
 }
 
-/// Counts as Redis holds them.
+/// Formats counts as Redis stores them.
 fn text([calls, failures, slow, undecided]: &Sums) -> String {
     match (slow, undecided) {
         (0, 0) => format!("{calls} {failures}"),
@@ -92,7 +93,7 @@ fn text([calls, failures, slow, undecided]: &Sums) -> String {
     }
 }
 
-/// How many of `part` in `total` come before position `i`, when spread evenly.
+/// Returns how many of `part` in `total` come before position `i`, if spread evenly.
 pub(crate) fn before(i: u64, part: u64, total: u64) -> u64 {
     (u128::from(i) * u128::from(part) / u128::from(total)) as u64
 }
@@ -113,9 +114,9 @@ impl Window {
         }
     }
 
-    /// A window of another shape, with what lies in both. An old bucket goes where its last moment
-    /// lies, for its calls may all have come then; where one side is a ring and the other is not,
-    /// the totals go over as one batch.
+    /// Creates a window of another shape, with the part of `from` that it covers. An old bucket
+    /// goes to the bucket of its last moment, because all its calls may have come then. Between a
+    /// ring and a time window, the totals are copied as one batch.
     pub(super) fn continuing(from: &Self, shape: Shape, now: u64) -> Self {
         let mut new = Self::new(shape);
         match (from.shape, shape) {
@@ -142,7 +143,7 @@ impl Window {
         new
     }
 
-    /// Begins with totals seen elsewhere, as one batch.
+    /// Starts with totals from elsewhere, as one batch.
     pub(super) fn seed(&mut self, now: u64, [calls, failures, slow, undecided]: Sums) {
         let slow_failures = slow.min(failures);
         self.record(
@@ -158,7 +159,7 @@ impl Window {
         );
     }
 
-    /// How long a time window is, ms; 0 for a ring.
+    /// Returns the length of a time window, ms; 0 for a ring.
     pub(super) const fn span_ms(&self) -> u64 {
         match self.shape {
             Shape::Time { buckets, width } => buckets * width,
@@ -166,7 +167,7 @@ impl Window {
         }
     }
 
-    /// The parts as Redis holds them: buckets that have ended, or the ring.
+    /// Returns the parts as Redis stores them: the ended buckets, or the ring.
     pub(super) fn held(&self) -> BTreeMap<String, String> {
         let ended = self.ended();
         let mut held: BTreeMap<_, _> = ended
@@ -178,7 +179,7 @@ impl Window {
         held
     }
 
-    /// The whole in one text, as Redis holds one of several.
+    /// Returns the window as one text, as Redis stores one of several.
     pub(super) fn packed(&self) -> String {
         let parts = match self.shape {
             Shape::Count(_) => self.ring_text(),
@@ -201,15 +202,12 @@ impl Window {
         self.buckets.iter().filter(|(start, _)| **start != self.at)
     }
 
-    /// Sums of the buckets that have ended, as Redis holds them; empty when there are none.
-    pub(super) fn held_ended(&self) -> String {
-        match self.ended().fold([0; 4], |sum, (_, b)| plus(sum, *b)) {
-            [0, _, _, 0] => String::new(),
-            sums => text(&sums),
-        }
+    /// Returns the sums of the ended buckets.
+    pub(super) fn ended_sums(&self) -> Sums {
+        self.ended().fold([0; 4], |sum, (_, b)| plus(sum, *b))
     }
 
-    /// Totals as they are at `now`: what has left the window does not count.
+    /// Returns the totals at `now`, without what has left the window.
     pub(super) fn totals(&self, now: u64) -> Sums {
         let Shape::Time { buckets, width } = self.shape else {
             return self.sums;
@@ -223,7 +221,7 @@ impl Window {
         expired.fold(self.sums, |sums, (_, gone)| minus(sums, *gone))
     }
 
-    /// The newest half of the buckets of a time window: calls and failures.
+    /// Returns the calls and failures in the newest half of the buckets of a time window.
     pub(super) fn newest_half(&self) -> Option<Half> {
         let Shape::Time { buckets, width } = self.shape else {
             return None;
@@ -256,7 +254,8 @@ impl Window {
         }
     }
 
-    /// Writes a batch into the ring, its outcomes spread evenly: a batch has counts but no order.
+    /// Writes a batch into the ring. Its outcomes are spread evenly, because a batch has counts but
+    /// no order.
     fn add_count(&mut self, n: u64, counts: &Counts) {
         let (calls, failures, successes) = (counts.calls(), counts.failures, counts.successes);
         for i in calls.saturating_sub(n)..calls {
@@ -284,7 +283,7 @@ impl Window {
         self.at = ((at + 1) % n) as u64;
     }
 
-    /// Files a batch under `now`.
+    /// Records a batch at `now`.
     pub(super) fn record(&mut self, now: u64, counts: &Counts) {
         match self.shape {
             Shape::Time { buckets, width } => {
@@ -292,7 +291,7 @@ impl Window {
             }
             Shape::Count(n) => {
                 self.add_count(n, counts);
-                // A batch has no order: its own are taken to have come before its successes.
+                // A batch has no order: its undecided calls are taken to precede its successes.
                 self.sums[3] = match counts.successes {
                     0 => self.sums[3] + counts.undecided(),
                     _ => 0,
@@ -302,22 +301,23 @@ impl Window {
     }
 }
 
-/// What a batch adds to a time window.
+/// Returns what a batch adds to a time window.
 fn sums_of_batch(counts: &Counts) -> Sums {
     let undecided = counts.undecided();
     [counts.calls(), counts.failures, counts.slow(), undecided]
 }
 
 impl Rules {
-    /// Whether nothing in the window says that the service works, so that undecided calls are
-    /// evidence too: they are all that there is.
+    /// Whether nothing in the window shows that the service works. Then undecided calls are
+    /// evidence too, because there is no other.
     pub(crate) fn is_silent(&self, [calls, failures, _, undecided]: Sums) -> bool {
         let replaced = self.window_calls > 0 && undecided >= self.window_calls;
         self.abandoned_calls > 0 && undecided > 0 && (calls == failures || replaced)
     }
 
     /// Whether the newest half of a window opens the circuit, so that a healthy past does not hide
-    /// a failing majority until it leaves: where the whole window has half the threshold already.
+    /// failures until it has left the window. The whole window must have half the threshold
+    /// already.
     pub(crate) fn breaches_in_half(&self, [calls, failures, ..]: Sums, half: Option<Half>) -> bool {
         let rate = self.failure_rate_threshold;
         let least = self.minimum_number_of_calls.saturating_mul(HALF_MINIMUM);
@@ -327,12 +327,12 @@ impl Rules {
         })
     }
 
-    /// The first trip condition that the sums and the longest run of failures meet.
+    /// Returns the first trip condition that the sums and the longest run of failures meet.
     pub(crate) fn breach(&self, sums: Sums, run: u64) -> Option<Reason> {
         let [mut calls, mut failures, slow, undecided] = sums;
         let mut run = run;
         if self.is_silent(sums) {
-            // With no success between them all of them are in a row.
+            // Without a success between them, all of them are consecutive.
             let in_a_row = if calls == failures { failures } else { 0 };
             run = run.max(in_a_row + undecided);
             failures += undecided;
@@ -346,9 +346,10 @@ impl Rules {
         let at_least = |value: u64, threshold: u64| threshold > 0 && value >= threshold;
         let rate =
             |part: u64, percent: u64| enough && at_least(part * 100, percent.saturating_mul(calls));
-        if at_least(run, self.consecutive_failures_threshold) {
+        let counts = enough || self.minimum_applies_to == 0;
+        if counts && at_least(run, self.consecutive_failures_threshold) {
             Some(Reason::ConsecutiveFailures)
-        } else if at_least(failures, self.failure_count_threshold) {
+        } else if counts && at_least(failures, self.failure_count_threshold) {
             Some(Reason::FailureCount)
         } else if rate(failures, self.failure_rate_threshold) {
             Some(Reason::FailureRate)

@@ -1,7 +1,7 @@
 //! The windows of one circuit: one for each shape that the fleet's policies ask for.
 //!
-//! Owns which windows there are and that each outcome is filed in every one, so that replicas whose
-//! policies differ do not lose each other's counts. Nearly always there is one window.
+//! Owns which windows there are, and that each outcome is recorded in all of them, so that replicas
+//! with different policies do not lose each other's counts. Nearly always there is one window.
 //! Twin: `lua/lib/windows.lua`.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use super::{
     window::{Shape, Sums, Window},
 };
 
-/// How many windows a circuit has at most.
+/// The largest number of windows of a circuit.
 const MOST: usize = 8;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Windows {
-    /// In the order in which they were first asked for.
+    /// In the order of their first use.
     all: Vec<Window>,
     /// Totals of the window of the replica that reported last.
     pub(super) sums: Sums,
@@ -32,7 +32,7 @@ impl Windows {
         self.all.iter().find(|window| window.shape == shape)
     }
 
-    /// Adds the window of these rules where it is missing, with what the longest one knows.
+    /// Adds the window of these rules if it is missing, with the contents of the longest one.
     fn join(&mut self, rules: &Rules, now: u64) {
         if self.own(rules).is_some() {
             return;
@@ -49,7 +49,7 @@ impl Windows {
         self.all.push(new);
     }
 
-    /// Files a batch under `now`.
+    /// Records a batch at `now`.
     pub(super) fn record(&mut self, rules: &Rules, now: u64, counts: &Counts) {
         self.join(rules, now);
         for window in &mut self.all {
@@ -58,7 +58,8 @@ impl Windows {
         self.sums = self.own(rules).map_or([0; 4], |window| window.sums);
     }
 
-    /// Lets go of the windows that no policy in use asks for; these rules' own is one of them.
+    /// Removes the windows that no policy in use asks for; the window of these rules is always in
+    /// use.
     pub(super) fn keep(&mut self, rules: &Rules, now: u64, in_use: &[Shape]) {
         if self.all.is_empty() {
             return;
@@ -70,7 +71,7 @@ impl Windows {
         }
     }
 
-    /// Begins with totals seen elsewhere, as one batch.
+    /// Starts with totals from elsewhere, as one batch.
     pub(super) fn seed(&mut self, rules: &Rules, now: u64, sums: Sums) {
         let mut window = Window::new(Shape::of(rules));
         window.seed(now, sums);
@@ -78,7 +79,7 @@ impl Windows {
         self.all = vec![window];
     }
 
-    /// Totals as they are at `now`: what has left the window does not count.
+    /// Returns the totals at `now`, without what has left the window.
     pub(super) fn totals(&self, rules: &Rules, now: u64) -> Sums {
         self.own(rules)
             .map_or(self.sums, |window| window.totals(now))
@@ -90,8 +91,8 @@ impl Windows {
         rules.breaches_in_half(self.sums, half)
     }
 
-    /// What opened the circuit is what is shown: undecided calls count as failures, and of a window
-    /// whose newest half did it, that half.
+    /// Makes the counts show what opened the circuit: undecided calls count as failures, or only
+    /// the newest half of the window counts if that half opened it.
     pub(super) fn decide(&mut self, rules: &Rules, by_half: bool) {
         let half = self.own(rules).and_then(Window::newest_half);
         if let Some(half) = half.filter(|_| by_half) {
@@ -110,18 +111,21 @@ impl Windows {
         }
     }
 
-    /// The windows' names, and the start and the sums of ended buckets, as the circuit's hash has
-    /// them.
-    pub(super) fn fields(&self) -> (String, u64, String) {
+    /// Returns the shapes of the windows, as in the circuit's hash.
+    pub(super) fn shapes(&self) -> String {
         let names: Vec<_> = self.all.iter().map(|w| w.shape.to_string()).collect();
-        let (at, ended) = match &self.all[..] {
-            [window] => (window.at, window.held_ended()),
-            _ => (0, String::new()),
-        };
-        (names.join(" + "), at, ended)
+        names.join(" + ")
     }
 
-    /// What Redis holds beside the circuit's hash.
+    /// Returns the only window; `None` if there are several.
+    pub(super) fn only(&self) -> Option<&Window> {
+        match &self.all[..] {
+            [window] => Some(window),
+            _ => None,
+        }
+    }
+
+    /// Returns what Redis stores besides the circuit's hash.
     pub(super) fn held(&self) -> BTreeMap<String, String> {
         match &self.all[..] {
             [window] => window.held(),

@@ -1,81 +1,139 @@
-//! What happens to the circuits of a store, as it happens.
+//! News of a store's circuits, as it happens.
 //!
-//! Owns the one task that looks and listens for all subscribers of a [`Live`]; it runs while there is
-//! one. Changes are pushed by the store; once a second everything is looked at, so that what was not
-//! pushed is seen too, and numbers move.
+//! Owns the single task that polls and listens for all subscribers of a [`NewsFeed`]; it runs while
+//! there is a subscriber. The store pushes changes. The task also reads every circuit once a
+//! second, to see changes that were not pushed and to update counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    future::pending,
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{broadcast, mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc, watch,
+    },
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{Ask, Operator, View};
+use super::{Ask, Operator, Survey, View};
 use crate::{
     Event, Name, Reason, Snapshot, StoreError,
     store::{Notice, in_words},
 };
 
-/// How often everything is looked at.
+/// How often all circuits are read.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a store that does not push is left alone.
+/// The longest pause between two readings of all circuits for a subscriber that lacks some.
+const LONGEST: Duration = Duration::from_secs(30);
+/// Pause between attempts to listen to the store.
 const LISTEN_AGAIN: Duration = Duration::from_secs(2);
-/// News that a slow subscriber may fall behind before it must begin anew.
+/// How many news items a slow subscriber may fall behind before it starts over.
 const WAITING: usize = 4096;
-/// Slices of each circuit's past that a subscriber begins with.
+/// Slices of each circuit's past in a subscriber's first news.
 const SLICES: usize = 60;
 
-/// One piece of news.
+/// A news item.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::operator::{News, Operator};
+///
+/// let mut news = Operator::of(&circuits).live().subscribe();
+/// match news.next().await {
+///     News::Circuits(all) => println!("{} circuits", all.circuits.len()),
+///     News::Circuit(view) => println!("{} is {}", view.name, view.snapshot.state),
+///     News::Entry(name, event) => println!("{name}: {} -> {}", event.from, event.to),
+///     other => println!("{other:?}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum News {
-    /// All circuits with the newest part of their past, worst first: what a subscriber begins with, and
-    /// begins anew with when it has fallen behind.
-    Circuits(Vec<View>),
-    /// A circuit is new, or not as it was.
+    /// All circuits with the newest part of their past, worst first: the first news of a
+    /// subscription. It comes again after a subscriber has fallen behind, and from time to time
+    /// while some circuits were not read in time ([`Survey::incomplete`] says so).
+    Circuits(Survey),
+    /// A circuit is new or has changed.
     Circuit(Arc<View>),
     /// A circuit is no longer listed.
     Gone(Name),
-    /// A transition, or an operator's command; each once.
+    /// A transition or an operator's command, each sent once.
     Entry(Name, Arc<Event>),
-    /// The store's answers: how long the last took, or why there was none.
+    /// How long the store's last answer took, or why there was none.
     Store(Result<Duration, String>),
-    /// Everything was looked at, at this time of the store's clock, Unix ms. Comes each second while the
-    /// store answers.
+    /// All circuits were read, at this time of the store's clock, Unix ms. Sent every second while
+    /// the store answers.
     Tick(u64),
 }
 
-/// The news of a store. Clones share the task that gathers them.
+/// The news of a store. Clones share the task that gathers it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::operator::{News, Operator};
+///
+/// let live = Operator::of(&circuits).live();
+/// let mut news = live.subscribe();
+/// match news.next().await {
+///     News::Circuits(all) => println!("{} circuits", all.circuits.len()),
+///     other => println!("{other:?}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct NewsFeed {
     operator: Operator,
     news: Arc<Mutex<Option<broadcast::Sender<News>>>>,
 }
 
 /// A subscription to the news; ends when it is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::operator::Operator;
+///
+/// let mut news = Operator::of(&circuits).live().subscribe();
+/// println!("{:?}", news.next().await);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-pub struct Tidings {
-    live: Live,
+pub struct NewsStream {
+    live: NewsFeed,
     received: broadcast::Receiver<News>,
-    /// Whether all circuits were told.
+    /// Whether all circuits were read since the start, or since news was lost.
     begun: bool,
+    /// When all circuits are read again, and how long that was waited for; `None` while none is
+    /// missing.
+    again: Option<(Instant, Duration)>,
 }
 
-impl Live {
+impl NewsFeed {
     pub(super) fn new(operator: Operator) -> Self {
         let news = Arc::default();
         Self { operator, news }
     }
 
-    /// The news from now on, beginning with all circuits. Must be called in a tokio runtime.
+    /// Subscribes to the news, which begins with all circuits. Must be called in a tokio runtime.
     #[must_use]
-    pub fn subscribe(&self) -> Tidings {
+    pub fn subscribe(&self) -> NewsStream {
         let mut news = self.news.lock();
         let received = match news.as_ref() {
             Some(news) => news.subscribe(),
@@ -86,46 +144,80 @@ impl Live {
                 received
             }
         };
-        Tidings {
+        NewsStream {
             live: self.clone(),
             received,
             begun: false,
+            again: None,
         }
     }
 }
 
-impl Tidings {
-    /// The next piece; waits as long as there is none.
+impl NewsStream {
+    /// Waits for the next news item.
     pub async fn next(&mut self) -> News {
         loop {
-            if !self.begun {
-                match self.live.operator.circuits(SLICES).await {
-                    Ok(views) => {
-                        self.begun = true;
-                        return News::Circuits(views);
-                    }
-                    Err(error) => {
-                        tokio::time::sleep(LOOK).await;
-                        return News::Store(Err(in_words(&error)));
-                    }
+            let (begun, again) = (self.begun, self.again);
+            let due = async move {
+                match again {
+                    Some((at, _)) => sleep_until(at).await,
+                    None if begun => pending().await,
+                    None => {}
+                }
+            };
+            tokio::select! {
+                () = due => return self.read_all().await,
+                news = self.received.recv(), if begun => match news {
+                    Ok(news) => return news,
+                    Err(RecvError::Lagged(_)) => (self.begun, self.again) = (false, None),
+                    Err(RecvError::Closed) => *self = self.live.subscribe(),
                 }
             }
-            match self.received.recv().await {
-                Ok(news) => return news,
-                Err(broadcast::error::RecvError::Lagged(_)) => self.begun = false,
-                Err(broadcast::error::RecvError::Closed) => {
-                    *self = self.live.subscribe();
-                }
+        }
+    }
+
+    /// Reads all circuits, and again later while some are missing: with longer and longer pauses,
+    /// because the store is slow.
+    async fn read_all(&mut self) -> News {
+        match self.live.operator.survey(&Ask::all(SLICES)).await {
+            Ok(survey) => {
+                self.begun = true;
+                let last = self.again.map(|(_, pause)| pause);
+                let pause = last.map_or(LOOK, |last| (last * 2).min(LONGEST));
+                self.again = (survey.unread > 0).then(|| (Instant::now() + pause, pause));
+                News::Circuits(survey)
+            }
+            Err(error) => {
+                // An unavailable store is asked each second, as the gatherer does.
+                self.again = Some((Instant::now() + LOOK, LOOK));
+                News::Store(Err(in_words(&error)))
             }
         }
     }
 }
 
-/// What is known of one circuit.
+/// What the task knows about one circuit.
 struct Known {
     view: View,
-    /// Entries of the newest generation that were told.
-    told: HashSet<Told>,
+    /// Entries of the newest generation that were sent. `None` for a circuit from the first read,
+    /// whose record was not read.
+    told: Option<HashSet<Told>>,
+}
+
+impl Known {
+    /// Whether an entry is newer than the last read of the circuit.
+    fn is_news(&self, event: &Event) -> bool {
+        let seen = &self.view.snapshot;
+        match &self.told {
+            Some(told) => !told.contains(&self::told(event)),
+            // The first read keeps no record to compare with.
+            None if event.generation != seen.generation => event.generation > seen.generation,
+            None => {
+                let is_seen = event.at_ms == seen.now_ms && event.policy == seen.policy;
+                event.reason == Reason::Policy && event.at_ms >= seen.now_ms && !is_seen
+            }
+        }
+    }
 }
 
 type Told = (u64, u64, Reason, String);
@@ -140,17 +232,18 @@ struct Gatherer {
     news: broadcast::Sender<News>,
     known: BTreeMap<Name, Known>,
     followed: watch::Sender<BTreeSet<Name>>,
-    /// The first look tells of nothing: those are the circuits that subscribers begin with.
-    looked: bool,
+    /// Whether the first read is done. It sends nothing, because subscribers begin with its
+    /// circuits.
+    looked: Option<u64>,
 }
 
-/// Looks and listens until nobody subscribes.
-async fn gather(live: Live, news: broadcast::Sender<News>) {
+/// Polls and listens until there is no subscriber.
+async fn gather(live: NewsFeed, news: broadcast::Sender<News>) {
     let (followed, follows) = watch::channel(BTreeSet::new());
     let (to, mut notices) = mpsc::unbounded_channel();
     let store = Arc::clone(&live.operator.store);
     let listener = tokio::spawn(async move {
-        // What is not pushed is looked at.
+        // An error is harmless: the task polls as well.
         while !to.is_closed() {
             let _ = store.listen(follows.clone(), to.clone()).await;
             tokio::time::sleep(LISTEN_AGAIN).await;
@@ -161,7 +254,7 @@ async fn gather(live: Live, news: broadcast::Sender<News>) {
         news,
         known: BTreeMap::new(),
         followed,
-        looked: false,
+        looked: None,
     };
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,7 +271,7 @@ async fn gather(live: Live, news: broadcast::Sender<News>) {
                 gatherer.look().await;
             }
             Some(notice) = notices.recv() => {
-                // However many have come, each circuit is looked at once.
+                // Read each circuit once, however many notices there are.
                 let mut changed = BTreeMap::new();
                 let more = std::iter::from_fn(|| notices.try_recv().ok());
                 for notice in std::iter::once(notice).chain(more) {
@@ -197,7 +290,7 @@ async fn gather(live: Live, news: broadcast::Sender<News>) {
 
 impl Gatherer {
     fn tell(&self, news: News) {
-        // Nobody there is found at the next look.
+        // An error means that nobody subscribes, which the next tick notices.
         let _ = self.news.send(news);
     }
 
@@ -219,12 +312,12 @@ impl Gatherer {
         let listed: BTreeSet<Name> = views.iter().map(|view| view.name.clone()).collect();
         for view in views {
             match self.take(view).await {
-                Err(error) if error.is_away() => return Err(error),
-                // Its record was written over: that says nothing of the others.
+                Err(error) if error.is_unavailable() => return Err(error),
+                // Something else overwrote this circuit, which does not affect the others.
                 _ => {}
             }
         }
-        // What was not read is not gone.
+        // A circuit that was not read is not gone.
         let whole = survey.incomplete.is_none();
         let gone = self.known.keys();
         let gone = gone.filter(|name| whole && !listed.contains(name));
@@ -237,39 +330,42 @@ impl Gatherer {
             *followed = listed;
             changed
         });
-        self.looked = true;
+        self.looked.get_or_insert(now_ms);
         Ok(now_ms)
     }
 
-    /// What was pushed says only that there may be something new.
+    /// Reads a circuit whose pushed version is newer than the known one.
     async fn hear(&mut self, name: Name, version: (u64, u64)) {
         let known = self.known.get(&name);
         if known.is_some_and(|known| version <= known.view.snapshot.version()) {
             return;
         }
-        // What fails here is seen at the next look.
+        // The next poll makes up for a failure here.
         if let Ok(view) = self.operator.view(name, 0).await {
             let _ = self.take(view).await;
         }
     }
 
-    /// Takes over a circuit as it is, and tells what is new about it.
+    /// Stores a circuit's view, and sends what is new about it.
     async fn take(&mut self, view: View) -> Result<(), StoreError> {
         let seen = &view.snapshot;
         let before = self.known.get(&view.name);
         let was = before.map(|known| &known.view.snapshot);
         let told = match before {
+            // Read the record only of circuits that change: there may be thousands of circuits.
+            None if self.looked.is_none() => None,
             Some(known) if seen.version() == known.view.snapshot.version() => known.told.clone(),
-            _ => self.tell_entries(&view.name, before).await?,
+            _ => Some(self.tell_entries(&view.name, before).await?),
         };
-        if self.looked && was.is_none_or(|was| differs(was, seen)) {
+        if self.looked.is_some() && was.is_none_or(|was| differs(was, seen)) {
             self.tell(News::Circuit(Arc::new(view.clone())));
         }
         self.known.insert(view.name.clone(), Known { view, told });
         Ok(())
     }
 
-    /// Tells what was not told of a circuit's record, and returns what now is.
+    /// Sends the entries of a circuit's record that were not sent yet, and returns the entries to
+    /// remember as sent.
     async fn tell_entries(
         &self,
         name: &Name,
@@ -278,8 +374,12 @@ impl Gatherer {
         let since = before.map_or(0, |known| known.view.snapshot.generation.saturating_sub(1));
         let events = self.operator.store.events(name, since).await?;
         for event in &events {
-            let news = before.is_none_or(|known| !known.told.contains(&told(event)));
-            if news && self.looked {
+            let news = match before {
+                Some(known) => known.is_news(event),
+                // Of a circuit that the first read missed, the past is not news.
+                None => self.looked.is_some_and(|since| event.at_ms >= since),
+            };
+            if news && self.looked.is_some() {
                 self.tell(News::Entry(name.clone(), Arc::new(event.clone())));
             }
         }
@@ -287,7 +387,7 @@ impl Gatherer {
     }
 }
 
-/// Whether more than time has passed.
+/// Whether anything but time has changed.
 fn differs(was: &Snapshot, is: &Snapshot) -> bool {
     let timeless = |of: &Snapshot| Snapshot {
         now_ms: 0,

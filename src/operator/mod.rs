@@ -1,10 +1,27 @@
-//! Seeing and steering the circuits of a fleet from outside of it.
+//! Observing and controlling the circuits of a fleet from outside.
 //!
-//! Owns what an operator can ask and command; the command line and the admin server are made of it. An
-//! operator is no replica: it reports nothing, counts as nobody, and goes by the policy that the
-//! replicas last reported.
+//! Owns what an operator can query and command; the command line and the admin server are built on
+//! it. An operator is not a replica: it reports nothing, is not counted, and uses the policy that
+//! the replicas last reported.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use commontrip::{Commontrip, Override, Policy, operator::Operator};
+//!
+//! let circuits = Commontrip::embedded()?;
+//! circuits.circuit("payments", Policy::default())?.reset().await?;
+//!
+//! let operator = Operator::of(&circuits);
+//! operator.force_open("payments", Override::because("drill").by("ana")).await?;
+//! for view in operator.circuits(0).await? {
+//!     println!("{} is {}", view.name, view.snapshot.state);
+//! }
+//! # Ok(()) }
+//! ```
 
 mod checks;
+mod commands;
 mod live;
 mod simulate;
 mod survey;
@@ -17,37 +34,37 @@ use tokio::sync::watch;
 #[cfg(feature = "health")]
 pub(crate) use self::checks::{INDEX, Index, KEPT_MS, index};
 pub use self::{
-    checks::{CheckReport, CheckRun, CheckStatus},
-    live::{Live, News, Tidings},
-    simulate::{Course, Simulation, Trip},
+    checks::{CheckPeriod, CheckReport, CheckRun, CheckRunError, CheckStatus, ChecksByStatus},
+    live::{News, NewsFeed, NewsStream},
+    simulate::{Course, Measure, Possible, Simulation, Trip, Verdict},
     survey::{Ask, Survey},
     view::{Details, Policies, Settings, View},
 };
+pub use crate::model::{Interval, Lease, Member, Members, Slice};
 use crate::{
-    Commontrip, ControlError, Event, Name, Override, Policy, Rules, Snapshot, Store, StoreError,
+    Commontrip, ControlError, Event, Name, Policy, Rules, Snapshot, Store, StoreError,
     breaker::replica_name,
-    model::{Command, FOREVER, Head},
+    model::{FOREVER, Head, millis},
     store::MOST_CIRCUITS,
 };
 
-/// More slices than are kept of any circuit.
+/// More slices than any circuit keeps.
 const ALL: usize = 1_000;
-/// How often a change of a stored policy is tried when others change it too.
-const TRIES: u32 = 10;
-/// How long an operator waits, where nobody says for how long. Callers do not wait for so long, but
-/// their calls go on without an answer.
+/// The default timeout of an operator. Callers wait for less, but their calls proceed without an
+/// answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How many circuits are read at once: others' requests come between.
+/// How many circuits are read at once, so that other clients' requests are served in between.
 const PIECE: usize = 100;
-/// The longest text that says from where a command came, bytes.
+/// Maximum length of a command's origin, bytes.
 const LONGEST_ORIGIN: usize = 200;
 
-/// Whoever looks after the circuits of a store.
+/// Observes and controls the circuits of a store.
 ///
-/// Cheap to clone. What it does is written into each circuit's events: who, when, why, from where.
+/// Cheap to clone. Every command is recorded in the circuit's events: who, when, why, from where.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use commontrip::{Commontrip, Override, Policy, State, operator::Operator};
 ///
@@ -65,11 +82,11 @@ const LONGEST_ORIGIN: usize = 200;
 #[derive(Clone)]
 pub struct Operator {
     store: Arc<dyn Store>,
-    /// As it was given; `store` waits for as long as this operator does.
+    /// The store as it was passed in; `store` is the same one with this operator's timeout.
     given: Arc<dyn Store>,
     timeout: Duration,
     origin: String,
-    /// Says when the registry ends that it is of.
+    /// Signals when the operator's registry ends.
     ending: Option<watch::Receiver<bool>>,
 }
 
@@ -83,12 +100,13 @@ impl fmt::Debug for Operator {
 }
 
 impl Operator {
-    /// An operator of the circuits in a store; commands come from this host and process.
+    /// Creates an operator of the circuits in a store. The origin of its commands is this host and
+    /// process.
     pub fn new(store: impl Store) -> Self {
         Self::on(Arc::new(store))
     }
 
-    /// An operator of the circuits of a registry's store.
+    /// Creates an operator of the circuits in a registry's store.
     #[must_use]
     pub fn of(circuits: &Commontrip) -> Self {
         Self {
@@ -109,8 +127,8 @@ impl Operator {
         operator.timeout(TIMEOUT)
     }
 
-    /// Waits until the registry is shut down that this is [of](Self::of); if it is of none, for
-    /// ever.
+    /// Waits until the registry that this operator is [of](Self::of) is shut down; forever without
+    /// a registry.
     pub async fn ended(&self) {
         match self.ending.clone() {
             // An error means that the registry is gone.
@@ -119,9 +137,10 @@ impl Operator {
         }
     }
 
-    /// Sets how long the store's answer to one question may take, and how long reading all circuits
-    /// may. At least 1 ms, default 5 s: callers' `store_timeout` is not an operator's. A
-    /// [`RedisStore`](crate::RedisStore) whose own timeout is longer keeps that for its answers.
+    /// Sets how long one answer of the store may take, and how long reading all circuits may take.
+    ///
+    /// At least 1 ms, default 5 s; callers' `store_timeout` does not apply. A
+    /// [`RedisStore`](crate::RedisStore) whose own timeout is longer keeps it for single answers.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.clamp(Duration::from_millis(1), FOREVER);
@@ -130,7 +149,7 @@ impl Operator {
         self
     }
 
-    /// Says from where commands come; what is longer than 200 bytes is cut.
+    /// Returns an operator whose commands have this origin, cut to 200 bytes.
     #[must_use]
     pub fn from(&self, origin: &str) -> Self {
         let mut end = origin.len().min(LONGEST_ORIGIN);
@@ -152,18 +171,47 @@ impl Operator {
         }
     }
 
-    /// How long the store took to answer.
+    /// Pings the store, and returns how long it took to answer.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::operator::Operator;
+    ///
+    /// let operator = Operator::of(&circuits);
+    /// println!("{:?}", operator.ping().await?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`StoreError`] when it did not.
+    /// [`StoreError`] when the store does not answer.
     pub async fn ping(&self) -> Result<Duration, StoreError> {
         let asked = tokio::time::Instant::now();
         self.store.ping().await?;
         Ok(asked.elapsed())
     }
 
-    /// Names of the circuits that were used in the last 30 days, sorted; of more than
-    /// [`MOST_CIRCUITS`] those that were used last.
+    /// Names of the circuits that were used in the last 30 days, sorted; at most the
+    /// [`MOST_CIRCUITS`] that were used last.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::operator::Operator;
+    ///
+    /// let operator = Operator::of(&circuits);
+    /// # payments.reset().await?;
+    /// for name in operator.names().await? {
+    ///     println!("{name}");
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
@@ -171,15 +219,33 @@ impl Operator {
         Ok(self.index().await?.0)
     }
 
-    /// Those names, and whether there are more.
+    /// The [`names`](Self::names), and whether there are more.
     async fn index(&self) -> Result<(Vec<Name>, bool), StoreError> {
         let (names, more) = self.store.index(MOST_CIRCUITS).await?;
         let names = names.iter().filter_map(|n| Name::new(n).ok());
         Ok((names.collect(), more))
     }
 
-    /// Every circuit that can be read, worst first, each with at most `slices` of its past. Whether
-    /// these are all a [`survey`](Self::survey) says.
+    /// Every circuit that can be read, worst first, each with at most `slices` of its past. Use
+    /// [`survey`](Self::survey) to find out whether some are missing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::operator::Operator;
+    ///
+    /// let operator = Operator::of(&circuits);
+    /// # payments.reset().await?;
+    /// for view in operator.circuits(0).await? {
+    ///     println!("{}: {}", view.name, view.snapshot.state);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Circuits that were not read in time are missing; [`survey`](Self::survey) says how many.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
@@ -187,7 +253,7 @@ impl Operator {
         Ok(self.survey(&Ask::all(slices)).await?.circuits)
     }
 
-    /// Several circuits in the order of their names; `None` for those that the store has not heard of.
+    /// Several circuits, in the order of `names`; `None` for circuits that the store does not know.
     async fn views(
         &self,
         names: &[Name],
@@ -216,7 +282,22 @@ impl Operator {
         Ok(names.iter().zip(snapshots).map(view).collect())
     }
 
-    /// One circuit, with all that is kept of its past.
+    /// One circuit, with the counts of its past hour.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::operator::Operator;
+    ///
+    /// let operator = Operator::of(&circuits);
+    /// # payments.reset().await?;
+    /// let view = operator.circuit("payments").await?;
+    /// println!("{}: {}", view.name, view.snapshot.state);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ControlError::Name`], [`ControlError::Unknown`], [`ControlError::Store`].
@@ -233,7 +314,7 @@ impl Operator {
         view.ok_or_else(|| ControlError::Unknown(name[0].to_string()))
     }
 
-    /// One circuit with everything that there is to know about it.
+    /// One circuit with its past hour, policies, probes, replicas and events.
     ///
     /// # Errors
     /// As [`circuit`](Self::circuit).
@@ -248,6 +329,22 @@ impl Operator {
 
     /// Transitions and operators' commands, oldest first; the newest 256 are kept.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::operator::Operator;
+    ///
+    /// let operator = Operator::of(&circuits);
+    /// # payments.reset().await?;
+    /// for event in operator.events("payments").await? {
+    ///     println!("{} -> {}: {}", event.from, event.to, event.reason);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`circuit`](Self::circuit).
     pub async fn events(&self, name: &str) -> Result<Vec<Event>, ControlError> {
@@ -255,134 +352,63 @@ impl Operator {
         Ok(self.store.events(&name, 0).await?)
     }
 
-    /// What a circuit would have done in its recorded past, had these `key=integer` pairs been stored with it,
-    /// beside what it did. Writes nothing. The pairs come on top of the policy in force; none replays that.
+    /// Simulates what a circuit would have done in its recorded past with these settings, and
+    /// compares it with what the circuit did. Writes nothing.
+    ///
+    /// The pairs override the policy in force; an empty string replays that policy. `over` limits
+    /// how far back the simulation goes; `None` goes back as far as the recorded slices allow.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use commontrip::{Commontrip, Policy};
+    /// # let circuits = Commontrip::embedded()?;
+    /// # let payments = circuits.circuit("payments", Policy::default())?;
+    /// use commontrip::operator::Operator;
+    ///
+    /// let operator = Operator::of(&circuits);
+    /// # payments.acquire().await?.success();
+    /// # circuits.flush().await;
+    /// let simulation = operator.simulate("payments", "failure_rate_threshold=40", None).await?;
+    /// println!("{simulation:?}");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// As [`circuit`](Self::circuit); [`ControlError::Policy`] when a pair, or the policy that would
-    /// result, is not valid.
-    pub async fn simulate(&self, name: &str, pairs: &str) -> Result<Simulation, ControlError> {
-        let seen = self.circuit(name).await?;
-        let events = self.store.events(&seen.name, 0).await?;
-        let in_force = in_code(&seen.snapshot).rules().with(&seen.snapshot.policy);
-        let pairs = Policy::of(in_force).check_stored(pairs)?;
-        let rules = in_force.with(&pairs);
-        Ok(Simulation::of(&seen, &in_force, &rules, &events))
-    }
-
-    /// Every circuit's news, from the moment of the subscription on.
-    #[must_use]
-    pub fn live(&self) -> Live {
-        Live::new(self.clone())
-    }
-
-    /// Rejects every call of the fleet, until the override ends or [`reset`](Self::reset). Its answer, as
-    /// that of every command, is the circuit without its past.
-    ///
-    /// # Errors
-    /// As [`circuit`](Self::circuit); [`ControlError::Text`] when the author or the reason is too long.
-    pub async fn force_open(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, Command::ForceOpen, with).await
-    }
-
-    /// Admits every call of the fleet and trips on nothing; only lifetime totals are kept.
-    ///
-    /// # Errors
-    /// As [`force_open`](Self::force_open).
-    pub async fn disable(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, Command::Disable, with).await
-    }
-
-    /// Admits every call of the fleet and records it, but trips on nothing: a dry run.
-    ///
-    /// # Errors
-    /// As [`force_open`](Self::force_open).
-    pub async fn metrics_only(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, Command::MetricsOnly, with).await
-    }
-
-    /// Closes the circuit for the fleet, with an empty window and no backoff; ends overrides.
-    ///
-    /// # Errors
-    /// As [`force_open`](Self::force_open).
-    pub async fn reset(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, Command::Reset, with).await
-    }
-
-    async fn command(
-        &self,
-        name: &str,
-        command: Command,
-        with: Override,
-    ) -> Result<View, ControlError> {
-        let request = with.request(self.head(), command, String::new())?;
-        let (name, _) = self.known(name).await?;
-        self.store.control(&name, &request).await?;
-        self.view(name, 0).await
-    }
-
-    /// Stores settings with a circuit in the place of those that are stored; counts are kept.
-    /// `key=integer` pairs with the keys of [`Rules`]; none takes the stored policy away.
-    ///
-    /// With `expected` only if the stored policy is still at that version
-    /// ([`Snapshot::policy_version`]).
-    ///
-    /// # Errors
-    /// As [`force_open`](Self::force_open); [`ControlError::Policy`] when a pair, or the policy that would
-    /// result, is not valid; [`ControlError::Conflict`] when it is at another version.
-    pub async fn store_policy(
+    /// As [`circuit`](Self::circuit); [`ControlError::Policy`] when a pair or the resulting policy
+    /// is not valid; [`ControlError::Unrecorded`] when the record is not sufficient.
+    pub async fn simulate(
         &self,
         name: &str,
         pairs: &str,
-        expected: Option<u64>,
-        with: Override,
-    ) -> Result<View, ControlError> {
-        let (name, seen) = self.known(name).await?;
-        let stored = in_code(&seen).check_stored(pairs)?;
-        let mut request = with.request(self.head(), Command::Policy, stored)?;
-        request.expects = expected.map_or(0, |version| version.saturating_add(1));
-        let after = self.store.control(&name, &request).await?;
-        if let Some(expected) = expected
-            && (after.policy_version != expected + 1 || after.policy != request.policy)
-        {
-            let found = after.policy_version;
-            return Err(ControlError::Conflict { expected, found });
+        over: Option<Duration>,
+    ) -> Result<Simulation, ControlError> {
+        let seen = self.view(Name::new(name)?, 0).await?;
+        let (past, events) = tokio::try_join!(
+            self.store.past(&seen.name),
+            self.store.events(&seen.name, 0)
+        )?;
+        let in_force = in_code(&seen.snapshot).rules().with(&seen.snapshot.policy);
+        let pairs = Policy::of(in_force).check_stored(pairs)?;
+        let rules = in_force.with(&pairs);
+        if in_force.history == 0 && past.is_empty() {
+            return Err(ControlError::Unrecorded {
+                setting: "history",
+                value: Rules::in_words("history", 0),
+                why: "without it nothing is on record".to_owned(),
+            });
         }
-        self.view(name, 0).await
+        let policies = [&in_force, &rules];
+        Simulation::of(&seen, past, policies, &events, over.map(millis))
     }
 
-    /// Changes some of the stored settings, and takes others away; the rest stays as it is.
-    ///
-    /// # Errors
-    /// As [`store_policy`](Self::store_policy); a conflict only when others have changed the policy many
-    /// times meanwhile.
-    pub async fn change_policy(
-        &self,
-        name: &str,
-        set: &str,
-        unset: &[&str],
-        with: Override,
-    ) -> Result<View, ControlError> {
-        let mut tries = 0;
-        loop {
-            let (_, seen) = self.known(name).await?;
-            let changed: Vec<_> = set.split_whitespace().map(key_of).collect();
-            let stays = |pair: &&str| {
-                let key = key_of(pair);
-                !changed.contains(&key) && !unset.contains(&key)
-            };
-            let kept = seen.policy.split_whitespace().filter(stays);
-            let pairs: Vec<_> = kept.chain(set.split_whitespace()).collect();
-            let (pairs, version) = (pairs.join(" "), Some(seen.policy_version));
-            let stored = self.store_policy(name, &pairs, version, with.clone());
-            match stored.await {
-                Err(ControlError::Conflict { .. }) if tries < TRIES => tries += 1,
-                answer => return answer,
-            }
-        }
+    /// The news of every circuit, from the time of subscription.
+    #[must_use]
+    pub fn live(&self) -> NewsFeed {
+        NewsFeed::new(self.clone())
     }
 
-    /// The store's time, Unix ms; every circuit that is read says it, too.
+    /// The store's time, Unix ms. Every snapshot has it as well.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
@@ -393,7 +419,7 @@ impl Operator {
         }
     }
 
-    /// The time at which these were read; where there is none, the store's.
+    /// The time at which these circuits were read; the store's current time without circuits.
     pub(crate) async fn time_of(&self, views: &[View]) -> Result<u64, StoreError> {
         match views.iter().map(|view| view.snapshot.now_ms).max() {
             Some(now_ms) => Ok(now_ms),
@@ -401,7 +427,7 @@ impl Operator {
         }
     }
 
-    /// A circuit that the store has heard of.
+    /// A circuit that the store knows, with its snapshot.
     async fn known(&self, name: &str) -> Result<(Name, Snapshot), ControlError> {
         let name = Name::new(name)?;
         let seen = self.store.snapshot(&name, &self.head()).await?;
@@ -412,14 +438,8 @@ impl Operator {
     }
 }
 
-/// Keys and numbers, as settings.
 fn settings<'a>(pairs: impl Iterator<Item = (&'a str, u64)>) -> Settings {
     pairs.map(|(key, n)| (key.to_owned(), n)).collect()
-}
-
-/// The key of a `key=integer` pair.
-fn key_of(pair: &str) -> &str {
-    pair.split_once('=').map_or(pair, |(key, _)| key)
 }
 
 /// The policy in code, as replicas last reported it.

@@ -1,6 +1,6 @@
-//! Many circuits, read in pieces.
+//! Reading many circuits in batches.
 //!
-//! Owns how they are read and what is said of those that were not.
+//! Owns how circuits are read, and how those that could not be read are reported.
 
 use tokio::time::Instant;
 
@@ -8,23 +8,39 @@ use super::{Operator, PIECE, View};
 use crate::{Name, State, StoreError, store::in_words};
 
 /// Which circuits to read, and how much of each.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::{State, operator::{Ask, Operator}};
+///
+/// let mut ask = Ask::all(0);
+/// ask.state = Some(State::Open);
+/// for view in Operator::of(&circuits).survey(&ask).await?.circuits {
+///     println!("{} is open", view.name);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Ask {
-    /// How many slices of each one's past.
+    /// How many slices of each circuit's past to read.
     pub slices: usize,
-    /// Only those that have this in their name, in upper or lower case.
+    /// Only circuits whose name contains this, in upper or lower case.
     pub part: String,
-    /// Only those in this state.
+    /// Only circuits in this state.
     pub state: Option<State>,
-    /// At most so many, in the order of their names; without, all, worst first.
+    /// At most this many circuits, ordered by name; `None` reads all, worst first.
     pub limit: Option<usize>,
-    /// Only those whose names come after this one.
+    /// Only circuits whose names sort after this one.
     pub after: String,
 }
 
 impl Ask {
-    /// All, with so much of their past.
+    /// All circuits, each with this many slices of its past.
     #[must_use]
     pub fn all(slices: usize) -> Self {
         Self {
@@ -40,24 +56,41 @@ impl Ask {
     }
 }
 
-/// What was read.
+/// The circuits that were read, and what is missing.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::operator::{Ask, Operator};
+///
+/// let survey = Operator::of(&circuits).survey(&Ask::all(0)).await?;
+/// if let Some(why) = &survey.incomplete {
+///     println!("some circuits are missing: {why}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Survey {
     /// The circuits.
     pub circuits: Vec<View>,
-    /// Those that cannot be read, because something else is stored under their names, with what the
-    /// store says of it.
+    /// Circuits that cannot be read, because something else is stored under their names, with the
+    /// store's error.
     pub unreadable: Vec<(Name, StoreError)>,
-    /// Why circuits are missing that should be here; `None` when none is, but for those above.
+    /// Why circuits other than the unreadable ones are missing; `None` if none are.
     pub incomplete: Option<String>,
-    /// What the next page comes after, where a limit left circuits for it.
+    /// The [`after`](Ask::after) of the next page, if the limit left circuits for one.
     pub next: Option<Name>,
+    /// Circuits that were not read in time.
+    pub(super) unread: usize,
 }
 
 impl Operator {
-    /// Circuits that are listed, read in bounded pieces within the operator's
-    /// [`timeout`](Self::timeout), and whether some are missing.
+    /// Reads the listed circuits in bounded batches within the operator's
+    /// [`timeout`](Self::timeout), and reports whether some are missing.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer at all.
@@ -92,10 +125,11 @@ impl Operator {
                 }
                 Err(error) if read == 0 => return Err(error),
                 Err(error) => {
-                    let (left, all) = (names.len() - read, names.len());
+                    let (unread, all) = (names.len() - read, names.len());
                     let why = in_words(&error);
                     survey.incomplete =
-                        Some(format!("{left} of {all} circuits were not read: {why}"));
+                        Some(format!("{unread} of {all} circuits were not read: {why}"));
+                    survey.unread = unread;
                     survey.next = ask.limit.map(|_| names[read - 1].clone());
                     break;
                 }
@@ -107,13 +141,13 @@ impl Operator {
         Ok(survey)
     }
 
-    /// A few circuits; an error when the store is away.
+    /// Reads one batch; an error if the store is unavailable.
     async fn piece(&self, names: &[Name], slices: usize) -> Result<Vec<Seen>, StoreError> {
         let views = self.views(names, slices).await?;
-        let away = views
+        let unavailable = views
             .iter()
-            .find_map(|view| view.as_ref().err().filter(|e| e.is_away()));
-        match away {
+            .find_map(|view| view.as_ref().err().filter(|e| e.is_unavailable()));
+        match unavailable {
             Some(error) => Err(error.clone()),
             None => Ok(views),
         }
@@ -123,7 +157,7 @@ impl Operator {
 type Seen = Result<Option<View>, StoreError>;
 
 impl Survey {
-    /// Takes a circuit in, unless the page is full: then it is the next one's.
+    /// Adds a circuit, unless the page is full: then the circuit belongs to the next page.
     fn take(&mut self, ask: &Ask, name: &Name, seen: Seen) {
         if self.next.is_some() {
             return;

@@ -1,6 +1,6 @@
-//! Circuits as an operator sees them, and as they are written in JSON.
+//! Circuits as an operator sees them, and as they appear in JSON.
 //!
-//! Owns the order (worst first) and what is computed from a snapshot; knows no transport.
+//! Owns the order (worst first) and the values computed from a snapshot; knows no transport.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -12,23 +12,40 @@ use crate::{
     model::{Interval, Lease, Member, Members},
 };
 
-/// A circuit.
+/// A circuit as an operator sees it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::operator::Operator;
+///
+/// # payments.reset().await?;
+/// let mut views = Operator::of(&circuits).circuits(0).await?;
+/// views.sort_by(|one, other| one.worst_first(other));
+/// for view in views {
+///     println!("{}: {}, failure rate {:?} %", view.name, view.snapshot.state, view.failure_rate);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct View {
-    /// Its name.
+    /// The circuit's name.
     #[serde(serialize_with = "name_as_text")]
     pub name: Name,
-    /// The circuit itself.
+    /// The circuit's snapshot.
     #[serde(flatten)]
     pub snapshot: Snapshot,
     /// Failures among the recorded calls of the window, percent; `None` without calls.
     pub failure_rate: Option<f64>,
     /// Slow calls among them, percent.
     pub slow_rate: Option<f64>,
-    /// Until the state ends by itself, ms, as of `now_ms`; 0 when it does not.
+    /// Time until the state expires, ms, as of `now_ms`; 0 if it does not expire.
     pub left_ms: u64,
-    /// What was reported in its past, oldest first; as much as was asked for.
+    /// Counts of its past, oldest first; as many slices as were requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Interval>,
 }
@@ -49,7 +66,7 @@ impl View {
         }
     }
 
-    /// What needs somebody's eyes before what does not: the state, then the failure rate, then names.
+    /// Orders circuits that need attention first: by state, then failure rate, then name.
     #[must_use]
     pub fn worst_first(&self, other: &Self) -> Ordering {
         let badness = |view: &Self| match view.snapshot.state {
@@ -68,18 +85,18 @@ impl View {
     }
 }
 
-/// Settings by their keys, those of [`Rules`].
+/// Settings by key; the keys are those of [`Rules`].
 pub type Settings = BTreeMap<String, u64>;
 
 /// The policies of a circuit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Policies {
-    /// The one in code, as replicas last reported it; the defaults before they did.
+    /// The policy in code, as replicas last reported it; the defaults before the first report.
     pub code: Settings,
-    /// What is stored with the circuit and wins.
+    /// The settings stored with the circuit, which win.
     pub stored: Settings,
-    /// What holds.
+    /// The policy in force.
     pub in_force: Settings,
 }
 
@@ -99,17 +116,31 @@ impl Policies {
     }
 }
 
-/// Everything that there is to know about a circuit.
+/// A circuit with its policies, probes, replicas and events.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::operator::Operator;
+///
+/// # payments.reset().await?;
+/// let details = Operator::of(&circuits).details("payments").await?;
+/// println!("{details:?}");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Details {
-    /// The circuit, with all that is kept of its past.
+    /// The circuit, with the counts of its past hour.
     pub circuit: View,
-    /// Its policies.
+    /// The circuit's policies.
     pub policy: Policies,
-    /// Probe permits that are out, the soonest to end first.
+    /// Outstanding probe permits, the first to expire first.
     pub probes: Vec<Lease>,
-    /// Replicas that have reported within the last hour, the last one first.
+    /// Replicas that reported within the last hour, the most recent first.
     pub replicas: Vec<Member>,
     /// Transitions and operators' commands, oldest first, at most 256.
     pub events: Vec<Event>,

@@ -1,4 +1,4 @@
-//! A queue's settings, and how a job gets in.
+//! A queue's settings, and how a job is enqueued.
 
 use std::{
     fmt,
@@ -9,7 +9,12 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{JobId, Queue, QueueError, Shared, scripts::Scripts};
+use super::{
+    JobId, Queue, QueueError, Shared,
+    memory::New,
+    place::{Memory, Place},
+    scripts::{Redis, Scripts},
+};
 use crate::{
     RedisStore,
     model::{Name, millis},
@@ -19,14 +24,14 @@ use crate::{
 const LONGEST_KEY: usize = 500;
 /// The largest limit that the scripts read.
 const MOST: u64 = 1_000_000_000_000;
-/// How often a queue is entered in the index again.
+/// How often a queue is added to the index again.
 const INDEX_EVERY_MS: u64 = 60_000;
 
-/// What derives an idempotency key from a job.
+/// Derives an idempotency key from a job.
 pub(super) type KeyOf<T> = Arc<dyn Fn(&T) -> String + Send + Sync>;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Settings {
+pub(super) struct QueueSettings {
     most: u64,
     most_bytes: usize,
     ttl: Option<Duration>,
@@ -35,12 +40,28 @@ pub(super) struct Settings {
     pub(super) patience: Duration,
 }
 
-/// Says what a queue keeps.
+/// Configures a queue.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use commontrip::{RedisStore, queue::Queue};
+///
+/// let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
+/// let ads = Queue::<String>::builder(&store, "ads")
+///     .max_size(10_000)
+///     .ttl(Duration::from_secs(86_400))
+///     .key_of(|ad| ad.clone())
+///     .build()?;
+/// # Ok(()) }
+/// ```
 #[must_use]
 pub struct QueueBuilder<T> {
-    store: RedisStore,
+    /// `None`: the jobs are in this process.
+    store: Option<RedisStore>,
     name: String,
-    settings: Settings,
+    settings: QueueSettings,
     key_of: Option<KeyOf<T>>,
 }
 
@@ -54,8 +75,8 @@ impl<T> fmt::Debug for QueueBuilder<T> {
 }
 
 impl<T> QueueBuilder<T> {
-    pub(super) fn new(store: RedisStore, name: &str) -> Self {
-        let settings = Settings {
+    pub(super) fn new(store: Option<RedisStore>, name: &str) -> Self {
+        let settings = QueueSettings {
             most: 10_000,
             most_bytes: 64 * 1024,
             ttl: None,
@@ -71,7 +92,8 @@ impl<T> QueueBuilder<T> {
         }
     }
 
-    /// How many jobs there may be at once, dead ones aside; more are refused.
+    /// Sets how many jobs the queue may have at once, not counting dead letters; further ones are
+    /// rejected.
     ///
     /// At least 1, default 10,000.
     pub const fn max_size(mut self, jobs: u64) -> Self {
@@ -79,7 +101,7 @@ impl<T> QueueBuilder<T> {
         self
     }
 
-    /// How large a job may be, in bytes of MessagePack; a larger one is refused.
+    /// Sets how large a job may be, in bytes of MessagePack; larger ones are rejected.
     ///
     /// At least 1, default 64 KiB.
     pub const fn max_job_bytes(mut self, bytes: usize) -> Self {
@@ -87,7 +109,7 @@ impl<T> QueueBuilder<T> {
         self
     }
 
-    /// How many dead letters are kept; of more the oldest is lost.
+    /// Sets how many dead letters are kept; beyond that, the oldest is discarded.
     ///
     /// At least 1, default 1000.
     pub const fn max_dead(mut self, jobs: u64) -> Self {
@@ -95,37 +117,38 @@ impl<T> QueueBuilder<T> {
         self
     }
 
-    /// For how long a job is worth running; one that is older becomes a dead letter. Default: for ever.
+    /// Sets for how long a job is worth running; an older one becomes a dead letter. By default a
+    /// job never expires.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.ttl = Some(ttl);
         self
     }
 
-    /// How long the idempotency key of a job that is done is remembered. Default one hour.
+    /// Sets how long the idempotency key of a done job is remembered. Default one hour.
     pub const fn keep(mut self, keep: Duration) -> Self {
         self.settings.keep = keep;
         self
     }
 
-    /// Gives each job the idempotency key that this derives from it; 1 to 500 bytes. By default a job has none.
+    /// Derives each job's idempotency key from the job; 1 to 500 bytes. By default a job has none.
     pub fn key_of(mut self, key_of: impl Fn(&T) -> String + Send + Sync + 'static) -> Self {
         self.key_of = Some(Arc::new(key_of));
         self
     }
 
-    /// How long to wait for Redis at one operation, at most a year. Default one second; the store's
-    /// own timeout, where that is longer.
+    /// Sets how long one operation waits for Redis, at most a year. Default one second, or the
+    /// store's own timeout where that is longer.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.patience = timeout;
         self
     }
 
-    /// Makes the queue. Connects to nothing.
+    /// Builds the queue. Connects to nothing.
     ///
     /// # Errors
-    /// [`QueueError::Name`] when no queue can have that name, [`QueueError::Setting`] when a limit is 0.
+    /// [`QueueError::Name`] when the name is invalid, [`QueueError::Setting`] when a limit is 0.
     pub fn build(self) -> Result<Queue<T>, QueueError> {
-        let Settings {
+        let QueueSettings {
             most,
             most_bytes,
             most_dead,
@@ -141,24 +164,49 @@ impl<T> QueueBuilder<T> {
                 return Err(QueueError::Setting { setting, range });
             }
         }
-        let settings = Settings {
+        let settings = QueueSettings {
             most: most.min(MOST),
             most_dead: most_dead.min(MOST),
             ..self.settings
         };
+        let name = Name::new(&self.name)?;
+        let place = match self.store {
+            Some(store) => Place::Redis(Box::new(Redis {
+                store,
+                name: name.clone(),
+                patience: settings.patience,
+                scripts: Scripts::new(),
+            })),
+            None => {
+                tracing::warn!(queue = %name, "the queue is in this process' memory: its jobs are lost when the process ends");
+                Place::Memory(Box::new(Memory::new()))
+            }
+        };
         Ok(Queue(Arc::new(Shared {
-            store: self.store,
-            name: Name::new(&self.name)?,
+            place,
+            name,
             settings,
             key_of: self.key_of,
-            scripts: Scripts::new(),
             enqueued: watch::channel(0).0,
             indexed_ms: 0.into(),
         })))
     }
 }
 
-/// How one job is to be kept.
+/// Options of one job.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use commontrip::{RedisStore, queue::{Enqueue, Queue}};
+///
+/// let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
+/// let ads = Queue::<String>::builder(&store, "ads").build()?;
+/// let later = Enqueue::new().key("ad-7").delay(Duration::from_secs(60));
+/// ads.enqueue_with(&"a bicycle".to_owned(), later).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Enqueue {
@@ -168,32 +216,33 @@ pub struct Enqueue {
 }
 
 impl Enqueue {
-    /// As the queue says.
+    /// Starts from the queue's settings.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With this idempotency key, 1 to 500 bytes: while a job with the same key is in the queue (dead ones aside), and for
-    /// [`keep`](QueueBuilder::keep) after it is done, no other is taken in.
+    /// Sets the idempotency key, 1 to 500 bytes. While a job with the same key is in the queue
+    /// (except as a dead letter), and for [`keep`](QueueBuilder::keep) after it is done, no other
+    /// job with that key is added.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Not to be run before so long from now.
+    /// Sets a delay, from now, before which the job does not run.
     pub const fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
     }
 
-    /// Worth running for so long from now; then it becomes a dead letter.
+    /// Sets for how long, from now, the job is worth running; after that it becomes a dead letter.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 }
 
-/// A job as the script takes it: ID, payload, key, delay, time to live.
+/// An encoded job: payload, key, delay, time to live.
 #[derive(Debug)]
 pub(super) struct Encoded {
     payload: Vec<u8>,
@@ -234,22 +283,18 @@ impl<T: Serialize> Queue<T> {
 impl<T> Queue<T> {
     pub(super) async fn keep(&self, job: Encoded) -> Result<JobId, QueueError> {
         let shared = &self.0;
-        let Settings {
+        let QueueSettings {
             most, most_dead, ..
         } = shared.settings;
         let id = JobId::new();
-        let request = (
-            id.as_str(),
-            &job.key,
-            job.delay_ms,
-            job.ttl_ms,
-            most,
-            most_dead,
-        );
-        let script = &shared.scripts.enqueue;
-        let answer = shared.ask_with(script, &request, job.payload);
-        let (id, size, now_ms): (String, u64, u64) =
-            answer.await?.ok_or_else(super::inspect::unanswered)?;
+        let new = New {
+            id: id.as_str(),
+            key: &job.key,
+            delay_ms: job.delay_ms,
+            ttl_ms: job.ttl_ms,
+            payload: job.payload,
+        };
+        let (id, size, now_ms) = shared.place.enqueue(new, most, most_dead).await?;
         if id.is_empty() {
             return Err(QueueError::Full { size, most });
         }
@@ -258,17 +303,20 @@ impl<T> Queue<T> {
         Ok(JobId::of(id))
     }
 
-    /// Enters the queue in the index of queues now and then; nobody waits for it.
+    /// Adds the queue to the index of queues from time to time, in the background.
     fn index(&self, now_ms: u64) {
+        let Place::Redis(redis) = &self.0.place else {
+            return;
+        };
         let before = self.0.indexed_ms.load(Ordering::Relaxed);
         if now_ms.abs_diff(before) < INDEX_EVERY_MS {
             return;
         }
         self.0.indexed_ms.store(now_ms, Ordering::Relaxed);
-        let (store, name) = (self.0.store.clone(), self.0.name.clone());
+        let (store, name) = (redis.store.clone(), self.0.name.clone());
         tokio::spawn(async move {
             if let Err(error) = store.enter_queue(&name, now_ms).await {
-                tracing::debug!(%error, queue = %name, "the queue was not entered in the index");
+                tracing::debug!(%error, queue = %name, "the queue could not be added to the index");
             }
         });
     }

@@ -1,4 +1,4 @@
-//! A call that becomes a job where it does not go through.
+//! A call that becomes a job if it does not succeed.
 
 use std::{future::Future, time::Duration};
 
@@ -7,52 +7,83 @@ use serde::Serialize;
 use super::{Enqueue, JobId, NotCalled, Queue};
 use crate::{CallError, CircuitBreaker, Outcome};
 
-/// What became of a call.
+/// The result of a call.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{RedisStore, queue::{Called, Queue}};
+///
+/// let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
+/// let ads = Queue::<String>::builder(&store, "ads").build()?;
+/// # let payments = commontrip::Commontrip::embedded()?.circuit("ads", Default::default())?;
+/// let publish = async |ad: String| Ok::<_, std::io::Error>(ad.len());
+/// match ads.call(&payments, "a bicycle".to_owned(), publish).await? {
+///     Called::Done(length) => println!("published {length} bytes"),
+///     Called::Queued(id) => println!("will be published: job {id}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Called<R> {
-    /// It was made, and this is what it returned.
+    /// The call was made, and this is what it returned.
     Done(R),
-    /// It is in the queue, under this ID.
+    /// The job is in the queue, under this ID.
     Queued(JobId),
 }
 
-/// What an error means.
+/// How an error of a call is treated.
+///
+/// ```
+/// use commontrip::queue::Failure;
+///
+/// let classify = |error: &std::io::Error| match error.kind() {
+///     std::io::ErrorKind::InvalidInput => Failure::Fatal,
+///     _ => Failure::retry(),
+/// };
+/// assert!(matches!(classify(&std::io::ErrorKind::InvalidInput.into()), Failure::Fatal));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The service failed: it counts against the circuit, and is worth another attempt.
+    /// The service failed: the failure counts against the circuit, and the job is worth another
+    /// attempt.
     Retry {
-        /// How long the service asked to be left alone (a `Retry-After`).
+        /// How long the service asked callers to wait (a `Retry-After`).
         retry_after: Option<Duration>,
     },
-    /// The job itself is at fault: no attempt will mend it, and it says nothing about the service.
+    /// The job itself is at fault: no attempt can succeed, and the error says nothing about the
+    /// service.
     Fatal,
 }
 
 impl Failure {
-    /// Worth another attempt, without a `retry_after`.
+    /// A failure that is worth another attempt, without a `retry_after`.
     #[must_use]
     pub const fn retry() -> Self {
         Self::Retry { retry_after: None }
     }
 
-    pub(super) const fn outcome(self) -> Outcome {
+    pub(super) fn outcome(self) -> Outcome {
         match self {
-            Self::Retry { retry_after } => Outcome::Failure { retry_after },
+            Self::Retry { retry_after } => Outcome::failure().with_retry_after(retry_after),
             Self::Fatal => Outcome::Ignored,
         }
     }
 }
 
 impl<T: Serialize> Queue<T> {
-    /// Makes a call through a circuit; where it is rejected, takes too long or fails, its job is enqueued.
+    /// Makes a call through a circuit, and enqueues its job if the call is rejected, takes too long
+    /// or fails.
     ///
-    /// A call that took too long may have reached the service, and its job reaches it again: give the service something to
-    /// tell them apart by. When the future that this returns is dropped the job is not enqueued.
+    /// A call that took too long may have reached the service, and its job reaches it again: send
+    /// the service something by which it recognizes duplicates. If the returned future is dropped,
+    /// the job is not enqueued.
     ///
     /// # Errors
-    /// [`NotCalled::NotQueued`] when the call did not go through and its job was not confirmed to be in the queue.
+    /// [`NotCalled::NotQueued`] when the call did not succeed and the queue did not confirm its
+    /// job.
     pub async fn call<F, Fut, R, E>(
         &self,
         breaker: &CircuitBreaker,
@@ -67,7 +98,7 @@ impl<T: Serialize> Queue<T> {
             .await
     }
 
-    /// [`call`](Self::call); `classify` says of an error whether the job is worth another attempt.
+    /// Same as [`call`](Self::call); `classify` decides whether an error is worth another attempt.
     ///
     /// # Errors
     /// As [`call`](Self::call), and [`NotCalled::Failed`] with an error that is [`Failure::Fatal`].
@@ -83,7 +114,8 @@ impl<T: Serialize> Queue<T> {
         F: FnOnce(T) -> Fut,
         Fut: Future<Output = Result<R, E>>,
     {
-        // First, for the call takes the job away. Where it cannot be kept, the call is still worth making.
+        // Encoded first, because the call consumes the job. If that fails, the call is still worth
+        // making.
         let encoded = self.encode(&job, Enqueue::new());
         let outcome = |result: &Result<R, E>| match result {
             Ok(_) => Outcome::Success,

@@ -1,9 +1,19 @@
-//! Looking at a queue and steering it; what a job is made of does not matter here.
+//! Inspecting and controlling a queue; the type of its jobs does not matter here.
 
-use super::{JobState, JobView, Queue, QueueError, QueueStats, job::Told};
+use super::{JobState, JobView, Queue, QueueError, QueueStats};
 use crate::{RedisStore, StoreError};
 
-/// The names of the queues under the store's prefix that were ever used, sorted.
+/// Returns the names of all queues ever used under the store's prefix, sorted.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{RedisStore, queue::queues};
+///
+/// let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
+/// println!("{:?}", queues(&store).await?);
+/// # Ok(()) }
+/// ```
 ///
 /// # Errors
 /// [`StoreError`] when the store does not answer.
@@ -12,27 +22,24 @@ pub async fn queues(store: &RedisStore) -> Result<Vec<String>, StoreError> {
     Ok(names.into_iter().map(|name| name.to_string()).collect())
 }
 
-/// A script that must answer has not.
+/// The error for a script that returned nil where it must answer.
 pub(super) fn unanswered() -> StoreError {
     StoreError::Unreadable("no answer".to_owned())
 }
 
 impl<T> Queue<T> {
-    /// How many jobs are where, and what has become of others.
+    /// Returns how many jobs are in each state, and totals since the queue was first used.
     ///
     /// # Errors
     /// [`QueueError::Store`] when the store does not answer.
     pub async fn stats(&self) -> Result<QueueStats, QueueError> {
-        let shared = &self.0;
-        let script = &shared.scripts.stats;
-        let request: [u8; 0] = [];
-        let answer = shared.ask(script, &request);
-        Ok(answer.await?.ok_or_else(unanswered)?)
+        Ok(self.0.place.stats().await?)
     }
 
-    /// The jobs in a state, at most so many: the next ones first; of dead ones those that died first.
+    /// Returns up to `most` jobs in a state: the next ones first, dead ones in the order in which
+    /// they died.
     ///
-    /// Their payloads are left out.
+    /// Payloads are omitted.
     ///
     /// # Errors
     /// [`QueueError::Store`] when the store does not answer.
@@ -40,11 +47,11 @@ impl<T> Queue<T> {
         self.read(state, "", most).await
     }
 
-    /// One job, with its payload.
+    /// Returns one job, with its payload.
     ///
     /// # Errors
-    /// [`QueueError::Unknown`] when there is none (done jobs are removed), [`QueueError::Store`] when the store does not
-    /// answer.
+    /// [`QueueError::Unknown`] when there is no such job (done jobs are removed),
+    /// [`QueueError::Store`] when the store does not answer.
     pub async fn show(&self, id: &str) -> Result<JobView, QueueError> {
         let found = match id {
             "" => None,
@@ -59,35 +66,34 @@ impl<T> Queue<T> {
         id: &str,
         most: usize,
     ) -> Result<Vec<JobView>, QueueError> {
-        let shared = &self.0;
-        let request = (state.as_str(), id, most);
-        let script = &shared.scripts.list;
-        let answer = shared.ask(script, &request);
-        let told: Vec<Told> = answer.await?.ok_or_else(unanswered)?;
+        let told = self.0.place.list(state, id, most).await?;
         Ok(told.into_iter().map(JobView::from).collect())
     }
 
-    /// Has a dead or delayed job be ready now; a dead one with all its attempts and its time to live anew.
+    /// Makes a dead or delayed job ready now; a dead one gets all its attempts and its full time to
+    /// live again.
     ///
     /// # Errors
-    /// [`QueueError::Unknown`] when there is none, [`QueueError::Running`] when it runs, [`QueueError::KeyTaken`] when a
-    /// job with the same idempotency key has come since, [`QueueError::Store`] when the store did not confirm.
+    /// [`QueueError::Unknown`] when there is no such job, [`QueueError::Running`] while it is
+    /// running, [`QueueError::KeyTaken`] when a job with the same idempotency key was enqueued
+    /// since, [`QueueError::Store`] when the store did not confirm.
     pub async fn retry(&self, id: &str) -> Result<(), QueueError> {
         self.steer(id, "retry").await?;
         self.0.enqueued.send_modify(|n| *n = n.wrapping_add(1));
         Ok(())
     }
 
-    /// Removes a job that does not run.
+    /// Removes a job that is not running.
     ///
     /// # Errors
-    /// [`QueueError::Unknown`] when there is none, [`QueueError::Running`] when it runs, [`QueueError::Store`] when the
-    /// store did not confirm.
+    /// [`QueueError::Unknown`] when there is no such job, [`QueueError::Running`] while it is
+    /// running, [`QueueError::Store`] when the store did not confirm.
     pub async fn drop_job(&self, id: &str) -> Result<(), QueueError> {
         self.steer(id, "drop").await
     }
 
-    /// [`retry`](Self::retry) of every dead letter; how many there were. Those whose key is another job's stay.
+    /// Calls [`retry`](Self::retry) for every dead letter, and returns how many were retried. Dead
+    /// letters whose key another job has stay.
     ///
     /// # Errors
     /// [`QueueError::Store`] when the store did not confirm; some may have been retried.
@@ -96,7 +102,7 @@ impl<T> Queue<T> {
         for job in self.list(JobState::Dead, MOST_DEAD).await? {
             match self.retry(job.id.as_str()).await {
                 Ok(()) => retried += 1,
-                // Somebody else was quicker, or it has to stay.
+                // Another process was quicker, or the job has to stay.
                 Err(QueueError::Unknown(_) | QueueError::Running(_) | QueueError::KeyTaken(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -105,11 +111,7 @@ impl<T> Queue<T> {
     }
 
     async fn steer(&self, id: &str, how: &str) -> Result<(), QueueError> {
-        let shared = &self.0;
-        let script = &shared.scripts.steer;
-        let request = (id, how);
-        let answer = shared.tell(script, &request);
-        let answer: String = answer.await?;
+        let answer = self.0.place.steer(id, how).await?;
         let id = || id.to_owned();
         match answer.as_str() {
             "done" => Ok(()),
@@ -121,5 +123,5 @@ impl<T> Queue<T> {
     }
 }
 
-/// How many dead letters are retried by one command, at most.
+/// The most dead letters that one command retries.
 const MOST_DEAD: usize = 100_000;

@@ -1,14 +1,15 @@
 //! A retry queue: durable work for when a circuit is open, in Redis Streams.
 //!
-//! Owns what a job is and when it may run; the moves of a job between its places are scripts (`lua/queue`), the leave to
-//! run it is a circuit's. Invariants: a job is in one place at a time; it runs at most once at a time; it is taken only
-//! with a permit of the circuit in hand.
+//! Owns what a job is and when it may run. Scripts (`lua/queue`) move jobs between places, or
+//! `memory` does for a queue in the process; a circuit permits each run. Invariants: a job is in
+//! one place at a time; it runs at most once at a time; a worker takes it only while it holds a
+//! permit of the circuit.
 //!
-//! - [`Queue::call`]: makes a call through a circuit, and keeps it as a job where it did not go through
+//! - [`Queue::call`]: makes a call through a circuit, and keeps it as a job if it does not succeed
 //! - [`Queue::enqueue`]: keeps a job
 //! - [`Queue::worker`]: runs jobs as the circuit permits
-//! - [`Queue::stats`], [`list`](Queue::list), [`show`](Queue::show), [`retry`](Queue::retry), [`drop_job`](Queue::drop_job):
-//!   looking at a queue and steering it
+//! - [`Queue::stats`], [`list`](Queue::list), [`show`](Queue::show), [`retry`](Queue::retry),
+//!   [`drop_job`](Queue::drop_job): inspect and control a queue
 //!
 //! ```no_run
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,11 +34,16 @@
 //! # Ok(()) }
 //! ```
 
+mod backoff;
 mod builder;
 mod call;
+#[cfg(any(feature = "metrics", feature = "otel"))]
+mod depth;
 mod error;
 mod inspect;
 mod job;
+mod memory;
+mod place;
 mod run;
 mod scripts;
 mod worker;
@@ -47,8 +53,11 @@ use std::{fmt, sync::Arc};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use self::scripts::Scripts;
+#[cfg(any(feature = "metrics", feature = "otel"))]
+pub(crate) use self::depth::Depth;
+use self::place::Place;
 pub use self::{
+    backoff::Backoff,
     builder::{Enqueue, QueueBuilder},
     call::{Called, Failure},
     error::{NotCalled, QueueError},
@@ -60,20 +69,32 @@ use crate::{RedisStore, model::Name};
 
 /// A queue of jobs of one kind, shared by every process that uses its name on the same store.
 ///
-/// Cheap to clone. Clones wake each other's workers at once; workers of other processes, and of a queue that was built a
-/// second time, look once in [`poll`](Worker::poll). `T` is written as MessagePack with the names of its fields, so that
-/// fields with a default may come and go between releases.
+/// Cheap to clone. Clones wake each other's workers immediately. Workers of other processes, and of
+/// a queue that was built a second time, look for jobs once every [`poll`](Worker::poll). `T` is
+/// encoded as MessagePack with its field names, so that fields with a default can be added and
+/// removed between releases.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{RedisStore, queue::Queue};
+///
+/// let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
+/// let ads = Queue::<String>::builder(&store, "ads").build()?;
+/// let id = ads.enqueue(&"a bicycle".to_owned()).await?;
+/// println!("{id}");
+/// # Ok(()) }
+/// ```
 pub struct Queue<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
-    store: RedisStore,
+    place: Place,
     name: Name,
-    settings: builder::Settings,
+    settings: builder::QueueSettings,
     key_of: Option<builder::KeyOf<T>>,
-    scripts: Scripts,
-    /// How many jobs this process has enqueued, which wakes workers.
+    /// How many jobs this process has enqueued; a change wakes workers.
     enqueued: watch::Sender<u64>,
-    /// When the queue was last entered in the index, Unix ms by Redis' clock.
+    /// When the queue was last added to the index, Unix ms by Redis' clock.
     indexed_ms: std::sync::atomic::AtomicU64,
 }
 
@@ -92,11 +113,31 @@ impl<T> fmt::Debug for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Starts from the defaults: a queue of this name on the connection of this store.
+    /// Starts a queue of this name on this store's connection, with the defaults.
     ///
-    /// A name is as a circuit's: 1 to 200 bytes, no control characters, no braces.
+    /// A name follows the rules of circuit names: 1 to 200 bytes, no control characters, no braces.
     pub fn builder(store: &RedisStore, name: &str) -> QueueBuilder<T> {
-        QueueBuilder::new(store.clone(), name)
+        QueueBuilder::new(Some(store.clone()), name)
+    }
+
+    /// Starts a queue in this process, for programs without Redis, with the defaults.
+    ///
+    /// It behaves like a queue in Redis, but only clones of this queue share its jobs: a second
+    /// queue of the same name has its own. **Jobs are lost when the process ends** or the last
+    /// clone is dropped; a log line warns of this when the queue is built.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use commontrip::queue::Queue;
+    ///
+    /// let ads = Queue::<String>::embedded("ads").build()?;
+    /// ads.enqueue(&"a bicycle".to_owned()).await?;
+    /// assert_eq!(ads.stats().await?.ready, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn embedded(name: &str) -> QueueBuilder<T> {
+        QueueBuilder::new(None, name)
     }
 
     /// The queue's name.
@@ -107,20 +148,20 @@ impl<T> Queue<T> {
 }
 
 impl<T: Serialize> Queue<T> {
-    /// Keeps a job until a worker has run it; its ID.
+    /// Keeps a job until a worker has run it, and returns its ID.
     ///
-    /// Where a job with the same idempotency key is in the queue, or was done within [`keep`](QueueBuilder::keep), that one
-    /// counts, and its ID is returned.
+    /// If a job with the same idempotency key is in the queue, or was done within
+    /// [`keep`](QueueBuilder::keep), no job is added and the existing job's ID is returned.
     ///
     /// # Errors
-    /// [`QueueError::Full`], [`QueueError::TooLarge`], [`QueueError::Unencodable`], [`QueueError::Key`]; and
-    /// [`QueueError::Store`] when the store did not confirm: the job may be in the queue all the same. With an idempotency
-    /// key it can be enqueued again without harm.
+    /// [`QueueError::Full`], [`QueueError::TooLarge`], [`QueueError::Unencodable`],
+    /// [`QueueError::Key`]; and [`QueueError::Store`] when the store did not confirm: the job may
+    /// be in the queue nevertheless. A job with an idempotency key can safely be enqueued again.
     pub async fn enqueue(&self, job: &T) -> Result<JobId, QueueError> {
         self.enqueue_with(job, Enqueue::new()).await
     }
 
-    /// [`enqueue`](Self::enqueue) with a key, a delay or a time to live of its own.
+    /// Same as [`enqueue`](Self::enqueue), with the job's own key, delay or time to live.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue).

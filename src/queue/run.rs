@@ -1,7 +1,9 @@
 //! One run of a job: its lease, its handler, its end.
 //!
-//! Invariant: the handler is polled only while this run has the job for sure, by the clock of this process, which began to
-//! count before Redis did. What its lease outlived is dropped, and its end is not told.
+//! Invariant: the handler is polled only while this run certainly holds the job. That is measured
+//! by this process' clock, which starts counting before Redis' does. A handler that outlives its
+//! lease is dropped. The circuit ignores an end that comes too late, and the queue accepts it only
+//! while no other run has the job.
 
 use std::{
     any::Any,
@@ -23,18 +25,14 @@ use tokio::{
 };
 
 use super::{Failure, Job, JobId, Queue, Worker, job::Told};
-use crate::{
-    Outcome, Permit,
-    model::{FOREVER, millis},
-    store::in_words,
-};
+use crate::{Outcome, Permit, model::FOREVER, store::in_words};
 
-/// How long Redis is left alone before it is told of an end once more.
+/// How long to wait before an end is reported to Redis again.
 const AGAIN: Duration = Duration::from_millis(200);
-/// The most that is kept of an error, bytes.
+/// The most bytes of an error that are kept.
 const LONGEST_ERROR: usize = 1000;
 
-/// A job that was taken, and the proof of it.
+/// A job that was taken, with the token that proves it.
 #[derive(Debug)]
 pub(super) struct Taken {
     told: Told,
@@ -54,7 +52,7 @@ pub(super) struct Run<T, H, E> {
     token: String,
     told: Option<Told>,
     permit: Permit,
-    /// Until when the job is this run's.
+    /// Until when this run holds the job.
     until: Instant,
     ending: watch::Receiver<bool>,
 }
@@ -65,9 +63,9 @@ enum End<E> {
     Panicked(String),
     /// After the circuit's `call_timeout`.
     TimedOut(Duration),
-    /// Dropped, for the worker is to end.
+    /// Dropped because the worker is stopping.
     Released,
-    /// Dropped, for the job is no longer this run's.
+    /// Dropped because this run no longer holds the job.
     Lost,
 }
 
@@ -95,7 +93,7 @@ where
         }
     }
 
-    /// Runs the job, and tells the circuit and the queue how it ended.
+    /// Runs the job, and reports to the circuit and the queue how it ended.
     pub(super) async fn end(mut self) {
         let Some(Told(_, record, payload)) = self.told.take() else {
             return;
@@ -103,7 +101,8 @@ where
         let body = match rmp_serde::from_slice(&payload) {
             Ok(body) => body,
             Err(error) => {
-                drop(self.permit);
+                // No call was made.
+                self.permit.put_back();
                 let words = format!("it cannot be decoded: {error}");
                 let settling = Settling::new(&self.worker.queue, self.id, self.token, self.until);
                 return settling.settle("bury", Duration::ZERO, words).await;
@@ -134,39 +133,48 @@ where
                 let words = format!("it took longer than {limit:?}");
                 Some((Failure::retry(), words))
             }
-            End::Released | End::Lost => {
+            End::Lost => {
+                // The job's next run shows how the service is; a lost lease says nothing about it.
+                permit.record(Outcome::Ignored);
+                let queue = worker.queue.name();
+                tracing::warn!(queue, job = %id, "a job was dropped: its lease was lost");
+                return;
+            }
+            End::Released => {
                 drop(permit);
-                if matches!(end, End::Lost) {
-                    let queue = worker.queue.name();
-                    tracing::warn!(queue, job = %id, "a job was dropped: its lease was lost");
-                    return;
-                }
                 let settling = Settling::new(&worker.queue, id, token, until);
                 return settling
                     .settle("release", Duration::ZERO, String::new())
                     .await;
             }
         };
-        permit.record(failure.as_ref().map_or(Outcome::Success, |f| f.0.outcome()));
+        // If this run ended too late and another run has the job, the queue rejects this result and
+        // the other run's outcome counts.
+        permit.record(match Instant::now() < until {
+            true => failure.as_ref().map_or(Outcome::Success, |f| f.0.outcome()),
+            false => Outcome::Ignored,
+        });
         let settling = Settling::new(&worker.queue, id, token, until);
         match failure {
             None => settling.settle("done", Duration::ZERO, String::new()).await,
             Some((Failure::Retry { retry_after }, words)) if attempt < worker.most_attempts => {
-                let delay = worker
-                    .pause_after(attempt)
-                    .max(retry_after.unwrap_or_default());
+                // The backoff is added to `retry_after`, so that jobs which were given the same
+                // delay do not all return at once.
+                let told = retry_after.unwrap_or_default();
+                let delay = told.saturating_add(worker.backoff.after(attempt, fastrand::f64()));
                 settling.settle("retry", delay, words).await;
             }
             Some((_, words)) => settling.settle("bury", Duration::ZERO, words).await,
         }
     }
 
-    /// Runs the handler for as long as the job is this run's.
+    /// Runs the handler while this run holds the job.
     async fn watched(&mut self, job: Job<T>) -> End<E> {
         let worker = Arc::clone(&self.worker);
         let limit = worker.breaker.policy().call_timeout();
         let overdue = Instant::now() + limit.unwrap_or(FOREVER);
-        // In the future, so that a handler that panics before its first `await` is caught as well.
+        // Called inside the future, so that a panic before the handler's first `await` is caught as
+        // well.
         let handled = async { (worker.handler)(job).await };
         let mut handled = pin!(AssertUnwindSafe(handled).catch_unwind());
         let mut renewal = pin!(self.renewed());
@@ -175,7 +183,8 @@ where
         let end = loop {
             let guarded = poll_fn(|context| match Instant::now() < until {
                 true => handled.as_mut().poll(context).map(Some),
-                // A process that stood still finds its timers late; its handler must not go on meanwhile.
+                // After a freeze of the process, timers fire late; the handler must not continue
+                // before they do.
                 false => Poll::Ready(None),
             });
             select! {
@@ -201,8 +210,8 @@ where
         end
     }
 
-    /// Waits until the lease is due to be renewed, and renews it: until when the job is this run's then; `None` when it is
-    /// no longer.
+    /// Waits until the lease is due for renewal, and renews it. Returns until when this run then
+    /// holds the job; `None` when it no longer holds it.
     fn renewed(&self) -> impl Future<Output = Option<Instant>> + Send + use<T, H, Fut, E> {
         let queue = self.worker.queue.clone();
         let (id, token, lease) = (self.id.clone(), self.token.clone(), self.worker.lease);
@@ -210,10 +219,10 @@ where
             sleep(lease / 3).await;
             loop {
                 let sent = Instant::now();
-                match queue.renew(&id, &token, lease).await {
+                match queue.0.place.renew(id.as_str(), &token, lease).await {
                     Ok(true) => return Some(sent + sure(lease)),
                     Ok(false) => return None,
-                    // Its end comes by itself.
+                    // Keep trying: `watched` stops when the lease expires.
                     Err(_) => sleep(lease / 10).await,
                 }
             }
@@ -221,7 +230,8 @@ where
     }
 }
 
-/// The part of a lease that a worker relies on: its clock and Redis' may differ in speed, and to drop a handler takes time.
+/// The part of a lease that a worker relies on: its clock and Redis' clock may differ in speed, and
+/// dropping a handler takes time.
 fn sure(lease: Duration) -> Duration {
     lease * 9 / 10
 }
@@ -232,31 +242,7 @@ fn panicked(panic: &(dyn Any + Send)) -> String {
     format!("the handler panicked: {}", text.unwrap_or("without words"))
 }
 
-impl<T, H, E> Worker<T, H, E> {
-    /// How long to wait after so many attempts: exponential, with full jitter.
-    fn pause_after(&self, attempt: u32) -> Duration {
-        let factor = 2_u32.saturating_pow(attempt.saturating_sub(1));
-        let most = self.backoff.saturating_mul(factor);
-        Duration::from_millis(fastrand::u64(..=millis(most.min(self.longest_backoff))))
-    }
-}
-
-impl<T> Queue<T> {
-    async fn renew(
-        &self,
-        id: &JobId,
-        token: &str,
-        lease: Duration,
-    ) -> Result<bool, crate::StoreError> {
-        let shared = &self.0;
-        let request = (id.as_str(), token, millis(lease));
-        let script = &shared.scripts.renew;
-        let answer = shared.tell(script, &request);
-        answer.await
-    }
-}
-
-/// The end of a run, as the queue is told of it.
+/// Reports the end of a run to the queue.
 struct Settling<'a, T> {
     queue: &'a Queue<T>,
     id: JobId,
@@ -274,7 +260,7 @@ impl<'a, T> Settling<'a, T> {
         }
     }
 
-    /// Tells it, again and again until the lease ends: then the job is taken anew.
+    /// Reports the end, and retries until the lease expires; after that, the job is taken again.
     async fn settle(self, how: &str, delay: Duration, mut error: String) {
         let mut end = error.len().min(LONGEST_ERROR);
         while !error.is_char_boundary(end) {
@@ -283,20 +269,10 @@ impl<'a, T> Settling<'a, T> {
         error.truncate(end);
         let shared = &self.queue.0;
         let (id, queue) = (self.id.as_str(), self.queue.name());
-        let keep_ms = millis(shared.settings.keep);
-        let most_dead = shared.settings.most_dead;
-        let request = (
-            id,
-            &self.token,
-            how,
-            millis(delay),
-            &error,
-            keep_ms,
-            most_dead,
-        );
-        let script = &shared.scripts.settle;
+        let (keep, most_dead) = (shared.settings.keep, shared.settings.most_dead);
+        let run = (id, self.token.as_str(), how);
         loop {
-            let answer = shared.tell(script, &request);
+            let answer = shared.place.settle(run, delay, &error, keep, most_dead);
             match answer.await {
                 Ok(true) => return,
                 Ok(false) => {
@@ -305,7 +281,7 @@ impl<'a, T> Settling<'a, T> {
                 }
                 Err(error) if Instant::now() + AGAIN >= self.until => {
                     let error = in_words(&error);
-                    tracing::warn!(%error, queue, job = id, how, "a job's end was not told: it runs again");
+                    tracing::warn!(%error, queue, job = id, how, "the result of a job could not be reported: the job runs again");
                     return;
                 }
                 Err(_) => sleep(AGAIN).await,

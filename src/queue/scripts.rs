@@ -1,12 +1,13 @@
-//! The scripts of queues, joined with what they share at compile time.
+//! The scripts of queues, joined with their shared library at compile time.
+
+use std::time::Duration;
 
 use redis::FromRedisValue;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Shared;
-use crate::{StoreError, store::Text};
+use crate::{RedisStore, StoreError, model::Name, store::Text};
 
-// All but what they share stands in one function, as in the scripts of circuits.
+// Everything except the library is in one function, as in the scripts of circuits.
 macro_rules! script {
     ($file:literal) => {
         Text::new(concat!(
@@ -18,7 +19,7 @@ macro_rules! script {
     };
 }
 
-/// One script an operation.
+/// One script per operation.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) enqueue: Text,
@@ -44,47 +45,56 @@ impl Scripts {
     }
 }
 
-/// A request, as the scripts take it.
+/// Encodes a request in the form that the scripts read.
 fn encoded(request: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let bytes = rmp_serde::to_vec(request);
-    bytes.map_err(|e| StoreError::Refused(format!("cannot be encoded: {e}")))
+    bytes.map_err(|e| StoreError::Encoding(e.to_string()))
 }
 
-impl<T> Shared<T> {
+/// A queue in Redis.
+pub(super) struct Redis {
+    pub(super) store: RedisStore,
+    pub(super) name: Name,
+    pub(super) patience: Duration,
+    pub(super) scripts: Scripts,
+}
+
+impl Redis {
     /// Runs a script that answers in MessagePack; `None` for nil.
     pub(super) async fn ask<R: DeserializeOwned>(
         &self,
         script: &Text,
         request: &impl Serialize,
     ) -> Result<Option<R>, StoreError> {
-        let (arguments, patience) = (vec![encoded(request)?], self.settings.patience);
+        let (arguments, patience) = (vec![encoded(request)?], self.patience);
         let answer = self
             .store
             .ask_queue(script, &self.name, arguments, patience);
         answer.await
     }
 
-    /// [`ask`](Self::ask) with bytes beside the request, which the scripts' MessagePack has no type for.
+    /// Same as [`ask`](Self::ask), with bytes beside the request: the scripts' MessagePack has no
+    /// type for them.
     pub(super) async fn ask_with<R: DeserializeOwned>(
         &self,
         script: &Text,
         request: &impl Serialize,
         bytes: Vec<u8>,
     ) -> Result<Option<R>, StoreError> {
-        let (arguments, patience) = (vec![encoded(request)?, bytes], self.settings.patience);
+        let (arguments, patience) = (vec![encoded(request)?, bytes], self.patience);
         let answer = self
             .store
             .ask_queue(script, &self.name, arguments, patience);
         answer.await
     }
 
-    /// Runs a script that answers with an integer or a text.
+    /// Runs a script that returns an integer or text.
     pub(super) async fn tell<R: FromRedisValue>(
         &self,
         script: &Text,
         request: &impl Serialize,
     ) -> Result<R, StoreError> {
-        let (arguments, patience) = (vec![encoded(request)?], self.settings.patience);
+        let (arguments, patience) = (vec![encoded(request)?], self.patience);
         let answer = self
             .store
             .tell_queue(script, &self.name, arguments, patience);

@@ -1,7 +1,8 @@
-//! A worker: waits for a job and for leave to run it, and takes it then.
+//! A worker: waits for a job and for a permit to run it, then takes the job.
 //!
-//! Owns when Redis is asked: while nothing is due once in `poll`; while the circuit rejects not at all. Invariant: a
-//! take is never given up half-way, for what it took would lie until its lease ends.
+//! Owns when Redis is asked: once every `poll` while no job is due, never while the circuit
+//! rejects. Invariant: a take is never cancelled half-way, because a job taken that way would be
+//! stuck until its lease ends.
 
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -14,28 +15,41 @@ use tokio::{
 };
 
 use super::{
-    Failure, Job, Queue,
-    job::Told,
+    Backoff, Failure, Job, Queue,
     run::{Run, Taken},
 };
-use crate::{
-    CircuitBreaker, Permit, Rejection, StoreError,
-    breaker::replica_name,
-    model::{FOREVER, millis},
-};
+use crate::{CircuitBreaker, Permit, Rejection, StoreError, breaker::replica_name, model::FOREVER};
 
-/// How soon a rejecting circuit is asked again at the earliest, and at the latest: an operator may have closed it.
+/// How soon a rejecting circuit is asked again, at the earliest and at the latest: an operator may
+/// have closed it.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 const MOST_WAIT: Duration = Duration::from_secs(1);
-/// After another worker was quicker.
+/// How long to wait after another worker took the job first.
 const BEATEN: Duration = Duration::from_millis(100);
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// Runs jobs of a queue as a circuit permits; made by [`Queue::worker`].
+/// Runs a queue's jobs as a circuit permits; made by [`Queue::worker`].
 ///
-/// Each attempt is a call through the circuit: it is made with a permit (a probe's where the circuit is half-open), its
-/// result is recorded, and it is dropped as failed after the policy's `call_timeout`. A rejection is no attempt.
-#[must_use = "a worker works once it is run"]
+/// Each attempt is a call through the circuit: it needs a permit (as a probe while the circuit is
+/// half-open), its result is recorded, and it is dropped as failed after the policy's
+/// `call_timeout`. A rejection is not an attempt.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{RedisStore, queue::{Job, Queue}};
+///
+/// let store = RedisStore::builder().open("redis://127.0.0.1:6379")?;
+/// let ads = Queue::<String>::builder(&store, "ads").build()?;
+/// # let payments = commontrip::Commontrip::embedded()?.circuit("ads", Default::default())?;
+/// let worker = ads.worker(&payments, async |job: Job<String>| {
+///     println!("{}, attempt {}", job.body, job.attempt);
+///     Ok::<_, std::io::Error>(())
+/// });
+/// worker.concurrency(4).run(tokio::signal::ctrl_c()).await;
+/// # Ok(()) }
+/// ```
+#[must_use = "a worker does nothing until it is run"]
 pub struct Worker<T, H, E> {
     pub(super) queue: Queue<T>,
     pub(super) breaker: CircuitBreaker,
@@ -47,8 +61,7 @@ pub struct Worker<T, H, E> {
     grace: Duration,
     pub(super) lease: Duration,
     pub(super) most_attempts: u32,
-    pub(super) backoff: Duration,
-    pub(super) longest_backoff: Duration,
+    pub(super) backoff: Backoff,
 }
 
 impl<T, H, E> fmt::Debug for Worker<T, H, E> {
@@ -61,10 +74,10 @@ impl<T, H, E> fmt::Debug for Worker<T, H, E> {
 }
 
 impl<T> Queue<T> {
-    /// A worker that runs this queue's jobs with `handler`, each through this circuit.
+    /// Makes a worker that runs this queue's jobs with `handler`, each through this circuit.
     ///
-    /// `Ok` is the end of a job. An error is worth another attempt, unless [`Worker::classify`] says otherwise; so is a
-    /// panic.
+    /// `Ok` completes a job. An error is worth another attempt, unless [`Worker::classify`] decides
+    /// otherwise; so is a panic.
     pub fn worker<H, Fut, E>(&self, breaker: &CircuitBreaker, handler: H) -> Worker<T, H, E>
     where
         H: Fn(Job<T>) -> Fut,
@@ -81,61 +94,68 @@ impl<T> Queue<T> {
             grace: Duration::from_secs(30),
             lease: Duration::from_secs(30),
             most_attempts: 10,
-            backoff: Duration::from_secs(1),
-            longest_backoff: Duration::from_secs(600),
+            backoff: Backoff::default(),
         }
     }
 }
 
 impl<T, H, E> Worker<T, H, E> {
-    /// Says what an error of the handler means. By default each is worth another attempt.
+    /// Sets how an error of the handler is treated. By default, every error is worth another
+    /// attempt.
     pub fn classify(mut self, classify: impl Fn(&E) -> Failure + Send + Sync + 'static) -> Self {
         self.classify = Box::new(classify);
         self
     }
 
-    /// How many jobs it runs at once. At least 1, which is the default.
+    /// Sets how many jobs run at once. At least 1, which is the default.
     pub fn concurrency(mut self, jobs: usize) -> Self {
         self.concurrency = jobs.max(1);
         self
     }
 
-    /// How often a job is tried before it becomes a dead letter. At least 1, default 10.
+    /// Sets how many attempts a job has before it becomes a dead letter. At least 1, default 10.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.most_attempts = attempts.max(1);
         self
     }
 
-    /// How long a job waits for its next attempt: a random time of up to `first` after the first attempt, twice as much
-    /// after each further one, never more than `longest`. Default 1 s and 10 min. A longer `retry_after` counts.
-    pub const fn backoff(mut self, first: Duration, longest: Duration) -> Self {
-        self.backoff = first;
-        self.longest_backoff = longest;
+    /// Sets how long a job waits for its next attempt: a random time of up to `first` after the
+    /// first attempt, twice that after each further one, at most `longest`. Default 1 s and 10 min.
+    /// A `retry_after` is added to the delay.
+    pub fn backoff(self, first: Duration, longest: Duration) -> Self {
+        self.backoff_with(Backoff::exponential(first, 2.0, longest))
+    }
+
+    /// Same as [`backoff`](Self::backoff), with any factor, without jitter, or with a fixed delay.
+    pub fn backoff_with(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
         self
     }
 
-    /// For how long a job is the worker's without a word from it; thrice in that time it says a word. When a worker dies,
-    /// its job is taken by another after this time; when a worker cannot reach Redis for nine tenths of it, it drops
-    /// what it runs. At least 100 ms and at most a year, default 30 s.
+    /// Sets how long the worker holds a job without renewing its lease; it renews the lease three
+    /// times in that period. When a worker dies, another one takes its job after this time. A
+    /// worker that cannot reach Redis for nine tenths of this time drops the jobs it runs. At least
+    /// 100 ms and at most a year, default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(SHORTEST_LEASE, FOREVER);
         self
     }
 
-    /// How often to look for jobs of other processes while there is nothing to do. At least 10 ms, default 1 s.
+    /// Sets how often an idle worker looks for jobs of other processes. At least 10 ms, default
+    /// 1 s.
     pub fn poll(mut self, every: Duration) -> Self {
         self.poll = every.max(Duration::from_millis(10));
         self
     }
 
-    /// How long jobs that run may go on when the worker is to end; then they are dropped and ready for another worker,
-    /// without an attempt less. Default 30 s.
+    /// Sets how long running jobs may go on when the worker stops. Then they are dropped and become
+    /// available to other workers, without using an attempt. Default 30 s.
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// How the worker is called in a job's record; by default the host and the process' number.
+    /// Sets the worker's name in a job's record; by default the host name and the process ID.
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.chars().take(100).collect();
         self
@@ -149,10 +169,11 @@ where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: fmt::Display + Send + 'static,
 {
-    /// Runs jobs until `until` is ready, and then waits for those that run.
+    /// Runs jobs until `until` is ready, and then waits for running jobs.
     ///
-    /// Does not end for a Redis that is away; it goes on when that is back. When the future that this returns is dropped,
-    /// so are its jobs, which others take after their leases.
+    /// Does not stop while Redis is unavailable; it continues when Redis is back. If the returned
+    /// future is dropped, its running jobs are dropped too, and other workers take them after their
+    /// leases.
     pub async fn run<U>(self, until: impl Future<Output = U>) {
         let mut until = pin!(until);
         let worker = Arc::new(self);
@@ -178,14 +199,19 @@ where
                 Ok(Some((taken, more))) => {
                     let run = Run::new(Arc::clone(&worker), taken, permit, ending.subscribe());
                     jobs.spawn(run.end());
-                    // A permit that nobody needs is a probe's that others wait for.
+                    // If no more jobs are ready, look for one before taking a permit: an unused
+                    // probe permit blocks other callers.
                     match more {
                         0 => Next::Unknown,
                         _ => Next::Likely,
                     }
                 }
-                Ok(None) => Next::After(BEATEN),
+                Ok(None) => {
+                    permit.put_back();
+                    Next::After(BEATEN)
+                }
                 Err(error) => {
+                    permit.put_back();
                     let (error, queue) = (crate::store::in_words(&error), worker.queue.name());
                     tracing::warn!(%error, queue, "no job could be taken");
                     Next::After(worker.poll)
@@ -200,14 +226,14 @@ where
     }
 }
 
-/// What is known of the next job.
+/// What the worker knows about the next job.
 #[derive(Clone, Copy)]
 enum Next {
     /// Nothing.
     Unknown,
     /// There was one just now.
     Likely,
-    /// It is of no use to look before so long.
+    /// There is no point in looking earlier than this.
     After(Duration),
 }
 
@@ -242,7 +268,9 @@ impl<T, H, E> Worker<T, H, E> {
     /// Waits until the circuit permits a call.
     async fn leave(&self) -> Permit {
         loop {
-            match self.breaker.acquire().await {
+            // A waiting worker makes no call, so a rejection here does not count as a rejected
+            // call.
+            match self.breaker.acquire_uncounted().await {
                 Ok(permit) => return permit,
                 Err(Rejection { retry_after, .. }) => {
                     let wait = retry_after.unwrap_or(MOST_WAIT);
@@ -255,18 +283,14 @@ impl<T, H, E> Worker<T, H, E> {
     async fn take(&self) -> Result<Option<(Taken, u64)>, StoreError> {
         let shared = &self.queue.0;
         let token = format!("{:032x}", fastrand::u128(..));
-        let request = (
-            &self.name,
-            &token,
-            millis(self.lease),
-            self.most_attempts,
-            shared.settings.most_dead,
-        );
-        // The lease begins when Redis reads this, which is later.
+        // Before the request is sent; the lease begins later, when Redis reads the request.
         let sent = Instant::now();
-        let script = &shared.scripts.take;
-        let answer = shared.ask(script, &request);
-        let taken: Option<(Told, u64)> = answer.await?;
+        let most_dead = shared.settings.most_dead;
+        let (lease, most) = (self.lease, self.most_attempts);
+        let taken = shared
+            .place
+            .take(&self.name, &token, lease, most, most_dead);
+        let taken = taken.await?;
         Ok(taken.map(|(told, more)| (Taken::new(told, token, sent), more)))
     }
 }

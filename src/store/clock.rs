@@ -1,8 +1,8 @@
 //! The one place that reads a clock.
 //!
-//! Owns four readings: a coarse monotonic one for time-to-live, the processor's ticks for the latency
-//! of calls, nanoseconds for other durations, and Unix time for the embedded store. A manual clock
-//! answers all from one number.
+//! Owns four readings: a coarse monotonic one for time-to-live, the processor's ticks for the
+//! latency of calls, nanoseconds for other durations, and Unix time for the embedded store. A
+//! manual clock derives all of them from one number.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -16,7 +16,17 @@ use std::{
 
 use crate::model::FOREVER;
 
-/// A clock: the system's, or one that only moves when told to.
+/// A clock: the system's, or a manual one that moves only when told to.
+///
+/// ```
+/// use std::time::Duration;
+/// use commontrip::Clock;
+///
+/// let clock = Clock::manual();
+/// let before = clock.unix_ms();
+/// clock.advance(Duration::from_secs(1));
+/// assert_eq!(clock.unix_ms(), before + 1000);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -27,7 +37,7 @@ enum Source {
     Manual(Arc<AtomicU64>),
 }
 
-/// Ticks of a manual clock in a millisecond: they are nanoseconds.
+/// Ticks per millisecond of a manual clock: its ticks are nanoseconds.
 const MANUAL_TICKS: u64 = 1_000_000;
 /// Where a manual clock starts, Unix ms: 2025-01-01.
 const MANUAL_START_MS: u64 = 1_735_689_600_000;
@@ -45,7 +55,7 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicU64::new(MANUAL_START_MS))))
     }
 
-    /// Moves a manual clock, by a hundred years at most; does nothing to the system's.
+    /// Advances a manual clock by at most a hundred years. Does nothing to the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(ms) = &self.0 {
             let by = by.min(FOREVER * 100);
@@ -53,7 +63,7 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since some moment before the process began; a few ms coarse.
+    /// Milliseconds since an unspecified moment, with a resolution of a few ms.
     #[inline]
     #[must_use]
     pub fn coarse_ms(&self) -> u64 {
@@ -63,7 +73,16 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds since some moment before the process began.
+    /// Like [`coarse_ms`](Self::coarse_ms), but in nanoseconds and never behind it: an age measured
+    /// with it from a coarse start is never too short. Costs more.
+    pub(crate) fn fine_ns(&self) -> u64 {
+        match &self.0 {
+            Source::System(_) => fine(),
+            Source::Manual(ms) => ms.load(Ordering::Relaxed) * 1_000_000,
+        }
+    }
+
+    /// Nanoseconds since an unspecified moment.
     #[inline]
     #[must_use]
     pub fn precise_ns(&self) -> u64 {
@@ -73,7 +92,7 @@ impl Clock {
         }
     }
 
-    /// The processor's ticks, where it counts them; cheaper than [`precise_ns`](Self::precise_ns).
+    /// The processor's tick counter, if it has one; cheaper than [`precise_ns`](Self::precise_ns).
     #[inline]
     pub(crate) fn ticks(&self) -> u64 {
         match &self.0 {
@@ -91,21 +110,21 @@ impl Clock {
         }
     }
 
-    /// What [`ticks`](Self::ticks) will be at about this time of [`coarse_ms`](Self::coarse_ms), as of
-    /// now where that is past.
+    /// The approximate value of [`ticks`](Self::ticks) at this time of
+    /// [`coarse_ms`](Self::coarse_ms), or its current value if that time has passed.
     pub(crate) fn tick_at(&self, coarse_ms: u64) -> u64 {
         let left_ms = coarse_ms.saturating_sub(self.coarse_ms());
         let left = self.ticks_in(Duration::from_millis(left_ms));
         self.ticks().saturating_add(left)
     }
 
-    /// What [`ticks`](Self::ticks) was about so long ago.
+    /// The approximate value of [`ticks`](Self::ticks) this long ago.
     #[cfg(feature = "stream")]
     pub(crate) fn ticks_ago(&self, time: Duration) -> u64 {
         self.ticks().saturating_sub(self.ticks_in(time))
     }
 
-    /// How many ticks there are in about that time.
+    /// The approximate number of ticks in this time.
     fn ticks_in(&self, time: Duration) -> u64 {
         const MANY: u64 = 1 << 40;
         let ns = u128::from(self.ns_between(0, MANY).max(1));
@@ -149,9 +168,20 @@ fn coarse() -> u64 {
     t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
 }
 
+#[cfg(target_os = "linux")]
+fn fine() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
 #[cfg(not(target_os = "linux"))]
 fn coarse() -> u64 {
     base().elapsed().as_millis() as u64
+}
+
+#[cfg(not(target_os = "linux"))]
+fn fine() -> u64 {
+    base().elapsed().as_nanos() as u64
 }
 
 #[cfg(test)]

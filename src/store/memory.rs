@@ -1,7 +1,7 @@
-//! A store in the process: the model behind a mutex.
+//! An in-process store: the model behind a mutex.
 //!
-//! The embedded default, the fleet of a test (several registries on one `MemoryStore`), and what
-//! a replica goes on with while Redis is away.
+//! It is the embedded default and the shared store of a test's fleet (several registries on one
+//! `MemoryStore`).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,21 +11,36 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{Answer, Clock, Notice, Store, StoreError, keeping};
+use super::{Answer, Clock, Notice, Store, StoreError, group, key_value};
 use crate::model::{
-    Acquire, Circuit, Claim, Claims, Control, Event, Grant, Head, Interval, Members, Name, Release,
-    Report, Snapshot,
+    Acquire, Circuit, Claim, Claimed, Claims, Control, Event, Grant, Head, Interval, Members, Name,
+    Release, Report, Slice, Snapshot,
 };
 
-/// A store in the process.
+/// An in-process store.
 ///
 /// Clones share the circuits.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{Clock, Commontrip, MemoryStore, Policy};
+///
+/// // Two replicas in one process.
+/// let store = MemoryStore::new(Clock::system());
+/// let one = Commontrip::builder().store(store.clone()).build()?;
+/// let other = Commontrip::builder().store(store).build()?;
+/// one.circuit("payments", Policy::default())?.force_open(Default::default()).await?;
+/// assert!(other.circuit("payments", Policy::default())?.acquire().await.is_err());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     clock: Clock,
     circuits: Arc<Mutex<HashMap<Name, Circuit>>>,
     claims: Arc<Mutex<HashMap<Name, Claims>>>,
-    shelf: Arc<Mutex<keeping::Shelf>>,
+    key_values: Arc<Mutex<key_value::KeyValues>>,
+    groups: Arc<Mutex<HashMap<String, group::Group>>>,
     changes: broadcast::Sender<(Name, Snapshot)>,
 }
 
@@ -36,32 +51,34 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store on a clock.
+    /// Creates an empty store that uses this clock.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
             circuits: Arc::default(),
             claims: Arc::default(),
-            shelf: Arc::default(),
+            key_values: Arc::default(),
+            groups: Arc::default(),
             changes: broadcast::channel(1024).0,
         }
     }
 
-    /// The store's clock.
+    /// Returns the store's clock.
     #[must_use]
     pub const fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Forgets every circuit and whatever else it keeps, as `FLUSHALL` does.
+    /// Forgets every circuit and everything else in the store, as `FLUSHALL` does.
     pub fn clear(&self) {
         self.circuits.lock().clear();
         self.claims.lock().clear();
-        *self.shelf.lock() = keeping::Shelf::default();
+        *self.key_values.lock() = key_value::KeyValues::default();
+        self.groups.lock().clear();
     }
 
-    /// Runs one operation on a circuit and publishes what it published.
+    /// Runs one operation on a circuit and sends the snapshots that it published to listeners.
     pub(crate) fn with<T>(
         &self,
         name: &Name,
@@ -78,7 +95,7 @@ impl MemoryStore {
         let circuit = circuits.entry(name.clone()).or_default();
         let answer = operation(circuit, now);
         for snapshot in circuit.take_published() {
-            // Nobody listening is not an error.
+            // It is not an error if nobody listens.
             let _ = self.changes.send((name.clone(), snapshot));
         }
         answer
@@ -122,6 +139,12 @@ impl Store for MemoryStore {
         }))
     }
 
+    fn remove<'a>(&'a self, circuit: &'a Name) -> Answer<'a, ()> {
+        self.circuits.lock().remove(circuit);
+        self.claims.lock().remove(circuit);
+        ready(())
+    }
+
     fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
         let now = if head.now_ms == 0 {
             self.clock.unix_ms()
@@ -141,7 +164,12 @@ impl Store for MemoryStore {
         ready(circuits.iter().map(history).collect())
     }
 
-    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+    fn past<'a>(&'a self, circuit: &'a Name) -> Answer<'a, Vec<Slice>> {
+        let known = self.circuits.lock();
+        ready(known.get(circuit).map_or_else(Vec::new, Circuit::past))
+    }
+
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, Claimed> {
         let mut claims = self.claims.lock();
         let now = match claim.now_ms {
             0 => self.clock.unix_ms(),
@@ -153,24 +181,73 @@ impl Store for MemoryStore {
 
     fn keep<'a>(&'a self, key: &'a str, value: &'a [u8], for_ms: u64) -> Answer<'a, ()> {
         let keep = || {
-            let (key, value) = (keeping::key(key)?, keeping::value(value)?);
-            let mut shelf = self.shelf.lock();
-            shelf.keep(key, value, keeping::bounded(for_ms), self.clock.unix_ms());
+            let (key, value) = (key_value::key(key)?, key_value::value(value)?);
+            let mut key_values = self.key_values.lock();
+            key_values.keep(key, value, key_value::bounded(for_ms), self.clock.unix_ms());
             Ok(())
+        };
+        answer(keep())
+    }
+
+    fn keep_leased<'a>(
+        &'a self,
+        key: &'a str,
+        owner: &'a str,
+        value: &'a [u8],
+        for_ms: u64,
+    ) -> Answer<'a, bool> {
+        let keep = || {
+            let (key, owner) = (key_value::key(key)?, key_value::owner(owner)?);
+            let (value, for_ms) = (key_value::value(value)?, key_value::bounded_leased(for_ms)?);
+            let mut key_values = self.key_values.lock();
+            Ok(key_values.keep_leased(key, owner, value, for_ms, self.clock.unix_ms()))
         };
         answer(keep())
     }
 
     fn kept<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         let now = || self.clock.unix_ms();
-        answer(keeping::key(key).map(|key| self.shelf.lock().kept(key, now())))
+        answer(key_value::key(key).map(|key| self.key_values.lock().kept(key, now())))
+    }
+
+    fn keep_in<'a>(
+        &'a self,
+        group: &'a str,
+        key: &'a str,
+        value: &'a [u8],
+        for_ms: u64,
+        most_bytes: u64,
+    ) -> Answer<'a, ()> {
+        let keep = || {
+            let (name, key) = (group::name(group)?, key_value::key(key)?);
+            let (value, for_ms) = (key_value::value(value)?, key_value::bounded(for_ms));
+            let most = match for_ms {
+                0 => most_bytes,
+                _ => group::bound(key, value, most_bytes)?,
+            };
+            let mut groups = self.groups.lock();
+            let group = groups.entry(name.to_owned()).or_default();
+            group.keep(key, value, for_ms, most, self.clock.unix_ms());
+            Ok(())
+        };
+        answer(keep())
+    }
+
+    fn kept_in<'a>(&'a self, group: &'a str, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        let kept = || {
+            let (name, key) = (group::name(group)?, key_value::key(key)?);
+            let groups = self.groups.lock();
+            let group = groups.get(name);
+            Ok(group.and_then(|group| group.kept(key, self.clock.unix_ms())))
+        };
+        answer(kept())
     }
 
     fn lease<'a>(&'a self, key: &'a str, owner: &'a str, for_ms: u64) -> Answer<'a, bool> {
         let lease = || {
-            let (key, owner) = (keeping::key(key)?, keeping::owner(owner)?);
-            let mut shelf = self.shelf.lock();
-            Ok(shelf.lease(key, owner, keeping::bounded(for_ms), self.clock.unix_ms()))
+            let (key, owner) = (key_value::key(key)?, key_value::owner(owner)?);
+            let mut key_values = self.key_values.lock();
+            Ok(key_values.lease(key, owner, key_value::bounded(for_ms), self.clock.unix_ms()))
         };
         answer(lease())
     }

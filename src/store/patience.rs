@@ -1,16 +1,16 @@
-//! How long an answer is waited for.
+//! Timeouts that tolerate a slow process.
 //!
-//! Owns the difference between a store that is slow and a process that is: a process without a
-//! processor finds its time over while the answer lies in the socket, unread.
+//! Owns the distinction between a slow store and a slow process: a process that gets no CPU time
+//! finds its deadline past while the answer is in the socket, unread.
 
 use std::{future::Future, pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-/// The answer; `None` when it has not come by the deadline, which is `timeout` after the question.
+/// Waits for an answer until the deadline, which is `timeout` after the request; `None` if there is
+/// none.
 ///
-/// By as much as this process looks at the clock too late, it waits longer, for a second `timeout`
-/// at most.
+/// If this process wakes up late, it waits that much longer, for a second `timeout` at most.
 pub(crate) async fn answer_by<T>(
     deadline: Instant,
     timeout: Duration,

@@ -1,7 +1,7 @@
 //! A stream that settles its call's permit.
 //!
-//! Invariants: the permit is settled at the first of: the last item, an error, a limit, the end;
-//! when the stream is dropped before, the permit is too. After an error item comes the end.
+//! Invariants: the permit is settled by the first of these: the last item, an error, a limit, the
+//! end; it is dropped if the stream is dropped before. The stream ends after an error item.
 
 use std::{
     fmt,
@@ -21,22 +21,21 @@ type Next<S> = Result<<S as TryStream>::Ok, StreamError<<S as TryStream>::Error>
 
 pin_project! {
     /// A stream behind a circuit; made by
-    /// [`CircuitBreaker::stream`](crate::CircuitBreaker::stream), or of a permit by
+    /// [`CircuitBreaker::stream`](crate::CircuitBreaker::stream), or from a permit by
     /// [`StreamOptions::guard`].
     ///
-    /// - Its end is a success, an error item or a limit a failure, unless the [`StreamOptions`] say
-    ///   otherwise.
-    /// - An error item is the last: the stream inside is dropped, and the end follows. A stream
-    ///   whose errors are not its end is to be mapped to items of another type first.
-    /// - Dropped before its end, it is an abandoned call: the reader has left.
-    /// - A panic of the stream inside is a failure.
+    /// - Its end is a success; an error item or an exceeded limit is a failure, unless the
+    ///   [`StreamOptions`] classify it differently.
+    /// - An error item is the last item: the inner stream is dropped, and the guarded stream ends.
+    ///   If the inner stream continues after errors, map them to items of another type first.
+    /// - A stream that is dropped before its end is an abandoned call.
+    /// - A panic of the inner stream is a failure.
     /// - Latency is the time to the first item, without the time that the reader took to ask for
-    ///   it; so the slow-call threshold is about the first item, too. A dropped stream is as old as
-    ///   the silence since its last item.
-    /// - A probe of a half-open circuit is settled as a success by the first item, so that a long
-    ///   stream does not keep its slot. How the stream ends then counts in the window of the
-    ///   circuit that those probes have closed, and only in the lifetime totals where the circuit
-    ///   has gone another way.
+    ///   it. So the slow-call threshold applies to the first item, too. The age of a dropped stream
+    ///   is the silence since its last item.
+    /// - The first item settles a probe of a half-open circuit as a success, so that a long stream
+    ///   does not hold its permit. If those probes closed the circuit, the end of the stream is
+    ///   recorded in its window; otherwise only in the lifetime totals.
     #[must_use = "streams do nothing unless polled"]
     pub struct GuardedStream<S>
     where
@@ -48,9 +47,9 @@ pin_project! {
         options: StreamOptions<S::Ok, S::Error>,
         items: u64,
         silence: Silence,
-        // In a box, for most items are there in time.
+        // Boxed, because most items arrive in time and need no timer.
         limit: Option<Pin<Box<Sleep>>>,
-        // How old the call was when the stream was opened.
+        // The age of the call when the stream was opened.
         opened_after: Duration,
         first_item_after: Option<Duration>,
     }
@@ -91,7 +90,8 @@ impl<S: TryStream> GuardedStream<S> {
         let Some(stream) = this.stream.as_pin_mut() else {
             return Poll::Ready(None);
         };
-        // Here, so that a panic drops it while the thread panics, whoever catches it later.
+        // Taken out during the poll, so that a panic drops the permit while the thread panics, even
+        // if it is caught later.
         let permit = this.permit.take();
         let polled = this.silence.poll(cx, |cx| stream.try_poll_next(cx));
         *this.permit = permit;
@@ -117,7 +117,7 @@ impl<S: TryStream> GuardedStream<S> {
             let sleep = this
                 .limit
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            // One that ends too early is reset when it does, and not with each item.
+            // A timer that fires too early is reset when it fires, and not with each item.
             if sleep.is_elapsed() || sleep.deadline() > until {
                 sleep.as_mut().reset(until);
             }
@@ -158,7 +158,7 @@ impl<S: TryStream> Stream for GuardedStream<S> {
                 *this.permit = Some(permit);
             }
         } else if let Some(Err(StreamError::Stalled(_))) = &next {
-            // After the last item nothing is missing.
+            // A stall after the last item is the end of the stream, not an error.
             next = None;
         }
         if !matches!(next, Some(Ok(_))) {

@@ -1,10 +1,11 @@
-//! Calls that answer as a stream: [`CircuitBreaker::stream`] and [`GuardedStream`].
+//! Calls that return a stream: [`CircuitBreaker::stream`] and [`GuardedStream`].
 //!
-//! Owns when a stream has failed: no first item, a stall, an error, an end too early. A stream is
-//! one call from its opening to its end. Knows nothing of what its items are.
+//! Owns when a stream has failed: no first item, a stall, an error, an early end. A stream is one
+//! call from its opening to its end. Knows nothing of the items' contents.
 //!
 //! ```
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use commontrip::{Commontrip, Policy, stream::StreamOptions};
 //! use futures_util::{TryStreamExt, stream};
@@ -39,11 +40,11 @@ pub use self::{
 use crate::{CallError, CircuitBreaker, Outcome};
 
 impl CircuitBreaker {
-    /// Opens a stream when the circuit permits, and guards it to its end.
+    /// Opens a stream if the circuit permits, and guards it until its end.
     ///
-    /// The stream is one call. An error of `open` is a failure; what the stream itself does is
-    /// judged as `options` say. The policy's `call_timeout` ends the wait for the stream to open,
-    /// and not the stream. A panic in `open`, or in the stream, is a failure.
+    /// The stream is one call. An error of `open` is a failure; `options` decide the outcome of the
+    /// stream itself. The policy's `call_timeout` limits the wait for the stream to open, not the
+    /// stream. A panic in `open`, or in the stream, is a failure.
     ///
     /// # Errors
     /// [`CallError::Rejected`] when the stream was not opened, [`CallError::TimedOut`] when it took
@@ -58,12 +59,12 @@ impl CircuitBreaker {
         Fut: Future<Output = Result<S, E>>,
         S: TryStream,
     {
-        self.stream_with(options, |_| Outcome::failure(), open)
+        self.stream_with(options, |_| Outcome::failure_of("not opened"), open)
             .await
     }
 
-    /// [`stream`](Self::stream); `classify` says what an error of `open` means, such as a 429 with
-    /// its `Retry-After`, or a request that the service refuses.
+    /// Same as [`stream`](Self::stream); `classify` decides the outcome of an error of `open`, such
+    /// as a 429 with its `Retry-After`, or a request that the service does not accept.
     ///
     /// # Errors
     /// As [`stream`](Self::stream).

@@ -10,11 +10,20 @@ use crate::{Outcome, Permit};
 type IsLast<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 type Classify<E> = Arc<dyn Fn(&StreamEnd<'_, E>) -> Outcome + Send + Sync>;
 
-/// What is expected of a stream of `Result<T, E>`, and what its end means. Made once and used for
-/// many streams; cheap to clone.
+/// What is expected of a stream of `Result<T, E>`, and how its end is classified. Build it once and
+/// use it for many streams; cheap to clone.
 ///
-/// Unless told otherwise there are no limits of time, the end of the stream is a success, and an
-/// error item is a failure.
+/// By default, there are no time limits, the end of the stream is a success, and an error item is a
+/// failure.
+///
+/// ```
+/// use std::time::Duration;
+/// use commontrip::stream::StreamOptions;
+///
+/// let options = StreamOptions::<String, std::io::Error>::new()
+///     .first_item_within(Duration::from_secs(5))
+///     .ends_with(|item| item == "[DONE]");
+/// ```
 pub struct StreamOptions<T, E> {
     pub(super) first_item_within: Option<Duration>,
     pub(super) items_within: Option<Duration>,
@@ -22,18 +31,18 @@ pub struct StreamOptions<T, E> {
     classify: Option<Classify<E>>,
 }
 
-/// How a stream has ended; what a classifier is given.
+/// How a stream ended, as passed to a classifier.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StreamEnd<'a, E> {
-    /// Items that were delivered, errors not included.
+    /// Number of items delivered, not counting errors.
     pub items: u64,
-    /// What went wrong; `None` where the stream has ended as it should.
+    /// What went wrong; `None` if the stream ended normally.
     pub error: Option<&'a StreamError<E>>,
 }
 
 impl<T, E> StreamOptions<T, E> {
-    /// No limits; the end is a success, an error a failure.
+    /// Starts without limits; the end is a success, an error a failure.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -47,10 +56,9 @@ impl<T, E> StreamOptions<T, E> {
     /// Limits the wait for the first item. Default: no limit.
     ///
     /// The wait begins when the stream is first polled;
-    /// [`call_timeout`](crate::PolicyBuilder::call_timeout) limits the opening before. Only the
-    /// time counts in which the stream is to blame: from a poll that found nothing until the stream
-    /// wakes its reader. A reader that is busy with something else, and comes late to an item that
-    /// is there, does not make the stream fail.
+    /// [`call_timeout`](crate::PolicyBuilder::call_timeout) limits the opening before that. Only
+    /// the time from a pending poll until the stream wakes its reader counts. A reader that is busy
+    /// with something else, and comes late to an item that is ready, does not make the stream fail.
     #[must_use]
     pub const fn first_item_within(mut self, limit: Duration) -> Self {
         self.first_item_within = Some(limit);
@@ -59,18 +67,18 @@ impl<T, E> StreamOptions<T, E> {
 
     /// Limits the wait for each item after the first, and for the end. Default: no limit.
     ///
-    /// The time counts as for [`first_item_within`](Self::first_item_within).
+    /// Time is measured as for [`first_item_within`](Self::first_item_within).
     #[must_use]
     pub const fn items_within(mut self, limit: Duration) -> Self {
         self.items_within = Some(limit);
         self
     }
 
-    /// Says which item is the last one, such as `[DONE]`. A stream that ends without it is
-    /// [`StreamError::Incomplete`]. Default: any end will do.
+    /// Sets which item is the last one, such as `[DONE]`. A stream that ends without it is
+    /// [`StreamError::Incomplete`]. Default: any end is accepted.
     ///
-    /// The call has ended well as soon as this item is there: its reader need not read on. What the
-    /// stream still delivers is passed on and means nothing; where nothing more comes within
+    /// The call has succeeded as soon as this item arrives; the reader need not read further. Later
+    /// items are passed on but do not affect the outcome. If nothing more arrives within
     /// [`items_within`](Self::items_within), the guarded stream ends.
     #[must_use]
     pub fn ends_with(mut self, is_last: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
@@ -78,10 +86,10 @@ impl<T, E> StreamOptions<T, E> {
         self
     }
 
-    /// Says what the end of a stream means to the circuit. Default: a failure where there is an
-    /// error, else a success.
+    /// Sets how the end of a stream is classified. Default: a failure if there is an error,
+    /// otherwise a success.
     ///
-    /// What the reader sees remains the same.
+    /// Does not change what the reader sees.
     #[must_use]
     pub fn classify(
         mut self,
@@ -103,7 +111,7 @@ impl<T, E> StreamOptions<T, E> {
         match (&self.classify, end.error) {
             (Some(classify), _) => classify(end),
             (None, None) => Outcome::Success,
-            (None, Some(_)) => Outcome::failure(),
+            (None, Some(error)) => Outcome::failure_of(error.kind()),
         }
     }
 }

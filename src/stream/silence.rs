@@ -1,7 +1,7 @@
 //! How long a stream has kept its reader waiting.
 //!
-//! Invariant: only the time from a poll that found nothing to the wake that followed counts, so
-//! that a reader who comes late is not the stream's fault.
+//! Invariant: only the time from a pending poll to the wake that follows it counts, so that the
+//! stream is not blamed for a slow reader.
 
 use std::{
     sync::Arc,
@@ -18,13 +18,13 @@ use tokio::time::Instant;
 pub(super) struct Silence {
     watch: Arc<Watch>,
     waker: Waker,
-    /// Before the newest poll.
+    /// The silence before the latest poll.
     before: Duration,
-    /// When that found nothing.
+    /// When the latest poll returned pending.
     pending_since: Option<Instant>,
 }
 
-/// Notes when the stream first wakes its reader after a poll.
+/// Records when the stream first wakes its reader after a poll.
 #[derive(Debug, Default)]
 struct Watch {
     reader: AtomicWaker,
@@ -53,7 +53,7 @@ impl Silence {
         }
     }
 
-    /// Polls the stream, and measures what it makes the reader wait.
+    /// Polls the stream, and measures how long it keeps the reader waiting.
     pub(super) fn poll<T>(
         &mut self,
         reader: &Context<'_>,
@@ -79,7 +79,7 @@ impl Silence {
         self.before + until.saturating_duration_since(since)
     }
 
-    /// An item is there.
+    /// Resets the silence when an item arrives.
     pub(super) fn end(&mut self) {
         self.before = Duration::ZERO;
     }

@@ -1,7 +1,7 @@
-//! A store that fails when it is told to.
+//! A store that fails on command.
 //!
-//! Owns which operation meets which fault; what the store does is the inner one's. Invariant: an
-//! operation meets one fault at most, the oldest that is in force and meant for it.
+//! Owns which operation meets which fault; the inner store does the rest. Invariant: an operation
+//! meets at most one fault, the oldest active one that applies to it.
 
 use std::{
     collections::BTreeSet,
@@ -18,17 +18,19 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     Event, Name, Snapshot, Store, StoreError,
-    model::{Acquire, Claim, Control, Grant, Head, Interval, Members, Release, Report},
+    model::{
+        Acquire, Claim, Claimed, Control, Grant, Head, Interval, Members, Release, Report, Slice,
+    },
     store::{Answer, Notice},
 };
 
-/// One of a store's operations, after the methods of [`Store`].
+/// One of a store's operations, named after the methods of [`Store`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
     /// [`Store::acquire`].
     Acquire,
-    /// [`Store::report`]; one that carries reports of several circuits is one operation.
+    /// [`Store::report`]; a batch of reports is one operation.
     Report,
     /// [`Store::release`].
     Release,
@@ -36,7 +38,7 @@ pub enum Operation {
     Control,
     /// [`Store::snapshot`] and [`Store::snapshots`].
     Snapshot,
-    /// [`Store::history`].
+    /// [`Store::history`] and [`Store::past`].
     History,
     /// [`Store::members`].
     Members,
@@ -48,12 +50,26 @@ pub enum Operation {
     Circuits,
     /// [`Store::ping`].
     Ping,
-    /// [`Store::listen`]: the connection on which changes are pushed. Errors break it, the other
-    /// faults hold back what it brings.
+    /// [`Store::listen`]: the connection on which changes are pushed. Errors and lost answers break
+    /// it; the other faults hold back its notices.
     Listen,
 }
 
-/// What goes wrong, with which operations, how often. By default all of them, until it is ended.
+/// What goes wrong, with which operations, how often. By default all operations, until it is ended.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{Clock, Commontrip, MemoryStore, test_util::{Fault, FaultyStore}};
+///
+/// let store = FaultyStore::new(MemoryStore::new(Clock::system()));
+/// let circuits = Commontrip::builder().store(store.clone()).build()?;
+/// let outage = store.inject(Fault::unavailable());
+/// // Calls go on, by this replica's own circuit.
+/// circuits.circuit("payments", Default::default())?.acquire().await?.success();
+/// outage.end();
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a fault is injected by FaultyStore::inject"]
 pub struct Fault {
@@ -80,43 +96,43 @@ impl Fault {
         }
     }
 
-    /// The store cannot be reached. Nothing is carried out.
-    pub fn away() -> Self {
+    /// The store cannot be reached and executes nothing.
+    pub fn unavailable() -> Self {
         Self::fail(StoreError::unreachable("an injected fault"))
     }
 
-    /// The store answers with this error. Nothing is carried out.
+    /// The store answers with this error and executes nothing.
     pub const fn fail(error: StoreError) -> Self {
         Self::new(Kind::Fail(error))
     }
 
-    /// The store does nothing until the fault ends, and then carries out what is still waited for.
+    /// The store does nothing until the fault ends, and then executes what callers still wait for.
     pub const fn hang() -> Self {
         Self::new(Kind::Hang)
     }
 
-    /// The store does everything this much later.
+    /// The store executes each operation this much later.
     pub const fn delay(by: Duration) -> Self {
         Self::new(Kind::Delay(by))
     }
 
-    /// The store carries it out, and the connection breaks before the answer is there.
+    /// The store executes the operation, but the connection breaks before the answer arrives.
     pub const fn lose_answer() -> Self {
         Self::new(Kind::LoseAnswer)
     }
 
-    /// The store carries it out, and its answer arrives when the fault ends.
+    /// The store executes the operation, and its answer arrives when the fault ends.
     pub const fn hold_answer() -> Self {
         Self::new(Kind::HoldAnswer)
     }
 
-    /// Meets these operations only.
+    /// Affects only these operations.
     pub fn on(mut self, operations: impl IntoIterator<Item = Operation>) -> Self {
         self.on = Some(operations.into_iter().collect());
         self
     }
 
-    /// Meets the next so many operations only. One that hangs or is held back is so still, until the
+    /// Affects only the next `times` operations. Those that hang or are held back stay so until the
     /// fault ends.
     pub const fn times(mut self, times: u64) -> Self {
         self.times = times;
@@ -128,8 +144,8 @@ impl Fault {
     }
 }
 
-/// A fault that is in force until [`end`](Self::end) or [`FaultyStore::heal`]; dropping this does not
-/// end it.
+/// An active fault. It lasts until [`end`](Self::end) or [`FaultyStore::heal`]; dropping this does
+/// not end it.
 #[derive(Clone, Debug)]
 pub struct Injected {
     fault: Arc<Armed>,
@@ -137,13 +153,13 @@ pub struct Injected {
 }
 
 impl Injected {
-    /// How many operations it has met.
+    /// Returns how many operations the fault has affected.
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.fault.hits.load(Ordering::SeqCst)
     }
 
-    /// Ends it; what hangs or is held back by it goes on.
+    /// Ends the fault. Operations that hang or are held back by it continue.
     pub fn end(&self) {
         self.faults.retain(|other| !Arc::ptr_eq(other, &self.fault));
     }
@@ -157,7 +173,7 @@ struct Armed {
 }
 
 impl Armed {
-    /// Whether it meets one more operation.
+    /// Whether the fault affects one more operation, which is then counted.
     fn hit(&self) -> bool {
         let more = |hits: u64| (hits < self.fault.times).then_some(hits + 1);
         let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
@@ -165,7 +181,7 @@ impl Armed {
     }
 
     async fn ended(&self) {
-        // An error means that it is gone, which is as good.
+        // An error would mean that the sender is gone, so the fault has ended, too.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 }
@@ -173,7 +189,7 @@ impl Armed {
 #[derive(Debug, Default)]
 struct Faults {
     armed: Mutex<Vec<Arc<Armed>>>,
-    /// Counts changes of them.
+    /// Counts changes of `armed`.
     changed: watch::Sender<u64>,
 }
 
@@ -193,22 +209,23 @@ impl Faults {
     }
 }
 
-/// A store with faults that can be switched at run time, in front of another.
+/// Wraps another store, with faults that can be switched at run time.
 ///
-/// Clones are the same store. Each replica of a [`Fleet`](super::Fleet) has its own in front of the
-/// one that they share, so that a single replica can be cut off.
+/// Clones are the same store. Each replica of a [`Fleet`](super::Fleet) has its own wrapper around
+/// the shared store, so that a single replica can be cut off.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use commontrip::{Commontrip, MemoryStore, Policy};
 /// use commontrip::test_util::{Fault, FaultyStore, Operation};
 ///
 /// let store = FaultyStore::new(MemoryStore::default());
 /// let circuits = Commontrip::builder().store(store.clone()).build()?;
 /// let payments = circuits.circuit("payments", Policy::default())?;
-/// let outage = store.inject(Fault::away());
+/// let outage = store.inject(Fault::unavailable());
 /// payments.call(|| async { Ok::<_, ()>(()) }).await.expect("calls go on without the store");
-/// assert!(circuits.health().away_for.is_some());
+/// assert!(circuits.health().unavailable_for.is_some());
 /// outage.end();
 /// # Ok(()) }
 /// ```
@@ -219,7 +236,7 @@ pub struct FaultyStore {
 }
 
 impl FaultyStore {
-    /// A store without a fault.
+    /// Wraps a store, without a fault.
     pub fn new(inner: impl Store) -> Self {
         Self {
             inner: Arc::new(inner),
@@ -227,7 +244,7 @@ impl FaultyStore {
         }
     }
 
-    /// Puts a fault in force.
+    /// Activates a fault.
     pub fn inject(&self, fault: Fault) -> Injected {
         let fault = Arc::new(Armed {
             fault,
@@ -247,7 +264,8 @@ impl FaultyStore {
         self.faults.retain(|_| false);
     }
 
-    /// Whether a fault is in force, also one that has met as many operations as it was to meet.
+    /// Returns whether a fault is active, even if it has already affected all its
+    /// [`times`](Fault::times).
     #[must_use]
     pub fn has_faults(&self) -> bool {
         !self.faults.armed.lock().is_empty()
@@ -273,7 +291,7 @@ impl FaultyStore {
                     inner.await
                 }
                 Kind::LoseAnswer => {
-                    // What it was nobody gets to know.
+                    // The caller never learns this answer.
                     let _ = inner.await;
                     Err(StoreError::unreachable("an injected fault: no answer"))
                 }
@@ -316,6 +334,10 @@ impl Store for FaultyStore {
         )
     }
 
+    fn remove<'a>(&'a self, circuit: &'a Name) -> Answer<'a, ()> {
+        self.through(Operation::Control, lazily(|| self.inner.remove(circuit)))
+    }
+
     fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
         self.through(
             Operation::Snapshot,
@@ -341,6 +363,10 @@ impl Store for FaultyStore {
         )
     }
 
+    fn past<'a>(&'a self, circuit: &'a Name) -> Answer<'a, Vec<Slice>> {
+        self.through(Operation::History, lazily(|| self.inner.past(circuit)))
+    }
+
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
         self.through(
             Operation::Members,
@@ -348,11 +374,15 @@ impl Store for FaultyStore {
         )
     }
 
-    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, Claimed> {
         self.through(
             Operation::Claim,
             lazily(|| self.inner.claim(circuit, claim)),
         )
+    }
+
+    fn namespace(&self) -> &str {
+        self.inner.namespace()
     }
 
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
@@ -412,7 +442,7 @@ impl Store for FaultyStore {
     }
 }
 
-/// The inner store is asked when this is polled: some do what they are asked at once.
+/// Calls the inner store when this is polled, because some stores act as soon as they are called.
 async fn lazily<'a, T>(ask: impl FnOnce() -> Answer<'a, T>) -> Result<T, StoreError> {
     ask().await
 }

@@ -1,4 +1,4 @@
-//! Replicas of a service in one process, with one clock that only moves when it is told to.
+//! Replicas of a service in one process, with one manual clock.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use tokio::time::sleep;
 use super::{FaultyStore, LOOK, PATIENCE, in_time};
 use crate::{BuildError, CircuitBreaker, Clock, Commontrip, MemoryStore, NameError, Policy};
 
-/// So long a call may wait for the store: only where a fault makes it.
+/// How long a call may wait for the store. Only a fault makes it wait.
 const STORE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// N replicas on one [`MemoryStore`], with one manual clock.
 ///
-/// What takes its time from the clock (windows, waits in open, leases, the age of decisions) stands still
-/// until [`advance`](Self::advance). How often replicas report goes by tokio's time;
-/// [`settle`](Self::settle) has them report at once.
+/// What depends on the clock (windows, waits in open, leases, the age of decisions) stands still
+/// until [`advance`](Self::advance). Replicas report by tokio's time; [`settle`](Self::settle)
+/// makes them report at once.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use commontrip::{Policy, State, assert_transitions, test_util::{Fleet, trip}};
 ///
@@ -44,7 +45,7 @@ const STORE_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Fleet {
     store: MemoryStore,
     replicas: Vec<Replica>,
-    /// Circuits that were taken, to know when all replicas agree on them.
+    /// The circuits of [`Fleet::circuit`], to know when all replicas agree on them.
     taken: Mutex<Vec<Vec<CircuitBreaker>>>,
 }
 
@@ -55,7 +56,7 @@ struct Replica {
 }
 
 impl Fleet {
-    /// So many replicas, named `replica-0` and so on.
+    /// Creates this many replicas, named `replica-0` and so on.
     ///
     /// # Errors
     /// [`BuildError::NoRuntime`] outside of a tokio runtime.
@@ -82,31 +83,31 @@ impl Fleet {
         })
     }
 
-    /// The clock of the store and of all replicas.
+    /// Returns the clock of the store and of all replicas.
     #[must_use]
     pub const fn clock(&self) -> &Clock {
         self.store.clock()
     }
 
-    /// The store that they share, without faults.
+    /// Returns the store that the replicas share, without faults.
     #[must_use]
     pub const fn store(&self) -> &MemoryStore {
         &self.store
     }
 
-    /// The replicas' registries.
+    /// Returns the replicas' registries.
     pub fn replicas(&self) -> impl ExactSizeIterator<Item = &Commontrip> {
         self.replicas.iter().map(|replica| &replica.circuits)
     }
 
-    /// The way to the store of one replica, for [faults](FaultyStore::inject) that this one has; `None`
-    /// when there is no such replica.
+    /// Returns one replica's link to the store, for [faults](FaultyStore::inject) of this replica
+    /// only; `None` if there is no such replica.
     #[must_use]
     pub fn link(&self, replica: usize) -> Option<&FaultyStore> {
         self.replicas.get(replica).map(|replica| &replica.store)
     }
 
-    /// One circuit as each replica holds it.
+    /// Returns one circuit as each replica holds it.
     ///
     /// # Errors
     /// As [`Commontrip::circuit`].
@@ -125,11 +126,11 @@ impl Fleet {
         self.settle().await;
     }
 
-    /// Has all replicas report, and waits until each knows what the store knows; those with
-    /// a fault between them and the store excepted.
+    /// Makes all replicas report, and waits until each knows what the store knows, except those
+    /// that cannot reach the store.
     ///
     /// # Panics
-    /// When they do not agree after [`PATIENCE`].
+    /// If they do not agree within [`PATIENCE`].
     pub async fn settle(&self) {
         let taken = self.taken.lock().clone();
         let agreed = in_time(async {
@@ -153,7 +154,7 @@ impl Fleet {
     async fn agrees(&self, taken: &[Vec<CircuitBreaker>]) -> bool {
         for (number, replica) in self.replicas.iter().enumerate() {
             let health = replica.circuits.health();
-            if replica.store.has_faults() || health.away_for.is_some() {
+            if replica.store.has_faults() || health.unavailable_for.is_some() {
                 continue;
             }
             if health.reports_pending > 0 {
@@ -169,7 +170,7 @@ impl Fleet {
         true
     }
 
-    /// Ends all replicas.
+    /// Shuts down all replicas.
     pub async fn shutdown(&self) {
         for replica in self.replicas() {
             replica.shutdown().await;

@@ -1,7 +1,21 @@
-//! For tests of code that uses circuits: a fleet in one process, a store with faults, transitions.
+//! Helpers for tests of code that uses circuits: a fleet in one process, a store with faults,
+//! assertions on transitions.
 //!
-//! Owns nothing that runs in production; uses the public API only. Everything here waits at most
-//! [`PATIENCE`], and panics with what it saw: it is for tests.
+//! Owns nothing that runs in production; uses the public API only. Every helper waits at most
+//! [`PATIENCE`], and then panics with what it saw.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use commontrip::{Policy, State, test_util::{Fleet, trip}};
+//!
+//! let fleet = Fleet::new(2)?;
+//! let payments = fleet.circuit("payments", Policy::default())?;
+//! trip(&payments[0]).await;
+//! fleet.settle().await;
+//! assert_eq!(payments[1].state(), State::Open);
+//! # Ok(()) }
+//! ```
 
 mod faulty;
 mod fleet;
@@ -20,33 +34,61 @@ use crate::{CircuitBreaker, Outcome, State};
 
 /// How long the helpers wait before they panic: far longer than a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How often they look.
+/// How often the helpers look.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Opens the circuit for the fleet by one call that [trips](Outcome::Trip) it, and waits until this
-/// replica knows.
+/// Opens the circuit for the fleet with one call that [trips](Outcome::Trip) it, and waits until
+/// this replica knows.
 ///
-/// One call is enough whatever the thresholds; not where a `quorum` is asked for, and not in an
+/// One call is enough for any thresholds, but not if the policy has a `quorum`, and not in an
 /// override.
 ///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::{State, test_util::{trip, until_state}};
+///
+/// trip(&payments).await;
+/// until_state(&payments, State::Open).await;
+/// assert!(payments.acquire().await.is_err());
+/// # Ok(()) }
+/// ```
+///
 /// # Panics
-/// When the circuit is not open after [`PATIENCE`].
+/// If the circuit is not open within [`PATIENCE`].
 pub async fn trip(breaker: &CircuitBreaker) {
     if breaker.state() == State::Open {
         return;
     }
-    // One that is rejected here is on its way to be open already, or will not be, which is said.
+    // If the call is rejected, the circuit is about to open, or `until_state` panics with its
+    // state.
     if let Ok(permit) = breaker.acquire().await {
         permit.record(Outcome::trip());
     }
     until_state(breaker, State::Open).await;
 }
 
-/// Waits until this replica goes by that state. Makes no calls: an open circuit does not become
-/// half-open by it.
+/// Waits until this replica has that state. Makes no calls, so an open circuit does not become
+/// half-open.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::{State, test_util::until_state};
+///
+/// payments.force_open(Default::default()).await?;
+/// until_state(&payments, State::ForcedOpen).await;
+/// # Ok(()) }
+/// ```
 ///
 /// # Panics
-/// When it is in another state after [`PATIENCE`].
+/// If it does not have that state within [`PATIENCE`].
 pub async fn until_state(breaker: &CircuitBreaker, state: State) {
     let there = in_time(async {
         while breaker.state() != state {
@@ -62,7 +104,7 @@ pub async fn until_state(breaker: &CircuitBreaker, state: State) {
     );
 }
 
-/// Whether it ended within [`PATIENCE`].
+/// Whether `work` ended within [`PATIENCE`].
 async fn in_time(work: impl Future<Output = ()>) -> bool {
     timeout(PATIENCE, work).await.is_ok()
 }

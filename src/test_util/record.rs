@@ -1,7 +1,7 @@
-//! Asserting what a circuit did.
+//! Assertions on a circuit's transitions.
 //!
-//! Owns the comparison and its words. Reads the circuit's own record, which has each transition of the
-//! fleet once and in order, whichever replica made it.
+//! Owns the comparison and its words. Reads the circuit's own record, which has each transition of
+//! the fleet once and in order, whichever replica made it.
 
 use std::fmt::{self, Write};
 
@@ -19,7 +19,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// From one state to another, for that reason; `None` for any.
+    /// A transition from one state to another, for this reason, or for any if `None`.
     #[must_use]
     pub const fn new(from: State, to: State, reason: Option<Reason>) -> Self {
         Self { from, to, reason }
@@ -41,15 +41,16 @@ impl fmt::Display for Step {
     }
 }
 
-/// Asserts that a circuit made just these transitions in its life, in this order.
+/// Asserts that a circuit made exactly these transitions in its life, in this order.
 ///
-/// A reason in brackets is compared too. Transitions that are missing are waited for,
-/// [`PATIENCE`](crate::test_util::PATIENCE) at most; the first that is another ends the waiting. What a
-/// replica decides alone, without the store or below a quorum, is no transition of the circuit.
-/// Must be used in async code.
+/// A reason in parentheses is compared, too. The macro waits for missing transitions, at most
+/// [`PATIENCE`](crate::test_util::PATIENCE), and stops at the first that differs. What a replica
+/// decides alone, without the store or below a quorum, is not a transition of the circuit. Must be
+/// used in async code.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use commontrip::{Commontrip, Policy, assert_transitions, test_util::trip};
 ///
 /// let payments = Commontrip::embedded()?.circuit("payments", Policy::default())?;
@@ -61,7 +62,7 @@ impl fmt::Display for Step {
 /// ```
 ///
 /// # Panics
-/// When they are others, with what is missing (`-`) and what is too many (`+`).
+/// If the transitions differ, with the missing (`-`) and the unexpected (`+`) ones.
 #[macro_export]
 macro_rules! assert_transitions {
     ($breaker:expr, [$($from:ident => $to:ident $(($reason:ident))?),* $(,)?]) => {{
@@ -78,7 +79,7 @@ macro_rules! assert_transitions {
     (@) => { None };
 }
 
-/// Compares a circuit's transitions with those that are expected: what
+/// Compares a circuit's transitions with the expected ones, as
 /// [`assert_transitions!`](crate::assert_transitions) does.
 ///
 /// # Errors
@@ -94,7 +95,7 @@ pub async fn compare(breaker: &CircuitBreaker, expected: &[Step]) -> Result<(), 
                 .iter()
                 .zip(expected)
                 .all(|(event, step)| step.is(event));
-        // What the store knows by now is read before the verdict, so that the difference is whole.
+        // Read what the store knows before the verdict, so that the difference is complete.
         let more = breaker
             .snapshot()
             .await
@@ -121,7 +122,7 @@ fn difference(name: &str, expected: &[Step], happened: &[Event]) -> String {
         .count();
     let mut words = format!("circuit {name:?} made other transitions (- missing, + not expected):");
     let mut line = |mark: char, step: Step| {
-        // A String takes everything.
+        // Writing to a `String` cannot fail.
         let _ = write!(words, "\n  {mark} {step}");
     };
     let step = |event: &Event| Step::new(event.from, event.to, Some(event.reason));

@@ -4,10 +4,15 @@ use std::{borrow::Cow, fmt};
 
 use crate::{CircuitBreaker, keyed::KeyedCircuits};
 
-/// Finds the circuit of a request: a [`CircuitBreaker`] for all, or [`PerKey`].
+/// Selects the circuit of a request: one [`CircuitBreaker`] for all requests, or [`PerKey`].
 pub trait Circuits<Req> {
-    /// Shows the request's circuit.
+    /// Calls `look` with the request's circuit.
     fn with<T>(&self, request: &Req, look: impl FnOnce(&CircuitBreaker) -> T) -> T;
+
+    /// The circuit of all requests, if there is only one.
+    fn only(&self) -> Option<&CircuitBreaker> {
+        None
+    }
 }
 
 impl<Req> Circuits<Req> for CircuitBreaker {
@@ -15,9 +20,27 @@ impl<Req> Circuits<Req> for CircuitBreaker {
     fn with<T>(&self, _: &Req, look: impl FnOnce(&CircuitBreaker) -> T) -> T {
         look(self)
     }
+
+    fn only(&self) -> Option<&CircuitBreaker> {
+        Some(self)
+    }
 }
 
-/// One circuit for each key; made by [`CircuitBreakerLayer::per_key`](super::CircuitBreakerLayer::per_key).
+/// One circuit for each key; made by
+/// [`CircuitBreakerLayer::per_key`](super::CircuitBreakerLayer::per_key).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::{http::host, keyed::KeyedCircuits, tower::CircuitBreakerLayer};
+///
+/// let hosts = KeyedCircuits::new(&circuits, "http:", |_host| Policy::default())?;
+/// let layer = CircuitBreakerLayer::per_key(hosts, host::<()>);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct PerKey<K> {
     pub(super) circuits: KeyedCircuits,

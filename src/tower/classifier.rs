@@ -1,29 +1,49 @@
-//! What an answer means for the circuit, and when that is known.
+//! What a result means for the circuit, and when that is known.
+
+use std::error::Error;
 
 use http::{Method, Request, Response};
 use http_body::Body;
 
 use crate::{
     Outcome, Permit,
-    http::{SettlingBody, outcome, settle_with_body},
+    http::{SettlingBody, is_ours, kind_of, may_be_ours, outcome, settle_with_body},
 };
 
-/// Settles the permit of a call by its result, at once or when the answer's body has ended.
+/// Settles a call's permit by its result, immediately or when the response body has ended.
 ///
-/// Every `Fn(&Result<Response, Error>) -> Outcome` is one that settles at once.
+/// Every `Fn(&Result<Response, Error>) -> Outcome` is a classifier that settles immediately.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::{Outcome, tower::CircuitBreakerLayer};
+///
+/// // A closure is a classifier. Here, an error that the caller caused is ignored.
+/// let layer = CircuitBreakerLayer::new(payments).classifier(
+///     |result: &Result<String, std::io::Error>| match result {
+///         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Outcome::Ignored,
+///         result => Outcome::of(result),
+///     },
+/// );
+/// # Ok(()) }
+/// ```
 pub trait Classifier<Req, Res, E> {
-    /// What is remembered of the request until its answer is there; `()` for nothing.
+    /// What is kept of the request until the response arrives; `()` for nothing.
     type Asked;
-    /// The answer as the caller gets it: with another body where that settles the permit.
+    /// The response that the caller gets, with a different body if the body settles the permit.
     type Response;
 
     /// Looks at the request before it is sent.
     fn asked(&self, request: &Req) -> Self::Asked;
 
-    /// Settles the permit, or has the answer do it.
+    /// Settles the permit, or makes the response settle it.
     ///
     /// # Errors
-    /// The call's own.
+    /// The call's own error.
     fn settle(
         &self,
         asked: Self::Asked,
@@ -49,11 +69,36 @@ where
     }
 }
 
-/// `Ok` is a success, `Err` a failure. The default.
+/// `Ok` is a success, and `Err` a failure unless the error is local. The default.
+///
+/// An error is local, and ignored, if it or one of its causes shows that the call never reached the
+/// upstream or that this side ended it: `Overloaded` of
+/// [`LoadShed`](https://docs.rs/tower/0.5/tower/load_shed), a `Buffer` whose worker is gone, a
+/// semaphore without permits, a rejection of an inner circuit, a request that a hyper client cannot
+/// send, a request body that fails. The same applies to [`Http`], [`HttpBody`] and
+/// [`Grpc`](super::Grpc).
+///
+/// The kind of a failure is `timeout`, `connect`, `connection reset`, `ended early` or otherwise
+/// `error`.
+///
+/// Causes are inspected for boxed errors ([`BoxError`](tower::BoxError)) and for the error types of
+/// std, tower, hyper, hyper-util and h2. [`UnlessOurs`] inspects those of your own error type.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::{CircuitBreakerLayer, ByResult};
+///
+/// let layer = CircuitBreakerLayer::new(payments).classifier(ByResult);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByResult;
 
-impl<Req, Res, E> Classifier<Req, Res, E> for ByResult {
+impl<Req, Res, E: 'static> Classifier<Req, Res, E> for ByResult {
     type Asked = ();
     type Response = Res;
 
@@ -62,19 +107,35 @@ impl<Req, Res, E> Classifier<Req, Res, E> for ByResult {
 
     #[inline]
     fn settle(&self, (): (), result: Result<Res, E>, permit: Permit) -> Result<Res, E> {
-        permit.record(Outcome::of(&result));
+        permit.record(match &result {
+            Ok(_) => Outcome::Success,
+            Err(error) => of_error(error),
+        });
         result
     }
 }
 
-/// HTTP by the head of the answer, as [`http::outcome`](crate::http::outcome) says; an error is a failure.
+/// Classifies HTTP responses by their head, like [`http::outcome`](crate::http::outcome), and
+/// errors like [`ByResult`].
 ///
-/// The head is all that is looked at, and all that is timed: a body that breaks off after a 200 was a
-/// success. [`HttpBody`] waits for its end.
+/// Only the head is classified and timed: a call whose body breaks off after a 200 is a success.
+/// [`HttpBody`] waits for the end of the body.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::{CircuitBreakerLayer, Http};
+///
+/// let layer = CircuitBreakerLayer::new(payments).classifier(Http);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Http;
 
-impl<Req, B, E> Classifier<Req, Response<B>, E> for Http {
+impl<Req, B, E: 'static> Classifier<Req, Response<B>, E> for Http {
     type Asked = ();
     type Response = Response<B>;
 
@@ -88,29 +149,41 @@ impl<Req, B, E> Classifier<Req, Response<B>, E> for Http {
     ) -> Result<Response<B>, E> {
         permit.record(match &result {
             Ok(response) => outcome(response.status(), response.headers()),
-            Err(_) => Outcome::failure(),
+            Err(error) => of_error(error),
         });
         result
     }
 }
 
-/// HTTP by the head, and by the body where the head is a success: one that is read to its end is a
-/// success, one that breaks off, or has fewer or more bytes than its `Content-Length`, a failure.
+/// Classifies HTTP responses by their head and, if that is a success, by their body: a body that is
+/// read to its end is a success; one that breaks off, or has fewer or more bytes than its
+/// `Content-Length`, is a failure.
 ///
-/// - Where the length is known, by the header or by the body's exact size, the body is whole with
-///   its last byte: hyper asks no further. Answers to `HEAD`, 1xx, 204, 304 and opened tunnels have
-///   no body to wait for.
-/// - A body that is dropped before its end is a dropped permit, an abandoned call: the reader has
-///   left.
-/// - The end of a body without a length is taken for its end, though it may be where a connection
-///   was closed (HTTP/1.0) or a stream was reset with `NO_ERROR` (HTTP/2).
+/// - If the length is known, from the header or from the body's exact size, the body is complete
+///   with its last byte, because hyper does not poll it again. Responses to `HEAD`, 1xx, 204, 304
+///   and opened tunnels have no body to wait for.
+/// - A body that is dropped before its end is a dropped permit: an abandoned call.
+/// - A body without a length is complete when it ends, even if a connection was closed (HTTP/1.0)
+///   or a stream was reset with `NO_ERROR` (HTTP/2).
 /// - A body that panics is a failure.
 ///
-/// The whole body is timed; `call_timeout` ends the wait for the head only.
+/// The latency includes the whole body; `call_timeout` limits the wait for the head only.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::{CircuitBreakerLayer, HttpBody};
+///
+/// let layer = CircuitBreakerLayer::new(payments).classifier(HttpBody);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpBody;
 
-impl<A, B: Body, E> Classifier<Request<A>, Response<B>, E> for HttpBody {
+impl<A, B: Body, E: 'static> Classifier<Request<A>, Response<B>, E> for HttpBody {
     type Asked = Method;
     type Response = Response<SettlingBody<B>>;
 
@@ -129,13 +202,78 @@ impl<A, B: Body, E> Classifier<Request<A>, Response<B>, E> for HttpBody {
     }
 }
 
-/// The answer, with the permit that its body is to settle; an error has failed.
-pub(super) fn answered<T, E>(result: Result<T, E>, permit: Permit) -> Result<(T, Permit), E> {
+/// Finds local errors among the causes of your own error type too, and asks another classifier
+/// about all other results.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{Commontrip, Policy, tower::{ByResult, CircuitBreakerLayer, UnlessOurs}};
+/// use tower::{BoxError, ServiceBuilder, ServiceExt, load_shed::error::Overloaded, service_fn};
+///
+/// #[derive(Debug, thiserror::Error)]
+/// #[error("no answer")]
+/// struct NoAnswer(#[source] BoxError);
+///
+/// let circuits = Commontrip::embedded()?;
+/// let numbers = circuits.circuit("numbers", Policy::default())?;
+/// let layer = CircuitBreakerLayer::new(numbers).classifier(UnlessOurs(ByResult));
+/// let service = ServiceBuilder::new().layer(layer).service(service_fn(async |()| {
+///     Err::<(), _>(NoAnswer(Overloaded::new().into()))
+/// }));
+/// assert!(service.oneshot(()).await.is_err());
+/// let stats = &circuits.stats()[0];
+/// assert_eq!((stats.failures, stats.ignored), (0, 1));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnlessOurs<C>(pub C);
+
+impl<C, Req, Res, E> Classifier<Req, Res, E> for UnlessOurs<C>
+where
+    C: Classifier<Req, Res, E>,
+    E: Error + 'static,
+{
+    type Asked = C::Asked;
+    type Response = C::Response;
+
+    fn asked(&self, request: &Req) -> C::Asked {
+        self.0.asked(request)
+    }
+
+    fn settle(
+        &self,
+        asked: C::Asked,
+        result: Result<Res, E>,
+        permit: Permit,
+    ) -> Result<C::Response, E> {
+        match result {
+            Err(error) if is_ours(&error) => {
+                permit.record(Outcome::Ignored);
+                Err(error)
+            }
+            result => self.0.settle(asked, result, permit),
+        }
+    }
+}
+
+/// Returns the response and the permit for its body to settle; an error settles the permit here.
+pub(super) fn answered<T, E>(result: Result<T, E>, permit: Permit) -> Result<(T, Permit), E>
+where
+    E: 'static,
+{
     match result {
         Ok(answer) => Ok((answer, permit)),
         Err(error) => {
-            permit.failure();
+            permit.record(of_error(&error));
             Err(error)
         }
+    }
+}
+
+pub(super) fn of_error<E: 'static>(error: &E) -> Outcome {
+    match may_be_ours(error) {
+        true => Outcome::Ignored,
+        false => Outcome::failure_of(kind_of(error)),
     }
 }

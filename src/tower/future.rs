@@ -1,4 +1,4 @@
-//! One call on its way.
+//! The future of one call.
 
 use std::{
     fmt,
@@ -16,17 +16,18 @@ use tower::Service;
 use super::{Classifier, Refusals, Refused};
 use crate::{CallError, CircuitBreaker, Permit, Rejection};
 
-/// In a box, for [`CircuitBreaker::acquire`]'s future has no name. Only calls that ask the store have one.
+/// Boxed, because the future of [`CircuitBreaker::acquire`] has no name. Only calls that ask the
+/// store have one.
 type Asking = Pin<Box<dyn Future<Output = Result<Permit, Rejection>> + Send>>;
 
-/// The end of `call_timeout`. In a box, for else every call would be larger by a timer that few have.
+/// The end of `call_timeout`. Boxed to keep the future of calls without a timer small.
 struct Limit {
     after: Duration,
     end: Pin<Box<Sleep>>,
 }
 
 pin_project! {
-    /// The answer of a [`CircuitBreakerService`](super::CircuitBreakerService).
+    /// The response future of a [`CircuitBreakerService`](super::CircuitBreakerService).
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where
@@ -53,8 +54,8 @@ pin_project! {
     }
 }
 
-/// Drops the permit while the thread panics, even if the panic is caught later. Forgotten otherwise,
-/// so that nothing is moved.
+/// Drops the permit if the thread panics, even if the panic is caught later. Otherwise the guard is
+/// forgotten, so that the permit is not moved.
 struct OnPanic<'a>(&'a mut Option<Permit>);
 
 impl Drop for OnPanic<'_> {
@@ -166,7 +167,7 @@ where
     }
 }
 
-/// What is taken is taken at the end, or before the next step.
+/// Only a future polled after its end finds a value already taken.
 #[cold]
 fn over() -> ! {
     panic!("the call was polled after its end")

@@ -1,11 +1,12 @@
 //! Circuits around tower services: [`CircuitBreakerLayer`] and [`CircuitBreakerService`].
 //!
-//! Owns how a call goes through a service; the decision is the circuit's, the meaning of an answer a
-//! [`Classifier`]'s, the answer to a call that is not made a [`Refusals`]'. For tower 0.5, http 1 and
-//! http-body 1, so for axum 0.8, hyper 1 and tonic 0.14.
+//! Owns how a call passes through a service. The circuit decides whether a call is made, a
+//! [`Classifier`] what its result means, and a [`Refusals`] what the caller gets for a call that is
+//! not made. For tower 0.5, http 1 and http-body 1, so for axum 0.8, hyper 1 and tonic 0.14.
 //!
 //! ```
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use commontrip::{CallError, Commontrip, Override, Policy, tower::CircuitBreakerLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
@@ -32,12 +33,13 @@ mod service;
 
 pub use self::{
     circuits::{Circuits, PerKey},
-    classifier::{ByResult, Classifier, Http, HttpBody},
+    classifier::{ByResult, Classifier, Http, HttpBody, UnlessOurs},
     future::ResponseFuture,
     grpc::Grpc,
     layer::CircuitBreakerLayer,
-    refusals::{Errors, GrpcResponses, HttpResponses, Refusals, Refused, RespondWith},
+    refusals::{BoxErrors, Errors, GrpcResponses, HttpResponses, Refusals, Refused, RespondWith},
     retry::UnlessRejected,
     service::CircuitBreakerService,
 };
+#[doc(inline)]
 pub use crate::http::SettlingBody;

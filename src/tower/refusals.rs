@@ -1,8 +1,9 @@
-//! What the caller gets of a call that was rejected or dropped.
+//! What the caller gets for a call that was rejected or timed out.
 
 use std::convert::Infallible;
 
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use tower::BoxError;
 
 use super::grpc::{DEADLINE_EXCEEDED, PUSHBACK, STATUS, UNAVAILABLE};
 use crate::{
@@ -10,25 +11,25 @@ use crate::{
     http::{rejected, timed_out},
 };
 
-/// Why there is no answer of the service: [`CallError::Rejected`] or [`CallError::TimedOut`].
+/// Why the service gave no response: [`CallError::Rejected`] or [`CallError::TimedOut`].
 pub type Refused = CallError<Infallible>;
 
-/// Turns a refused call into an error or into an answer.
+/// Turns a call that was rejected or timed out into an error or a response.
 pub trait Refusals<Res, E> {
     /// The service's error type.
     type Error;
 
-    /// The result of a call that was refused.
+    /// The result of such a call.
     ///
     /// # Errors
-    /// Where it is an error.
+    /// If this implementation returns errors rather than responses.
     fn refuse(&self, refused: Refused) -> Result<Res, Self::Error>;
 
-    /// The error of a call that failed.
+    /// Converts the error of a call that failed.
     fn failed(error: E) -> Self::Error;
 }
 
-/// Refused calls are errors: [`CallError`]. The default.
+/// Returns a [`CallError`]. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Errors;
 
@@ -49,7 +50,39 @@ impl<Res, E> Refusals<Res, E> for Errors {
     }
 }
 
-/// Refused calls are answered by a function; the error stays the inner service's.
+/// Returns boxed errors, as tower's own middleware does: a [`Rejection`](crate::Rejection), or a
+/// [`Refused`] for a call past `call_timeout`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::CircuitBreakerLayer;
+///
+/// let layer = CircuitBreakerLayer::new(payments).boxed_errors();
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BoxErrors;
+
+impl<Res, E: Into<BoxError>> Refusals<Res, E> for BoxErrors {
+    type Error = BoxError;
+
+    fn refuse(&self, refused: Refused) -> Result<Res, BoxError> {
+        Err(match refused {
+            CallError::Rejected(rejection) => rejection.into(),
+            refused => refused.into(),
+        })
+    }
+
+    fn failed(error: E) -> BoxError {
+        error.into()
+    }
+}
+
+/// Returns the response of a function; the error type remains the inner service's.
 #[derive(Clone, Copy, Debug)]
 pub struct RespondWith<F>(pub(super) F);
 
@@ -65,7 +98,19 @@ impl<F: Fn(Refused) -> Res, Res, E> Refusals<Res, E> for RespondWith<F> {
     }
 }
 
-/// Refused calls are answered with 503 and 504: [`rejected`], [`timed_out`].
+/// Returns a response with status 503 or 504: [`rejected`], [`timed_out`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::{CircuitBreakerLayer, Http};
+///
+/// let layer = CircuitBreakerLayer::new(payments).classifier(Http).rejection_response();
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpResponses;
 
@@ -85,8 +130,20 @@ impl<B: From<String>, E> Refusals<Response<B>, E> for HttpResponses {
     }
 }
 
-/// Refused calls are answered with the status `UNAVAILABLE` and `grpc-retry-pushback-ms`, or with
+/// Returns a response with the status `UNAVAILABLE` and `grpc-retry-pushback-ms`, or with
 /// `DEADLINE_EXCEEDED`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::{CircuitBreakerLayer, Grpc};
+///
+/// let layer = CircuitBreakerLayer::new(payments).classifier(Grpc).grpc_rejection_response();
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcResponses;
 

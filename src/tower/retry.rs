@@ -1,16 +1,18 @@
-//! Retries that leave rejections alone.
+//! Retries that do not retry rejections.
 
-use tower::retry::Policy;
+use tower::{BoxError, retry::Policy};
 
-use crate::CallError;
+use crate::{CallError, http::is_rejection};
 
-/// A policy of `tower::retry` that asks another one, except after a rejection: that is not tried again,
-/// since the circuit would only say the same, sooner than it is worth.
+/// A `tower::retry` policy that never retries a rejection, since the circuit would reject the retry
+/// as well, and asks another policy about every other result.
 ///
-/// For a retry around a circuit: each try is a call of the circuit's, and is counted.
+/// For a retry layer around a circuit: each attempt is a call through the circuit and is counted.
+/// Also supports [boxed errors](super::CircuitBreakerLayer::boxed_errors).
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::{io::Error, time::Duration};
 /// use commontrip::{CallError, Commontrip, Policy, tower::{CircuitBreakerLayer, UnlessRejected}};
 /// use tower::{ServiceBuilder, ServiceExt, retry, service_fn};
@@ -31,7 +33,7 @@ use crate::CallError;
 ///     }
 /// }
 ///
-/// // Opens at the second failure, and the tries end soon after.
+/// // The circuit opens at the second failure, which ends the retries.
 /// let numbers = Commontrip::embedded()?.circuit("numbers", Policy::consecutive(2)?)?;
 /// let service = ServiceBuilder::new()
 ///     .retry(UnlessRejected(Tries(500)))
@@ -56,6 +58,28 @@ where
     ) -> Option<P::Future> {
         match result {
             Err(CallError::Rejected(_)) => None,
+            _ => self.0.retry(request, result),
+        }
+    }
+
+    fn clone_request(&mut self, request: &Req) -> Option<Req> {
+        self.0.clone_request(request)
+    }
+}
+
+impl<P, Req, Res> Policy<Req, Res, BoxError> for UnlessRejected<P>
+where
+    P: Policy<Req, Res, BoxError>,
+{
+    type Future = P::Future;
+
+    fn retry(
+        &mut self,
+        request: &mut Req,
+        result: &mut Result<Res, BoxError>,
+    ) -> Option<P::Future> {
+        match result {
+            Err(error) if is_rejection(&**error) => None,
             _ => self.0.retry(request, result),
         }
     }

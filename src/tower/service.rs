@@ -8,21 +8,42 @@ use std::{
 use tower::Service;
 
 use super::{ByResult, Circuits, Classifier, Errors, Refusals, ResponseFuture, future::Step};
-use crate::{CallError, CircuitBreaker};
+use crate::{CallError, CircuitBreaker, State, http::may_be_ours};
 
-/// A service behind a circuit; made by [`CircuitBreakerLayer`](super::CircuitBreakerLayer). Clones share the
-/// circuit.
+/// A service behind a circuit; made by [`CircuitBreakerLayer`](super::CircuitBreakerLayer). Clones
+/// share the circuit.
 ///
-/// - `poll_ready` is the inner service's. It takes no permit: a service that is ready need not be called, and
-///   probes of a half-open circuit are few, and leased. So a service with an open circuit is ready, and
-///   `call` says no; where the inner service is not ready, nobody is rejected.
-/// - `call` asks the circuit. Mostly the cache knows: then the call is begun, or rejected, at once, as
-///   other services do, and a future that is dropped unpolled is a call that was dropped.
-/// - Where the store must be asked (before the first answer, in half-open), the future does, and then
-///   begins the call. The inner service that was readied goes with it, since what `poll_ready` has reserved
-///   (a place in a concurrency limit, a slot of a buffer) belongs to that very value; a clone, not ready
-///   yet, takes its place. When the circuit says no, it is dropped, and what it has reserved is free.
+/// - `poll_ready` polls the inner service and takes no permit: the caller of a ready service may
+///   never make the call, and probe permits of a half-open circuit are few and leased. So a service
+///   with an open circuit is ready, and `call` rejects; while the inner service is not ready, no
+///   call is rejected.
+/// - A `poll_ready` that fails or panics is a failure of a closed circuit, unless the error is
+///   local ([`ByResult`]). With one circuit per key it is not counted, because there is no request
+///   yet.
+/// - `call` asks the circuit. Usually the cache has the decision. Then the call starts or is
+///   rejected immediately, as in other services, and a future that is dropped before it is polled
+///   is a dropped call.
+/// - If the store must be asked (before its first answer, and in half-open), the future asks it and
+///   then starts the call. The future takes the inner service that was ready, because that value
+///   owns what `poll_ready` reserved (a permit of a concurrency limit, a slot of a buffer); a clone
+///   that is not yet ready replaces it. If the circuit rejects, the inner service is dropped, which
+///   releases the reservation.
 /// - A rejected call never reaches the inner service.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use commontrip::{Commontrip, Policy};
+/// # let circuits = Commontrip::embedded()?;
+/// # let payments = circuits.circuit("payments", Policy::default())?;
+/// use commontrip::tower::CircuitBreakerLayer;
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// let inner = service_fn(async |id: u32| Ok::<_, std::io::Error>(id + 1));
+/// let service = CircuitBreakerLayer::new(payments).layer(inner);
+/// assert_eq!(service.oneshot(7).await?, 8);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CircuitBreakerService<S, P = CircuitBreaker, C = ByResult, R = Errors> {
     pub(super) inner: S,
@@ -38,9 +59,31 @@ impl<S, P, C, R> CircuitBreakerService<S, P, C, R> {
     }
 }
 
+/// Records a failure if the thread panics.
+struct OnPanic<'a>(Option<&'a CircuitBreaker>);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if let Some(circuit) = self.0 {
+            note_failure(circuit);
+        }
+    }
+}
+
+/// Records that a service could not become ready. If the circuit is not closed, this is not news,
+/// and must not use up a probe.
+#[cold]
+fn note_failure(circuit: &CircuitBreaker) {
+    if circuit.state() == State::Closed
+        && let Ok(permit) = circuit.try_acquire()
+    {
+        permit.failure_of("not ready");
+    }
+}
+
 impl<S, Req, P, C, R> Service<Req> for CircuitBreakerService<S, P, C, R>
 where
-    S: Service<Req> + Clone,
+    S: Service<Req, Error: 'static> + Clone,
     P: Circuits<Req>,
     C: Classifier<Req, S::Response, S::Error> + Clone,
     R: Refusals<C::Response, S::Error> + Clone,
@@ -50,7 +93,16 @@ where
     type Future = ResponseFuture<S, Req, C, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), R::Error>> {
-        self.inner.poll_ready(cx).map_err(R::failed)
+        let guard = OnPanic(self.circuits.only());
+        let ready = self.inner.poll_ready(cx);
+        mem::forget(guard);
+        if let Poll::Ready(Err(error)) = &ready
+            && let Some(circuit) = self.circuits.only()
+            && !may_be_ours(error)
+        {
+            note_failure(circuit);
+        }
+        ready.map_err(R::failed)
     }
 
     #[inline]

@@ -1,5 +1,5 @@
-//! Calls that are dropped before they end: a service that hangs opens its circuit whoever gives up
-//! first, and callers that merely leave open none.
+//! Calls that are dropped before they end. A hanging service opens its circuit whoever gives up
+//! first; callers that merely leave open none.
 
 use std::{
     future::pending,
@@ -19,7 +19,7 @@ use crate::{
     wait::until,
 };
 
-/// Where the replicas of a fleet keep their circuits.
+/// Where a fleet's replicas keep their circuits.
 enum Place {
     Memory(MemoryStore),
     Redis,
@@ -43,7 +43,7 @@ impl Place {
         builder.build().unwrap()
     }
 
-    /// One circuit in so many replicas that have heard of it.
+    /// One circuit in this many replicas that have learned of it.
     async fn fleet(
         &self,
         replicas: usize,
@@ -75,7 +75,7 @@ async fn succeed(breaker: &CircuitBreaker, takes: Duration) {
     call.await.unwrap();
 }
 
-/// A call that hangs, whose caller waits for so long; whether it was made.
+/// Makes a call that hangs and gives up after `patience`; returns whether it reached the service.
 async fn hang(breaker: &CircuitBreaker, patience: Duration) -> bool {
     let made = AtomicU64::new(0);
     let call = breaker.call(|| {
@@ -86,7 +86,7 @@ async fn hang(breaker: &CircuitBreaker, patience: Duration) -> bool {
     made.into_inner() > 0
 }
 
-/// How many of so many calls, one after the other, reached the service that hangs.
+/// Makes sequential calls; returns how many reached the hanging service.
 async fn hung_calls(breaker: &CircuitBreaker, calls: u64, patience: Duration) -> u64 {
     let mut made = 0;
     for _ in 0..calls {
@@ -117,7 +117,7 @@ async fn a_service_that_always_hung_opens_within_the_minimum_of_calls(place: Pla
     assert!(made <= 21, "{made} calls were made");
     until("open", async || breaker.state() == State::Open).await;
     let seen = breaker.snapshot().await.unwrap();
-    // They count as what they turned out to be.
+    // They count as failures in the end.
     assert_eq!((seen.calls, seen.failures, seen.undecided), (20, 20, 0));
     assert_eq!(seen.abandoned_total, made);
 }
@@ -215,7 +215,7 @@ async fn a_hung_probe_that_was_dropped_is_a_failed_one(place: Place) {
     assert_eq!(seen.state, State::Open);
     assert_eq!(seen.consecutive_opens, opened.consecutive_opens + 1);
     assert!((1..=2).contains(&probes), "{probes} probes");
-    // The wait is now ten times as long.
+    // The wait is ten times as long now.
     assert!(seen.until_ms - seen.since_ms >= 2000);
 }
 
@@ -325,7 +325,7 @@ async fn a_count_window_opens_when_its_last_calls_were_all_abandoned(place: Plac
 }
 
 async fn a_service_that_is_seldom_called_opens_too(place: Place) {
-    // Not twenty of them are ever in the window.
+    // The window never holds twenty calls at once.
     let window = Policy::builder().sliding_window_time(100 * MS, 10);
     let (_circuits, breaker) = place.one(window).await;
     let mut made = 0;

@@ -1,4 +1,4 @@
-//! A registry that nobody reports for any more: its runtime is gone, or it was shut down.
+//! A registry that no longer reports: its runtime has ended, or it was shut down.
 
 use std::time::Duration;
 
@@ -11,16 +11,15 @@ use crate::{
     wait::until,
 };
 
-const GONE: &str =
-    "the runtime on which the registry was made is gone: its circuits go on without the store";
-const SHUT_DOWN: &str = "the registry was shut down: its circuits go on without the store";
-const LOST: &str = "outcomes are lost: the store was not told of them";
+const GONE: &str = "the runtime on which the registry was created is gone: its circuits continue without the store";
+const SHUT_DOWN: &str = "the registry was shut down: its circuits continue without the store";
+const LOST: &str = "outcomes are lost: they were not sent to the store";
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Opens at once when asked to, for a short while; one probe at a time, and one is enough.
+/// Trips on demand, for a short wait; one probe at a time, and one success closes.
 fn policy() -> Policy {
     let policy = Policy::builder()
         .minimum_number_of_calls(5)
@@ -44,7 +43,7 @@ async fn open(breaker: &CircuitBreaker) {
     until("it is open", async || breaker.state() == State::Open).await;
 }
 
-/// Calls go on by what this process sees.
+/// Calls continue, decided by this process alone.
 async fn decides_by_itself(registry: &Commontrip, opened: &CircuitBreaker) {
     let new = registry.circuit("new", policy()).unwrap();
     for _ in 0..100 {
@@ -84,11 +83,14 @@ fn outlives_its_runtime(build: impl Fn() -> Commontrip) {
     });
     drop(first);
     let health = registry.health();
-    assert!(health.ended && health.away_for.is_some(), "{health:?}");
+    assert!(
+        health.ended && health.unavailable_for.is_some(),
+        "{health:?}"
+    );
     assert_eq!(health.last_error.as_deref(), Some(GONE));
     runtime().block_on(async {
         decides_by_itself(&registry, &opened).await;
-        // What waits for the registry's tasks ends.
+        // Calls that wait for the registry's tasks return.
         registry.flush().await;
         registry.shutdown().await;
         decides_by_itself(&registry, &opened).await;
@@ -106,7 +108,7 @@ fn circuits_go_on_when_the_runtime_of_their_registry_is_gone() {
     outlives_its_runtime(|| Commontrip::embedded().unwrap());
 }
 
-/// The commands that a Redis was sent so far.
+/// The number of commands that a Redis has received.
 async fn commands(server: &OwnServer) -> u64 {
     let client = redis::Client::open(server.admin_url()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
@@ -166,7 +168,7 @@ async fn a_probe_that_was_fetched_ahead_is_given_back_at_shutdown() {
     let circuit = |registry: &Commontrip| registry.circuit(&name, policy()).unwrap();
     let (here, there) = (circuit(&ending), circuit(&other));
     open(&here).await;
-    // Nobody comes for it. It is asked for again while Redis' wait is not over.
+    // Nobody takes the permit. It is requested again while Redis' wait is not over.
     until("a probe is there", async || {
         let rejected = here.try_acquire().err();
         tokio::time::sleep(ms(50)).await;
@@ -175,7 +177,7 @@ async fn a_probe_that_was_fetched_ahead_is_given_back_at_shutdown() {
     })
     .await;
     ending.shutdown().await;
-    // A lease lasts longer than a test waits.
+    // The lease would outlast the test.
     until("it was given back", async || {
         there.snapshot().await.is_ok_and(|seen| seen.probes == 0)
     })
@@ -191,7 +193,7 @@ async fn a_registry_that_is_dropped_says_what_it_did_not_send() {
     let circuits = ["a", "b", "idle"].map(|name| registry.circuit(name, policy()).unwrap());
     until("all are known", async || {
         registry.flush().await;
-        registry.health().away_for.is_none() && registry.health().reports_pending == 0
+        registry.health().unavailable_for.is_none() && registry.health().reports_pending == 0
     })
     .await;
     server.kill();

@@ -1,9 +1,10 @@
-//! A lone bad replica of a fleet that asks for a quorum: open for itself, and healed by itself.
+//! A single bad replica of a fleet with a quorum: opens its own circuit and recovers by itself.
 
 use std::time::Duration;
 
 use commontrip::{
-    CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, Reason, Rejection, State,
+    CallError, CircuitBreaker, Clock, Commontrip, MemoryStore, Outcome, Override, Policy, Reason,
+    Rejection, State,
 };
 
 use crate::{
@@ -15,7 +16,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Two replicas must have failed; what opens stays so for `wait`.
+/// Two replicas must have failed; an open circuit stays open for `wait`.
 fn policy(wait: Duration) -> Policy {
     let policy = Policy::builder()
         .quorum(2)
@@ -33,7 +34,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Replicas that know of each other.
+    /// Starts replicas that know of each other.
     async fn start(url: &str, count: usize, policy: &Policy) -> Fleet {
         let name = support::unique("alone");
         let registry = |_| {
@@ -72,7 +73,7 @@ async fn call(breaker: &CircuitBreaker, answer: Result<(), ()>) -> Result<(), Ca
     breaker.call(|| async { answer }).await
 }
 
-/// Failing calls until the replica rejects them.
+/// Makes failing calls until the replica rejects them.
 async fn fail_until_rejected(breaker: &CircuitBreaker) -> Rejection {
     let mut rejection = None;
     until("it rejects", async || {
@@ -111,11 +112,11 @@ async fn a_lone_bad_replica_opens_for_itself_alone_and_says_so() {
         }
         assert_eq!(breaker.state(), State::Closed);
     }
-    // What it hears of the fleet does not open it again.
+    // An answer with the fleet's state does not change that.
     fleet.registries[0].flush().await;
     assert_eq!(bad.state(), State::Open);
     assert_eq!(bad.snapshot().await.unwrap().state, State::Closed);
-    assert!(fleet.registries[0].health().away_for.is_none());
+    assert!(fleet.registries[0].health().unavailable_for.is_none());
     fleet.end().await;
 }
 
@@ -124,7 +125,7 @@ async fn a_lone_bad_replica_is_healed_by_its_own_probes() {
     let fleet = Fleet::start(support::redis_url(), 3, &policy(ms(300))).await;
     let bad = &fleet.replicas[0];
     fail_until_rejected(bad).await;
-    // A probe that fails keeps it open; two that succeed close it.
+    // A failed probe keeps it open; two successful ones close it.
     until("its own half-open gives a probe", async || {
         match bad.acquire().await {
             Ok(permit) => {
@@ -182,7 +183,7 @@ async fn the_second_bad_replica_opens_the_fleet_and_one_trip_does_not() {
         })
         .await;
     }
-    // What the fleet decides ends what a replica decided alone.
+    // A decision of the fleet ends a replica's own.
     good.reset().await.unwrap();
     for breaker in &fleet.replicas {
         until("the fleet is closed", async || {
@@ -224,14 +225,57 @@ async fn a_lone_bad_replica_stays_open_while_the_store_is_away() {
     let (bad, good) = (&fleet.replicas[0], &fleet.replicas[1]);
     fail_until_rejected(bad).await;
     server.kill();
-    until("the store is away from all", async || {
+    until("the store is unavailable to all", async || {
         let _ = (call(bad, Ok(())).await, call(good, Ok(())).await);
         fleet.registries[..2]
             .iter()
-            .all(|r| r.health().away_for.is_some())
+            .all(|r| r.health().unavailable_for.is_some())
     })
     .await;
     assert!(call(bad, Ok(())).await.is_err());
     call(good, Ok(())).await.unwrap();
     fleet.end().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_crashes_and_starts_again_is_one_of_the_quorum() {
+    let memory = MemoryStore::new(Clock::system());
+    for on_redis in [true, false] {
+        let name = support::unique("crash-loop");
+        let start = |replica: &str| {
+            let builder = Commontrip::builder()
+                .store_timeout(ms(1000))
+                .replica(replica);
+            let builder = match on_redis {
+                true => builder.redis(support::redis_url()),
+                false => builder.store(memory.clone()),
+            };
+            let registry = builder.build().unwrap();
+            let policy = Policy::builder().quorum(3).minimum_number_of_calls(10);
+            let breaker = registry.circuit(&name, policy.build().unwrap());
+            (registry, breaker.unwrap())
+        };
+        let healthy: Vec<_> = (1..=5).map(|n| start(&format!("pod-{n}"))).collect();
+        for (registry, breaker) in &healthy {
+            call(breaker, Ok(())).await.unwrap();
+            registry.flush().await;
+        }
+        for _ in 0..5 {
+            let (registry, breaker) = start("pod-6");
+            for _ in 0..12 {
+                let _ = call(&breaker, Err(())).await;
+            }
+            registry.shutdown().await;
+        }
+        let seen = healthy[0].1.snapshot().await.unwrap();
+        assert_eq!((seen.state, seen.failing), (State::Closed, 1));
+        assert!(seen.failures >= 50, "it failed at each start: {seen:?}");
+        // With two more failing replicas there are three.
+        for (registry, breaker) in &healthy[..2] {
+            let _ = call(breaker, Err(())).await;
+            registry.flush().await;
+        }
+        let seen = healthy[4].1.snapshot().await.unwrap();
+        assert_eq!((seen.state, seen.failing), (State::Open, 3));
+    }
 }

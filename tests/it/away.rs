@@ -1,4 +1,4 @@
-//! Redis dead, hung, emptied or cut off: callers go on, and the shared state comes back.
+//! Redis dead, hung, emptied or cut off: calls continue, and the shared state returns.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use commontrip::{
 use crate::support::{self, OwnServer};
 use crate::wait::until;
 
-/// Far more than `store_timeout`, far less than a server that hangs for ever: what tells "waited
-/// for Redis" from "the machine is busy".
+/// Far longer than `store_timeout`, far shorter than a permanent hang: it tells "waited for Redis"
+/// from "the machine is busy".
 const SOON: Duration = Duration::from_secs(1);
 
 fn policy() -> PolicyBuilder {
@@ -27,7 +27,7 @@ fn replica(server: &OwnServer, policy: PolicyBuilder) -> (Commontrip, CircuitBre
     (circuits, breaker)
 }
 
-/// One call and how long the breaker took over it.
+/// Makes one call; returns how long the breaker took.
 async fn timed(breaker: &CircuitBreaker, ok: bool) -> (Result<(), CallError<()>>, Duration) {
     let start = Instant::now();
     let answer = breaker
@@ -41,7 +41,10 @@ async fn known(circuits: &Commontrip, breaker: &CircuitBreaker) {
     until("push is heard", async || circuits.health().push).await;
     circuits.flush().await;
     // A busy machine may have lost it for a moment.
-    until("it answers", async || circuits.health().away_for.is_none()).await;
+    until("it answers", async || {
+        circuits.health().unavailable_for.is_none()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -54,7 +57,7 @@ async fn a_redis_that_is_not_there_at_start_holds_nobody_up_and_is_found_later()
         assert!(matches!(answer, Err(CallError::Failed(()))), "{answer:?}");
         assert!(took < SOON, "{took:?}");
     }
-    assert!(circuits.health().away_for.is_some());
+    assert!(circuits.health().unavailable_for.is_some());
     assert!(circuits.health().last_error.is_some());
     until("opens for itself", async || breaker.state() == State::Open).await;
     let rejection = *timed(&breaker, true)
@@ -69,7 +72,7 @@ async fn a_redis_that_is_not_there_at_start_holds_nobody_up_and_is_found_later()
     );
 
     server.restart();
-    until("back", async || circuits.health().away_for.is_none()).await;
+    until("back", async || circuits.health().unavailable_for.is_none()).await;
     until("the shared state", async || {
         breaker
             .snapshot()
@@ -85,7 +88,7 @@ async fn a_hung_redis_holds_a_call_up_once_at_most() {
     let server = OwnServer::start();
     let (circuits, breaker) = replica(&server, policy());
     known(&circuits, &breaker).await;
-    let before = circuits.health().times_away;
+    let before = circuits.health().times_unavailable;
     server.pause();
     let begun = Instant::now();
     let mut longest = Duration::ZERO;
@@ -96,10 +99,10 @@ async fn a_hung_redis_holds_a_call_up_once_at_most() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(longest < SOON, "{longest:?}");
-    assert!(circuits.health().away_for.is_some());
-    assert_eq!(circuits.health().times_away, before + 1);
+    assert!(circuits.health().unavailable_for.is_some());
+    assert_eq!(circuits.health().times_unavailable, before + 1);
     server.resume();
-    until("back", async || circuits.health().away_for.is_none()).await;
+    until("back", async || circuits.health().unavailable_for.is_none()).await;
     circuits.shutdown().await;
 }
 
@@ -115,9 +118,9 @@ async fn while_redis_is_away_an_open_circuit_stays_open_and_a_failing_one_opens(
         .record(commontrip::Outcome::trip());
     until("open", async || open.state() == State::Open).await;
     server.kill();
-    until("away", async || {
+    until("unavailable", async || {
         let _ = timed(&failing, true).await;
-        circuits.health().away_for.is_some()
+        circuits.health().unavailable_for.is_some()
     })
     .await;
     let rejection = *timed(&open, true).await.0.unwrap_err().rejection().unwrap();
@@ -153,12 +156,12 @@ async fn the_local_window_begins_with_the_shared_totals() {
     .await;
     assert_eq!(a.state(), State::Closed);
     server.kill();
-    until("away", async || {
+    until("unavailable", async || {
         let _ = timed(&a, false).await;
-        one.health().away_for.is_some()
+        one.health().unavailable_for.is_some()
     })
     .await;
-    // Alone it has seen fewer than the 20 calls that a rate needs.
+    // On its own it has seen fewer than the 20 calls that a rate needs.
     let mut failures = 0;
     until("opens for itself", async || {
         failures += 1;
@@ -187,9 +190,9 @@ async fn reject_and_allow_do_what_they_say() {
         .unwrap();
     assert!(timed(&allows, true).await.0.is_err());
     server.kill();
-    until("away", async || {
+    until("unavailable", async || {
         let _ = timed(&rejects, true).await;
-        circuits.health().away_for.is_some()
+        circuits.health().unavailable_for.is_some()
     })
     .await;
     let rejection = *timed(&rejects, true)
@@ -200,7 +203,7 @@ async fn reject_and_allow_do_what_they_say() {
         .unwrap();
     assert_eq!(
         (rejection.reason, rejection.local),
-        (Reason::StoreAway, true)
+        (Reason::StoreUnavailable, true)
     );
     assert!(rejection.retry_after.is_some());
     tokio::time::sleep(rejection.retry_after.unwrap()).await;
@@ -212,12 +215,12 @@ async fn reject_and_allow_do_what_they_say() {
         ));
     }
     server.restart();
-    until("back", async || circuits.health().away_for.is_none()).await;
+    until("back", async || circuits.health().unavailable_for.is_none()).await;
     until("admits again", async || {
         timed(&rejects, true).await.0.is_ok()
     })
     .await;
-    // The emptied Redis has the override back from what this replica remembers.
+    // The emptied Redis gets the override back from this replica's memory.
     until("rejects again", async || {
         timed(&allows, true).await.0.is_err()
     })
@@ -286,7 +289,7 @@ async fn what_happens_while_redis_is_away_is_counted_once_when_it_is_back() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     server.resume();
-    until("back", async || circuits.health().away_for.is_none()).await;
+    until("back", async || circuits.health().unavailable_for.is_none()).await;
     circuits.flush().await;
     circuits.flush().await;
     let after = breaker.snapshot().await.unwrap();
@@ -320,9 +323,9 @@ async fn killed_connections_lose_and_repeat_nothing() {
         }
         tokio::time::sleep(Duration::from_micros(300)).await;
     }
-    let away = circuits.health().times_away;
+    let away = circuits.health().times_unavailable;
     assert!(away < 5, "{away} of 30 broken connections held to be Redis");
-    until("back", async || circuits.health().away_for.is_none()).await;
+    until("back", async || circuits.health().unavailable_for.is_none()).await;
     until("counted", async || {
         circuits.flush().await;
         breaker
@@ -351,7 +354,7 @@ async fn a_flushed_script_cache_breaks_no_call() {
         redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap();
         circuits.flush().await;
     }
-    assert_eq!(circuits.health().times_away, 0);
+    assert_eq!(circuits.health().times_unavailable, 0);
     assert_eq!(breaker.snapshot().await.unwrap().successes_total, 50);
 }
 
@@ -386,7 +389,7 @@ async fn events_are_neither_lost_nor_repeated_across_a_broken_connection() {
                 .exec(&mut redis)
                 .unwrap();
         }
-        // Some are heard as they come, some after the connection is back.
+        // Some events arrive as they happen, some after the reconnect.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let newest = operator.snapshot().await.unwrap().generation;
@@ -415,7 +418,7 @@ async fn a_lost_record_of_events_is_not_asked_for_again_and_again() {
         .unwrap()
         .get_connection()
         .unwrap();
-    // Transitions whose events nobody can read.
+    // Makes the events of further transitions unreadable.
     redis::cmd("CONFIG")
         .arg("RESETSTAT")
         .exec(&mut redis)

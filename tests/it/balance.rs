@@ -1,4 +1,4 @@
-//! Several upstreams: the fleet leaves those that fail, not too many of them, and finds them again.
+//! Several upstreams: the fleet avoids failing ones, keeps a minimum of them, and finds them again.
 
 use std::{
     sync::{
@@ -23,10 +23,10 @@ use crate::{
     wait::until,
 };
 
-/// Sets of so many members, one for each replica; each member's value is its place.
+/// Sets with this many members, one for each replica. The value of each member is its index.
 async fn sets(fleet: &Fleet, members: usize, policy: Policy) -> Vec<CircuitSet<usize>> {
     for member in 0..members {
-        // So that the fleet waits until all replicas agree on it.
+        // Lets the fleet wait until all replicas agree on the circuit.
         fleet
             .circuit(&format!("set/{member}"), policy.clone())
             .unwrap();
@@ -47,7 +47,7 @@ fn nth<T>(set: &CircuitSet<T>, place: usize) -> &commontrip::CircuitBreaker {
     set.members().nth(place).unwrap().0
 }
 
-/// How often each of the members is picked in so many picks.
+/// How often each member is picked.
 async fn shares(set: &CircuitSet<usize>, picks: usize) -> Vec<usize> {
     let mut shares = vec![0; set.members().len()];
     for _ in 0..picks {
@@ -73,7 +73,7 @@ async fn healthy_members_share_evenly_and_a_failing_one_gets_less() {
         even.iter().all(|share| (850..1150).contains(share)),
         "{even:?}"
     );
-    // A few failures are noise.
+    // A few failures count as noise.
     for _ in 0..10 {
         nth(set, 0).acquire().await.unwrap().failure();
     }
@@ -88,7 +88,7 @@ async fn healthy_members_share_evenly_and_a_failing_one_gets_less() {
     }
     fleet.settle().await;
     let uneven = shares(set, 4000).await;
-    // A sixteenth, which keeps its window going.
+    // A sixteenth of the picks keeps its window filled.
     assert!((150..350).contains(&uneven[0]), "{uneven:?}");
     let rest = &uneven[1..];
     assert!(
@@ -105,10 +105,10 @@ async fn an_open_member_gets_nothing_until_its_probes_are_due() {
     trip(nth(&sets[0], 1)).await;
     fleet.settle().await;
     assert_eq!(shares(&sets[1], 300).await[1], 0);
-    // Nothing that the others took was counted as rejected.
+    // Calls that other members took are not counted as rejected.
     fleet.settle().await;
     let seen = nth(&sets[0], 1).snapshot().await.unwrap();
-    assert_eq!(seen.not_permitted_total, 0);
+    assert_eq!(seen.rejected_total, 0);
 
     fleet.advance(Duration::from_secs(30)).await;
     let probe = sets[0].pick().await.unwrap();
@@ -122,7 +122,7 @@ async fn an_open_member_gets_nothing_until_its_probes_are_due() {
     }
     probe.success();
     fleet.settle().await;
-    // The second of two successes closes it.
+    // The second success closes it.
     fleet.advance(Duration::from_secs(1)).await;
     let probe = sets[1].pick().await.unwrap();
     assert!(probe.is_probe() && *probe.upstream() == 1, "{probe:?}");
@@ -171,7 +171,8 @@ async fn no_more_than_the_bound_are_ejected_though_all_fail() {
                 pick.success();
             }
         }
-        // Two of four may be out; of those two that take calls, one is the failing ones, then both are.
+        // Two of four members may be excluded. Of the two that take calls, three failing members
+        // leave one failing, four leave both failing.
         let expected = match failing {
             1 | 2 => 0..1,
             3 => 150..350,
@@ -256,7 +257,7 @@ async fn calls_are_recorded_and_ended_as_those_of_a_circuit() {
     assert!(matches!(braces, Err(SetError::Name(_))));
 }
 
-/// A service on a socket: answers each connection with one byte, or just closes it.
+/// A TCP service that answers each connection with one byte, or just closes it.
 struct Upstream {
     address: String,
     fails: Arc<AtomicBool>,
@@ -346,7 +347,7 @@ async fn the_fleet_leaves_an_upstream_that_fails_and_finds_it_again() {
         }
         rounds += 1;
     }
-    // But for a probe each two seconds, however long the machine took.
+    // Except for one probe every two seconds, however slow the machine was.
     let probes = calls()[1] - before;
     let turns = begun.elapsed().as_secs() / 2 + 1;
     assert!(probes <= 3 * turns, "{probes} in {:?}", begun.elapsed());

@@ -1,4 +1,4 @@
-//! A circuit breaker as its users hold it, on the embedded store and on Redis.
+//! The public API of a circuit breaker, on the embedded store and on Redis.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use commontrip::{CallError, Commontrip, Outcome, Override, Policy, Reason, State
 use crate::support;
 use crate::wait::until;
 
-/// A replica that a busy machine does not make believe that its Redis is away.
+/// A replica with a timeout that a busy machine does not exceed.
 fn patient() -> Commontrip {
     Commontrip::builder()
         .redis(support::redis_url())
@@ -34,7 +34,8 @@ async fn succeed(breaker: &commontrip::CircuitBreaker) -> Result<u8, CallError<&
     breaker.call(|| async { Ok(1) }).await
 }
 
-/// Two replicas on one store: one trips, the other rejects, a probe closes for both.
+/// Two replicas on one store: one trips, the other rejects, and a probe closes the circuit for
+/// both.
 async fn trips_for_all_and_recovers(one: Commontrip, two: Commontrip, name: &str) {
     let a = one.circuit(name, quick()).unwrap();
     let b = two.circuit(name, quick()).unwrap();
@@ -63,7 +64,7 @@ async fn trips_for_all_and_recovers(one: Commontrip, two: Commontrip, name: &str
     one.flush().await;
     two.flush().await;
     let seen = b.snapshot().await.unwrap();
-    assert!(seen.not_permitted_total > 0);
+    assert!(seen.rejected_total > 0);
     assert!(seen.failures_total >= 2);
     one.shutdown().await;
     two.shutdown().await;
@@ -114,16 +115,14 @@ async fn a_trip_outcome_opens_at_once_and_heeds_retry_after() {
     let circuits = patient();
     let a = circuits.circuit(&support::unique("trip"), quick()).unwrap();
     let permit = a.acquire().await.unwrap();
-    permit.record(Outcome::Trip {
-        retry_after: Some(Duration::from_secs(2)),
-    });
+    permit.record(Outcome::trip().with_retry_after(Duration::from_secs(2)));
     until("open", async || a.state() == State::Open).await;
     let rejection = a.acquire().await.unwrap_err();
     assert_eq!(rejection.reason, Reason::Tripped);
     assert!(rejection.retry_after.unwrap() > Duration::from_millis(1500));
 }
 
-/// A pool alone cannot push: what another replica did is asked for once `decision_ttl` is over.
+/// A pool alone cannot push, so other replicas' changes are requested after `decision_ttl`.
 #[tokio::test]
 async fn a_pool_of_the_users_own_carries_a_circuit_with_push_and_without() {
     let url = support::redis_url();
@@ -152,7 +151,7 @@ async fn a_pool_of_the_users_own_carries_a_circuit_with_push_and_without() {
     until("asked for", async || succeed(&b).await.is_err()).await;
     b.reset().await.unwrap();
     until("pushed", async || a.state() == State::Closed).await;
-    assert!(asking.health().away_for.is_none() && pushed.health().away_for.is_none());
+    assert!(asking.health().unavailable_for.is_none() && pushed.health().unavailable_for.is_none());
 }
 
 #[tokio::test]
@@ -183,12 +182,10 @@ async fn absurdly_long_times_are_long_and_nothing_worse() {
     let circuits = patient();
     let a = circuits.circuit(&support::unique("long"), quick()).unwrap();
     let permit = a.acquire().await.unwrap();
-    permit.record(Outcome::Trip {
-        retry_after: Some(Duration::MAX),
-    });
+    permit.record(Outcome::trip().with_retry_after(Duration::MAX));
     until("open", async || a.state() == State::Open).await;
     assert!(
-        circuits.health().away_for.is_none(),
+        circuits.health().unavailable_for.is_none(),
         "{:?}",
         circuits.health()
     );

@@ -1,4 +1,4 @@
-//! What becomes of a call: panics, dropped futures, timeouts, late outcomes, permits.
+//! How calls end: panics, dropped futures, timeouts, late outcomes, permits.
 
 use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -16,14 +16,14 @@ fn policy() -> PolicyBuilder {
         .success_threshold(1)
 }
 
-/// One replica on a store in this process whose clock stands still.
+/// One replica on an embedded store with a manual clock.
 async fn embedded(policy: PolicyBuilder) -> (Commontrip, CircuitBreaker, Clock) {
     let clock = Clock::manual();
     let circuits = Commontrip::builder().clock(clock.clone());
     on(circuits, policy, clock).await
 }
 
-/// One replica on a store whose answers are waited for, and whose clock stands still.
+/// One replica on a store with asynchronous answers and a manual clock.
 async fn distant(policy: PolicyBuilder) -> (Commontrip, CircuitBreaker, Clock) {
     let clock = Clock::manual();
     let inner = MemoryStore::new(clock.clone());
@@ -39,7 +39,7 @@ async fn on(
 ) -> (Commontrip, CircuitBreaker, Clock) {
     let circuits = circuits.build().unwrap();
     let breaker = circuits.circuit("c", policy.build().unwrap()).unwrap();
-    // From here on the cache decides.
+    // The cache decides from here on.
     circuits.flush().await;
     (circuits, breaker, clock)
 }
@@ -102,7 +102,7 @@ async fn an_outer_timeout_does_not_hide_an_outage() {
     let breaker = circuits.circuit("c", policy).unwrap();
     for _ in 0..3 {
         let call = async {
-            // The outer timeout fires in the same poll as the inner one could.
+            // The outer timeout fires in the same poll in which the inner one could.
             let call = breaker.call(|| async {
                 std::thread::sleep(Duration::from_millis(40));
                 pending::<Result<(), ()>>().await
@@ -231,7 +231,7 @@ async fn a_dropped_probe_frees_its_place_at_once() {
         (State::HalfOpen, Reason::ProbesOut)
     );
     assert!(rejection.retry_after.is_some());
-    // Sooner than calls usually end: that says nothing of the service.
+    // Dropped sooner than calls usually end, which says nothing about the service.
     drop(probe);
     let seen = counted(&circuits, &breaker).await;
     assert_eq!(
@@ -280,7 +280,7 @@ async fn strict_mode_asks_the_store_at_every_call() {
     let b = two.circuit("c", strict).unwrap();
     a.acquire().await.unwrap().success();
     b.force_open(Override::because("test")).await.unwrap();
-    // Not a moment for a push between the two lines.
+    // There is no time for a push between the two lines.
     assert_eq!(a.acquire().await.unwrap_err().state, State::ForcedOpen);
 }
 

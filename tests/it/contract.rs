@@ -1,4 +1,4 @@
-//! What every store must do: one suite, run on each of them.
+//! The contract of every store, as one suite that runs on each.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::support::{OwnServer, admin_url, redis_url, unique, unique_prefix};
 use crate::transitions::{self, Subject};
 use crate::wait::until;
 
-/// How long anything here may take, on a busy machine.
+/// The timeout of each step, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// Who asks at the same time.
+/// How many callers ask at the same time.
 const CROWD: u64 = 32;
 
 fn memory() -> Subject {
@@ -27,7 +27,7 @@ fn memory() -> Subject {
     let kept = store.clone();
     Subject {
         store: Arc::new(store),
-        // Each case has a circuit of its own, and cases run one after the other.
+        // Each case has its own circuit, and cases run one after the other.
         lose: Box::new(move |_: &Name| kept.clear()),
     }
 }
@@ -46,7 +46,7 @@ fn redis() -> Subject {
         delete.arg(format!("{prefix}:{{{name}}}"));
         for part in [
             "window", "probes", "replicas", "seq", "events", "failing", "alone", "latency",
-            "history", "code",
+            "history", "code", "kinds",
         ] {
             delete.arg(format!("{prefix}:{{{name}}}:{part}"));
         }
@@ -58,7 +58,7 @@ fn redis() -> Subject {
     }
 }
 
-/// One test for each table on each store.
+/// Defines a test for each table on each store.
 macro_rules! tables {
     ($($topic:ident)+) => {
         mod memory_table {
@@ -78,9 +78,9 @@ macro_rules! tables {
     };
 }
 
-tables! { default closed_to_open window mixed open half_open overrides generations adoption clock policy quorum latency abandoned }
+tables! { default closed_to_open window mixed open half_open overrides generations adoption clock policy quorum latency kinds abandoned }
 
-/// One test for each fact on each store.
+/// Defines a test for each fact on each store.
 macro_rules! facts {
     ($($fact:ident)+) => {
         mod memory_store {
@@ -174,7 +174,7 @@ async fn command(store: &Arc<dyn Store>, name: &Name, command: Command) -> Snaps
     store.control(name, &request).await.unwrap()
 }
 
-/// Opens a circuit whose wait is over at once.
+/// Opens a circuit whose wait ends at once.
 async fn open_for_a_moment(store: &Arc<dyn Store>, name: &Name, rules: Rules) {
     let mut trip = failures(1, 0, 1, head("r0", rules));
     trip.trips = 1;
@@ -263,7 +263,7 @@ async fn circuits_that_were_used_are_listed(store: Arc<dyn Store>) {
     command(&store, &commanded, Command::Disable).await;
     let mut used = [commanded.to_string(), reported.to_string()];
     used.sort();
-    // The index is written beside the operation, which does not wait for it.
+    // The store writes the index in the background.
     until("both are listed", async || {
         let listed = store.circuits().await.unwrap();
         assert!(listed.iter().all(|name| used.contains(name)), "{listed:?}");
@@ -283,7 +283,7 @@ async fn circuits_do_not_touch_each_other(store: Arc<dyn Store>) {
     assert!(store.events(&other, 0).await.unwrap().is_empty());
 }
 
-/// The next notice, or a failure when there is none.
+/// The next notice; fails if there is none.
 async fn next(notices: &mut mpsc::UnboundedReceiver<Notice>) -> Notice {
     let notice = timeout(LONG, notices.recv()).await;
     notice.expect("news in time").expect("the listener runs")
@@ -318,7 +318,7 @@ async fn a_listener_hears_the_circuits_that_it_follows(store: Arc<dyn Store>) {
     changed(next(&mut notices).await, &one, State::ForcedOpen, 1);
     command(&store, &one, Command::Reset).await;
     changed(next(&mut notices).await, &one, State::Closed, 2);
-    // Outcomes that change nothing are no news.
+    // Outcomes without a state change are not published.
     let report = failures(1, 2, 1, head("r1", Rules::default()));
     file(&store, &one, report).await;
 
@@ -356,7 +356,7 @@ async fn a_listener_ends_when_nobody_takes_the_news(store: Arc<dyn Store>) {
     assert!(ended.is_ok(), "{ended:?}");
 }
 
-/// Does the same in many tasks at once.
+/// Runs the same work in many tasks at once.
 async fn crowd<F, T>(work: impl Fn(u64) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -424,7 +424,7 @@ async fn a_crowd_below_the_quorum_opens_nothing_and_at_it_once(store: Arc<dyn St
     rules.failure_count_threshold = 1;
     rules.quorum = CROWD;
     let reporter = |n: u64| format!("crowd-{n}");
-    // Everybody is there, and one has not failed.
+    // All replicas report, and none has failed.
     for n in 1..=CROWD {
         let here = failures(1, 0, 0, head(&reporter(n), rules));
         assert_eq!(file(&store, &name, here).await.failing, 0);
@@ -518,7 +518,7 @@ async fn the_stores_clock_ends_waits(store: Arc<dyn Store>) {
         if grant.permission == Permission::Probe {
             break;
         }
-        // What was rejected was asked before the wait was over, by a clock that runs as ours does.
+        // A rejected request was sent before the end of the wait, by a clock at the right speed.
         assert!(asked - begun < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -545,7 +545,7 @@ async fn every_redis_operation_ends_when_the_server_hangs_or_is_gone() {
             "hangs" => server.pause(),
             _ => server.kill(),
         }
-        // Each may connect within the timeout and then write its place in the index within another.
+        // Each operation may connect within the timeout, and then write the index within another.
         let bound = wait * 2 + Duration::from_millis(500);
         macro_rules! ends {
             ($($operation:expr),+) => {$(

@@ -1,4 +1,4 @@
-//! A Redis that has as many clients as it takes.
+//! A Redis with its maximum number of clients.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn a_crowded_redis_is_asked_ever_more_rarely_and_is_back_when_it_has_room(
     };
     until("it is turned away", async || {
         use_them().await;
-        registry.health().away_for.is_some()
+        registry.health().unavailable_for.is_some()
     })
     .await;
     let mut wait = async || {
@@ -52,14 +52,14 @@ async fn a_crowded_redis_is_asked_ever_more_rarely_and_is_back_when_it_has_room(
         rejected(&mut admin).await - before
     };
     assert!(wait().await > 0);
-    // By now one in 2 s for commands, and one in a second for what is pushed.
+    // By now one attempt in 2 s for commands, and one a second for the subscription.
     let attempts = wait().await;
     assert!(attempts <= 15, "{attempts} attempts");
     limit(&mut admin, 100).await;
     until("it is back, also for what is pushed", async || {
         use_them().await;
         let health = registry.health();
-        health.away_for.is_none() && health.push
+        health.unavailable_for.is_none() && health.push
     })
     .await;
 }

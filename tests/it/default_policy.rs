@@ -1,4 +1,4 @@
-//! The default policy, on the embedded store: how soon it opens, and what it takes for noise.
+//! The default policy on the embedded store: how soon it opens, and which noise it tolerates.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use commontrip::{CircuitBreaker, Clock, Commontrip, Policy, State};
 /// Calls a second, from one in 3 s to a busy service.
 const TRAFFIC: [f64; 5] = [1.0 / 3.0, 1.0, 10.0, 120.0, 1000.0];
 
-/// One replica under the default policy, on a clock that stands still.
+/// One replica under the default policy, with a manual clock.
 struct Service {
     circuits: Commontrip,
     breaker: CircuitBreaker,
@@ -28,7 +28,7 @@ impl Service {
         }
     }
 
-    /// One call that ends so, and its report; `false` when the circuit is not closed any more.
+    /// Makes one call and reports it; returns `false` if the circuit is not closed afterwards.
     async fn call(&self, answer: Result<(), ()>) -> bool {
         let _ = self.breaker.call(|| async { answer }).await;
         self.circuits.flush().await;
@@ -36,8 +36,8 @@ impl Service {
         self.breaker.state() == State::Closed
     }
 
-    /// Calls for so long; `fails` says of each, by its number, whether it fails. How many failed,
-    /// and how long it took until the circuit opened.
+    /// Makes calls for this long; `fails` decides by the call's number. Returns the number of
+    /// failed calls, and the time until the circuit opened.
     async fn run(
         &self,
         time: Duration,
@@ -81,12 +81,12 @@ async fn a_failing_majority_opens_before_the_window_has_passed() {
     for (traffic, within) in [(10.0, 9), (120.0, 6)] {
         let service = Service::new(traffic);
         assert_eq!(service.run(secs(20), |_| false).await, (0, None));
-        // 60 %: what succeeded before has to leave the window until half of it has failed.
+        // With 60 % failures, earlier successes must leave the window until half of it has failed.
         let (failed, took) = service.run(secs(30), |call| call % 5 < 3).await;
         let took = took.unwrap_or_else(|| panic!("{traffic}/s: closed after {failed} failures"));
         assert!(took < secs(within), "{traffic}/s: {took:?}");
     }
-    // With nothing before, as soon as there are enough calls.
+    // Without earlier calls, it opens as soon as the window has enough calls.
     let (failed, took) = Service::new(120.0).run(secs(30), |call| call % 5 < 3).await;
     assert!(took.is_some() && failed == 12, "{failed} in {took:?}");
 }

@@ -1,6 +1,6 @@
-//! What a test's own store leaves to the one inside it.
+//! Delegation from a test's own store to the one that it wraps.
 
-/// Methods of `Store` that `self.inner` answers.
+/// Methods of `Store` that forward to `self.inner`.
 macro_rules! to_inner {
     ($($method:ident)*) => { $(crate::delegate::to_inner! { @ $method })* };
     (@ acquire) => {

@@ -1,4 +1,4 @@
-//! The `commontrip demo` as its audience sees it: lines of JSON, and an exit status.
+//! `commontrip demo` from outside: lines of JSON, and an exit status.
 
 use std::{
     io::{BufRead, BufReader},
@@ -40,7 +40,7 @@ fn pids(start: &Value) -> Vec<u64> {
     members.iter().map(|m| m["pid"].as_u64().unwrap()).collect()
 }
 
-/// Neither running nor waiting to be reaped.
+/// The process is neither running nor a zombie.
 fn is_gone(pid: u64) -> bool {
     !std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
@@ -140,7 +140,7 @@ fn the_timeline_fits_80_columns_and_has_no_colours_in_a_pipe() {
     }
 }
 
-/// Starts a show of processes and reads its first line.
+/// Starts a show with processes and reads its first line.
 fn started(redis: &str, circuit: &str) -> (Child, BufReader<std::process::ChildStdout>, Vec<u64>) {
     let arguments = [
         "--json",
@@ -200,7 +200,7 @@ fn replicas_end_when_the_show_is_killed() {
     let (mut show, _lines, pids) = started(support::redis_url(), &support::unique("demo"));
     show.kill().unwrap();
     show.wait().unwrap();
-    // Whoever adopts orphans may not reap them, so a zombie will do.
+    // The process that adopts orphans may not reap them, so a zombie counts as ended.
     let ended = |pid: &u64| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
@@ -219,6 +219,130 @@ fn a_redis_that_does_not_answer_is_said_at_once() {
     assert!(!said.contains("secret"), "{said}");
 }
 
+/// The demo ignores the service's variable.
+#[test]
+fn a_demo_uses_a_redis_only_when_it_is_named_on_the_command_line() {
+    let mut command = demo(&["--json", "--for", "3", "--replicas", "2"]);
+    command.env("COMMONTRIP_REDIS_URL", "redis://127.0.0.1:1/");
+    let output = command.output().unwrap();
+    let facts = facts(&output);
+    assert_eq!(facts[0]["store"], "embedded", "{output:?}");
+    assert_eq!(facts[0]["circuit"], "commontrip-demo");
+}
+
+/// A circuit with the default prefix, like a service's.
+async fn used(circuit: &str) -> commontrip::Commontrip {
+    let builder = commontrip::Commontrip::builder().redis(support::redis_url());
+    let circuits = builder.replica("shop-7").build().unwrap();
+    let breaker = circuits
+        .circuit(circuit, commontrip::Policy::default())
+        .unwrap();
+    for _ in 0..100 {
+        breaker.call(|| async { Ok::<_, ()>(()) }).await.unwrap();
+        circuits.flush().await;
+        if breaker
+            .snapshot()
+            .await
+            .is_ok_and(|seen| seen.successes_total > 0)
+        {
+            return circuits;
+        }
+    }
+    panic!("nothing was reported");
+}
+
+async fn on_redis(circuit: &str) -> Output {
+    let mut command = demo(&[
+        "--for",
+        "3",
+        "--replicas",
+        "1",
+        "--redis",
+        support::redis_url(),
+    ]);
+    command.args(["--circuit", circuit]);
+    let run = tokio::task::spawn_blocking(move || command.output());
+    run.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_demo_leaves_a_services_circuit_alone() {
+    let name = support::unique("shop");
+    let circuits = used(&name).await;
+    let breaker = circuits
+        .circuit(&name, commontrip::Policy::default())
+        .unwrap();
+    let generation = breaker.snapshot().await.unwrap().generation;
+    let output = on_redis(&name).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    for words in [
+        &*name,
+        "1 replica",
+        "shop-7",
+        "--circuit",
+        "nothing was changed",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let seen = breaker.snapshot().await.unwrap();
+    assert_eq!(seen.generation, generation, "it was reset");
+    circuits.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_demo_leaves_an_override_alone() {
+    let name = support::unique("shop");
+    let circuits = used(&name).await;
+    let breaker = circuits
+        .circuit(&name, commontrip::Policy::default())
+        .unwrap();
+    let with = commontrip::Override::because("db upgrade").by("ana");
+    breaker.force_open(with).await.unwrap();
+    // Simulates that the service stopped long ago.
+    let mut connection = redis::Client::open(support::admin_url()).unwrap();
+    let key = format!("commontrip:{{{name}}}:replicas");
+    redis::cmd("DEL").arg(key).exec(&mut connection).unwrap();
+    circuits.shutdown().await;
+    let key = format!("commontrip:{{{name}}}:replicas");
+    redis::cmd("DEL").arg(key).exec(&mut connection).unwrap();
+    let output = on_redis(&name).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("forced_open by ana (db upgrade), until a reset"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_demo_leaves_another_demo_alone_and_follows_one_that_has_ended() {
+    let circuit = support::unique("demo");
+    let (mut show, _lines, _) = started(support::redis_url(), &circuit);
+    let second = run(&[
+        "--for",
+        "3",
+        "--redis",
+        support::redis_url(),
+        "--circuit",
+        &circuit,
+    ]);
+    assert_eq!(second.status.code(), Some(2), "{second:?}");
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another demo runs on it"), "{said}");
+    show.kill().unwrap();
+    show.wait().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let arguments = ["--json", "--for", "3", "--replicas", "2", "--redis"];
+    let third = demo(&arguments)
+        .args([support::redis_url(), "--circuit", &circuit])
+        .output();
+    let third = third.unwrap();
+    let facts = facts(&third);
+    assert_eq!(facts[0]["kind"], "start", "{third:?}");
+    assert_eq!(facts[0]["prefix"], "commontrip");
+}
+
 #[test]
 fn wrong_options_are_usage_errors() {
     for (wrong, says) in [
@@ -226,7 +350,7 @@ fn wrong_options_are_usage_errors() {
         (&["--for", "NaN"], "from 3 to 600 seconds"),
         (&["--replicas", "0"], "from 1 to 64"),
         (&["--replicas", "65"], "from 1 to 64"),
-        (&["--circuit", "a{b"], "no braces"),
+        (&["--circuit", "a{b"], "or braces"),
         (&["--nonsense"], "--nonsense"),
     ] {
         let output = run(wrong);

@@ -1,7 +1,8 @@
-//! The scripts and the model, driven with the same random histories.
+//! The scripts and the model, driven by the same random histories.
 //!
-//! Every reply, every publication and everything that Redis holds must be what the model says, step by step.
-//! `expires_ms` alone is Redis' own: the model has no expiry. `PROPTEST_CASES` sets the number of histories.
+//! Every reply, every publication and the whole content of Redis must match the model after each
+//! step. Only `expires_ms` is excluded, because the model has no expiry. `PROPTEST_CASES` sets the
+//! number of histories.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use commontrip::model::{
-    Acquire, Circuit, Command, Control, Head, Kind, Latencies, Memory, Release, Report, Runs,
-    Settled,
+    Acquire, Circuit, Command, Control, Head, Kind, KindNote, Latencies, Memory, Release, Report,
+    Runs, Settled,
 };
 use commontrip::store::{RedisStore, Store};
 use commontrip::{Counts, Name, Policy, Reason, Rules, Snapshot, State};
@@ -20,11 +21,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use crate::scripts::keys;
+use crate::scripts::{counts_in, keys};
 use crate::support::{admin_url, redis_url, unique, unique_prefix};
 
 const CASES: u32 = 600;
-const REPLICAS: [&str; 3] = ["a", "b", "c"];
+/// The last two are starts of the same replica.
+const REPLICAS: [&str; 3] = ["a", "b.0000000a", "b.0000000b"];
 
 #[derive(Clone, Debug)]
 struct History {
@@ -33,7 +35,7 @@ struct History {
     steps: Vec<Step>,
 }
 
-/// Settings that are not at their default.
+/// Settings that differ from their defaults.
 #[derive(Clone)]
 struct Pairs(Vec<(&'static str, u64)>);
 
@@ -47,13 +49,13 @@ struct Step {
 
 #[derive(Clone, Debug)]
 enum When {
-    /// So many ms after the step before.
+    /// This many ms after the previous step.
     After(i64),
-    /// So many ms after the state's time is up.
+    /// This many ms after the end of the state.
     Due(i64),
 }
 
-/// What the replica remembers, its generation relative to the circuit's.
+/// The replica's memory, with a generation relative to the circuit's.
 #[derive(Clone, Debug)]
 struct Remembered {
     newer_by: i64,
@@ -68,7 +70,7 @@ struct Remembered {
 #[derive(Clone, Debug)]
 enum Age {
     Ms(u64),
-    /// So many ms beyond the age at which an open circuit is not adopted any more.
+    /// This many ms older than the maximum age at which an open circuit is adopted.
     Beyond(i64),
 }
 
@@ -86,7 +88,7 @@ enum Does {
 
 #[derive(Clone, Debug)]
 struct Filed {
-    /// Beyond the replica's last number; 1 is the next, less was seen before.
+    /// Added to the replica's last number: 1 is the next one, less repeats an earlier one.
     seq: i64,
     /// The generation of the counts, relative to the circuit's.
     newer_by: i64,
@@ -95,16 +97,18 @@ struct Filed {
     runs: [u64; 3],
     retry_after_ms: u64,
     trips: u64,
-    /// Which of the probes that are out (beyond them: a token), its generation relative to the
-    /// circuit's, kind, `retry_after_ms`.
+    /// For each settled probe: its index among the probes in flight (a new token if beyond them),
+    /// its generation relative to the circuit's, kind, `retry_after_ms`.
     settled: Vec<(u8, i64, u8, u64)>,
     alone_ms: u64,
-    /// Latencies, µs, and how many calls took so long.
+    /// Latencies in µs, each with its number of calls.
     latencies: Vec<(u64, u64)>,
+    /// Kinds of failure: number of the kind, count, and whether it has a detail.
+    kinds: Vec<(u8, u64, bool)>,
 }
 
 impl Does {
-    /// Whether an operator may do it, who has no policy in code and remembers nothing.
+    /// Whether an operator may do it, who has no policy in code and no memory.
     const fn is_an_operators(&self) -> bool {
         matches!(
             self,
@@ -117,7 +121,7 @@ const fn now_and_then(now: u64) -> bool {
     now % 2 == 1
 }
 
-/// On one line, so that a history that failed can be read.
+/// On one line, so that a failed history is readable.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -170,6 +174,7 @@ fn pairs() -> impl Strategy<Value = Pairs> {
         2 => (0_u64..=100).prop_map(|v| ("failure_rate_threshold", v)),
         1 => (0_u64..10).prop_map(|v| ("failure_count_threshold", v)),
         1 => (0_u64..7).prop_map(|v| ("consecutive_failures_threshold", v)),
+        1 => (0_u64..2).prop_map(|v| ("minimum_applies_to", v)),
         1 => (0_u64..2).prop_map(|v| ("slow_call_duration_threshold_ms", v)),
         1 => (1_u64..=100).prop_map(|v| ("slow_call_rate_threshold", v)),
         3 => (1_u64..3000).prop_map(|v| ("wait_duration_in_open_state_ms", v)),
@@ -186,11 +191,31 @@ fn pairs() -> impl Strategy<Value = Pairs> {
         1 => (0_u64..200).prop_map(|v| ("report_interval_ms", v)),
         6 => (1_u64..5).prop_map(|v| ("quorum", v)),
         1 => (0_u64..3).prop_map(|v| ("latency_recording", v)),
+        1 => (0_u64..2).prop_map(|v| ("abandoned_calls", v)),
+        1 => (0_u64..2).prop_map(|v| ("history", v)),
     ];
     vec(pair, 0..16).prop_map(Pairs)
 }
 
-/// Windows that share counts: what a conversion keeps depends on where the edges lie.
+/// Settings that no script reads.
+const OF_REPLICAS: [&str; 5] = [
+    "ramp_initial",
+    "call_timeout_ms",
+    "decision_ttl_ms",
+    "abandoned_after_ms",
+    "timed_out_calls",
+];
+
+#[test]
+fn every_setting_that_a_script_reads_is_tried() {
+    let source = include_str!("differential.rs");
+    for key in Rules::KEYS {
+        let tried = source.contains(&format!("(\"{key}\", v)"));
+        assert_eq!(tried, !OF_REPLICAS.contains(key), "{key}");
+    }
+}
+
+/// Windows with shared counts: what a conversion keeps depends on their edges.
 fn window() -> impl Strategy<Value = Pairs> {
     let widths = prop::sample::select(vec![1000_u64, 2000, 3000, 6000, 60_000]);
     (widths, 1_u64..7).prop_map(|(ms, buckets)| {
@@ -259,15 +284,7 @@ fn counts() -> impl Strategy<Value = [u64; 8]> {
         abandoned,
     )
         .prop_map(
-            |(
-                successes,
-                failures,
-                slow_successes,
-                slow_failures,
-                ignored,
-                not_permitted,
-                abandoned,
-            )| {
+            |(successes, failures, slow_successes, slow_failures, ignored, rejected, abandoned)| {
                 let (slow_successes, slow_failures) =
                     (slow_successes.min(successes), slow_failures.min(failures));
                 [
@@ -276,7 +293,7 @@ fn counts() -> impl Strategy<Value = [u64; 8]> {
                     slow_successes,
                     slow_failures,
                     ignored,
-                    not_permitted,
+                    rejected,
                     abandoned.0,
                     abandoned.1.min(abandoned.0).min(failures),
                 ]
@@ -285,10 +302,17 @@ fn counts() -> impl Strategy<Value = [u64; 8]> {
 }
 
 fn latencies() -> impl Strategy<Value = Vec<(u64, u64)>> {
-    // Few buckets, so that they meet; and any, so that every place in a slice is come by.
+    // Few buckets, so that they collide; and any, to cover every place in a slice.
     let micros = prop_oneof![3 => 0_u64..40, 2 => (0_u32..27).prop_flat_map(|p| 0..2_u64 << p)];
     let n = prop_oneof![8 => 1_u64..20, 1 => Just(100_000_000_000)];
     prop_oneof![2 => Just(vec![]), 3 => vec((micros, n), 1..8)]
+}
+
+fn kinds() -> impl Strategy<Value = Vec<(u8, u64, bool)>> {
+    // More kinds than are kept.
+    let n = prop_oneof![8 => 1_u64..20, 1 => Just(100_000_000_000)];
+    let kinds = vec((0_u8..24, n, any::<bool>()), 1..9);
+    prop_oneof![2 => Just(vec![]), 2 => kinds]
 }
 
 fn filed() -> impl Strategy<Value = Filed> {
@@ -306,7 +330,7 @@ fn filed() -> impl Strategy<Value = Filed> {
         prop_oneof![9 => Just(0_u64), 1 => Just(1)],
         settled,
         prop_oneof![6 => Just(0_u64), 2 => 1_u64..20_000, 1 => Just(u64::MAX >> 11)],
-        latencies(),
+        (latencies(), kinds()),
     )
         .prop_map(
             |(
@@ -319,7 +343,7 @@ fn filed() -> impl Strategy<Value = Filed> {
                 trips,
                 settled,
                 alone_ms,
-                latencies,
+                (latencies, kinds),
             )| {
                 let [first, longest, last] = runs.map(|run| run.min(counts[1]));
                 Filed {
@@ -333,6 +357,7 @@ fn filed() -> impl Strategy<Value = Filed> {
                     settled,
                     alone_ms,
                     latencies,
+                    kinds,
                 }
             },
         )
@@ -367,7 +392,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn history() -> impl Strategy<Value = History> {
-    // The low start is where a window would begin before time does.
+    // With the low start, a window would begin before time 0.
     let starts_at = prop_oneof![9 => Just(1_735_689_600_000_u64), 1 => Just(1)];
     (starts_at, pairs(), vec(step(), 1..60)).prop_map(|(starts_at, policy, steps)| History {
         starts_at,
@@ -376,7 +401,7 @@ fn history() -> impl Strategy<Value = History> {
     })
 }
 
-/// Both sides of one circuit, and the clock that both are told.
+/// Both sides of one circuit, and their clock.
 struct Pair<'a> {
     store: &'a RedisStore,
     runtime: &'a tokio::runtime::Runtime,
@@ -386,12 +411,12 @@ struct Pair<'a> {
     name: Name,
     model: Circuit,
     now: u64,
-    /// The policy in code of each replica: a deploy reaches one after the other.
+    /// Each replica's policy in code, because a deploy reaches one after the other.
     rules: [Rules; 3],
     seqs: [i64; 3],
 }
 
-/// A circuit's keys as text: key's suffix -> field -> value.
+/// A circuit's keys as text: key suffix -> field -> value.
 type Held = BTreeMap<&'static str, BTreeMap<String, String>>;
 
 fn differ<T: PartialEq + fmt::Debug>(
@@ -408,7 +433,7 @@ fn differ<T: PartialEq + fmt::Debug>(
 }
 
 impl Pair<'_> {
-    /// Of who was told of the circuit at that time.
+    /// The head of a replica whose last answer was at `told`.
     fn head(&self, step: &Step, told: u64) -> Head {
         let memory = step
             .memory
@@ -435,7 +460,8 @@ impl Pair<'_> {
         let mut seen = self.model.snapshot(&replica, told);
         seen.latency = None;
         seen.code_policy.clear();
-        // An answer to who only looks may show another time than is stored, and is not remembered.
+        seen.failure_kinds.clear();
+        // An answer to a reader may differ from the stored times, and replicas do not remember it.
         let held = self.model.held();
         let stored = |field: &str| {
             let stored = held.get("").and_then(|fields| fields.get(field));
@@ -443,6 +469,10 @@ impl Pair<'_> {
         };
         seen.since_ms = stored("since_ms");
         seen.ramp_until_ms = stored("ramp_until_ms");
+        seen.undecided = stored("undecided");
+        let window = held.get("").and_then(|fields| fields.get("window"));
+        let window = window.map_or("", String::as_str);
+        [seen.calls, seen.failures, seen.slow] = counts_in(window, "calls");
         Head {
             now_ms: self.now,
             entropy: self.now % 1000,
@@ -450,12 +480,13 @@ impl Pair<'_> {
             policy,
             is_operator: false,
             memory,
-            // As who has just been told: so reports and permits go the steady way where they can.
+            // As after a recent answer, so that reports and permits take the fast path where
+            // possible.
             seen,
         }
     }
 
-    /// How long an open circuit is remembered, under the policy that holds.
+    /// How long an open circuit is remembered under the policy in force.
     fn memorable_ms(&self, replica: usize) -> u64 {
         let stored = self.model.snapshot(&Head::default(), self.now).policy;
         let value = |key: &str, in_code: u64| {
@@ -477,13 +508,19 @@ impl Pair<'_> {
             + value("probe_lease_ms", r.probe_lease_ms)
     }
 
-    /// The version of the stored policy that is to be replaced: any, the present one, or another.
+    /// The expected version of the stored policy: any, the present one, or another.
     fn expects(&self) -> u64 {
         let version = self
             .model
             .snapshot(&Head::default(), self.now)
             .policy_version;
         [0, version + 1, version + 2][(self.now % 3) as usize]
+    }
+
+    /// The expected override: any, none, the present generation, or another.
+    fn expects_override(&self) -> u64 {
+        let seen = self.model.snapshot(&Head::default(), self.now);
+        [0, 1, seen.generation + 1, seen.generation + 2][(self.now % 4) as usize]
     }
 
     fn generation(&self, newer_by: i64) -> u64 {
@@ -543,7 +580,7 @@ impl Pair<'_> {
                     author: "eve".into(),
                     reason: "drill".into(),
                     policy: String::new(),
-                    expects: 0,
+                    expects: self.expects_override(),
                 };
                 self.control(&request)?;
             }
@@ -581,7 +618,7 @@ impl Pair<'_> {
             slow_successes: ss,
             slow_failures: sf,
             ignored: i,
-            not_permitted: n,
+            rejected: n,
             abandoned: a,
             abandoned_failures: af,
         };
@@ -627,6 +664,7 @@ impl Pair<'_> {
             settled: settled.collect(),
             alone_ms: filed.alone_ms,
             latencies,
+            kinds: kinds_of(&filed.kinds),
             head,
         }
     }
@@ -669,35 +707,45 @@ impl Pair<'_> {
         let keys = self.keys();
         let kind: String = redis::cmd("TYPE").arg(&keys[1]).query(self.redis).unwrap();
         let read = if kind == "string" { "GET" } else { "HGETALL" };
-        let (mut circuit, window, probes, replicas, seq, failing, alone, latency, history, code) =
-            redis::pipe()
-                .hgetall(&keys[0])
-                .cmd(read)
-                .arg(&keys[1])
-                .zrange_withscores(&keys[2], 0, -1)
-                .zrange_withscores(&keys[3], 0, -1)
-                .hgetall(&keys[4])
-                .zrange_withscores(&keys[6], 0, -1)
-                .zrange_withscores(&keys[7], 0, -1)
-                .hgetall(&keys[8])
-                .cmd("XRANGE")
-                .arg(&keys[9])
-                .arg("-")
-                .arg("+")
-                .hgetall(&keys[10])
-                .query::<(
-                    BTreeMap<String, String>,
-                    redis::Value,
-                    BTreeMap<String, String>,
-                    BTreeMap<String, String>,
-                    BTreeMap<String, String>,
-                    BTreeMap<String, String>,
-                    BTreeMap<String, String>,
-                    BTreeMap<String, String>,
-                    Vec<(String, Vec<String>)>,
-                    BTreeMap<String, String>,
-                )>(self.redis)
-                .unwrap();
+        let (
+            mut circuit,
+            window,
+            probes,
+            replicas,
+            seq,
+            failing,
+            alone,
+            latency,
+            history,
+            code,
+            kinds,
+        ) = redis::pipe()
+            .hgetall(&keys[0])
+            .cmd(read)
+            .arg(&keys[1])
+            .zrange_withscores(&keys[2], 0, -1)
+            .zrange_withscores(&keys[3], 0, -1)
+            .hgetall(&keys[4])
+            .zrange_withscores(&keys[6], 0, -1)
+            .zrange_withscores(&keys[7], 0, -1)
+            .hgetall(&keys[8])
+            .hgetall(&keys[9])
+            .hgetall(&keys[10])
+            .hgetall(&keys[11])
+            .query::<(
+                BTreeMap<String, String>,
+                redis::Value,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+                BTreeMap<String, String>,
+            )>(self.redis)
+            .unwrap();
         let window = if read == "GET" {
             let ring: String = redis::from_redis_value(window).unwrap();
             BTreeMap::from([("ring".to_owned(), ring)])
@@ -705,7 +753,7 @@ impl Pair<'_> {
             redis::from_redis_value(window).unwrap()
         };
         circuit.remove("expires_ms");
-        // A field that went back to its default stays written.
+        // A field that returned to its default remains in the hash.
         circuit.retain(|field, value| {
             let default = match field.as_str() {
                 "state" | "generation" => return true,
@@ -723,18 +771,29 @@ impl Pair<'_> {
             (":failing", failing),
             (":alone", alone),
             (":latency", latency),
-            (":history", history.into_iter().map(slice).collect()),
+            (":history", history),
             (":code", code),
+            (":kinds", kinds),
         ]);
         held.retain(|_, fields| !fields.is_empty());
         held
     }
 }
 
-/// An entry of the past: what had been counted before it began.
-fn slice((id, fields): (String, Vec<String>)) -> (String, String) {
-    let counted = fields.chunks_exact(2).map(|pair| pair[1].clone());
-    (id, counted.collect::<Vec<_>>().join("/"))
+/// Each kind once, as a process records them.
+fn kinds_of(numbers: &[(u8, u64, bool)]) -> Vec<KindNote> {
+    let mut notes: BTreeMap<u8, KindNote> = BTreeMap::new();
+    for (kind, count, detailed) in numbers {
+        let note = notes.entry(*kind).or_insert_with(|| KindNote {
+            kind: format!("kind-{kind}"),
+            ..KindNote::default()
+        });
+        note.count += count;
+        if *detailed {
+            note.detail = format!("detail {count} of ü");
+        }
+    }
+    notes.into_values().collect()
 }
 
 fn answered<T, E: fmt::Display>(answer: Result<T, E>) -> Result<T, TestCaseError> {
@@ -791,7 +850,7 @@ fn the_scripts_do_what_the_model_does() {
         let taken = history.steps.iter().try_for_each(|step| {
             steps.fetch_add(1, Ordering::Relaxed);
             let held = pair.model.held();
-            let windows = held.get("").and_then(|circuit| circuit.get("window"));
+            let windows = held.get("").and_then(|circuit| circuit.get("window_shape"));
             let mixed = windows.is_some_and(|window| window.contains(" + "));
             several.fetch_add(u64::from(mixed), Ordering::Relaxed);
             pair.take(step)
@@ -802,7 +861,7 @@ fn the_scripts_do_what_the_model_does() {
         redis::cmd("DEL").arg(pair.keys()).exec(pair.redis).unwrap();
         taken
     });
-    // Straight to stderr: what eprintln! writes is hidden by the test harness.
+    // Written to stderr directly, because the test harness captures `eprintln!`.
     let _ = writeln!(
         io::stderr(),
         "differential: {} steps, {} of them with several windows, transitions {:?}",
@@ -813,4 +872,5 @@ fn the_scripts_do_what_the_model_does() {
     if let Err(difference) = outcome {
         panic!("{difference}");
     }
+    assert!(several.into_inner() > 0, "no step had several windows");
 }

@@ -1,4 +1,4 @@
-//! A store in this process that is asked as one elsewhere is: its answers are waited for.
+//! A store in this process whose answers are asynchronous, like those of a remote store.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::delegate::to_inner;
 #[derive(Clone, Debug, Default)]
 pub struct Distant {
     pub inner: MemoryStore,
-    /// Changes are not pushed.
+    /// Does not push changes.
     pub mute: bool,
 }
 

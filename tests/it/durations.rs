@@ -1,5 +1,5 @@
-//! Every public setter of a time takes the longest and the shortest: what is set with it works, or
-//! an error says what would be right. Nothing panics, in tasks of the background neither.
+//! Every public setter of a time accepts the longest and the shortest value: either it works, or an
+//! error says what would be valid. Nothing panics, not even in background tasks.
 
 use std::{cell::Cell, panic, sync::Once, time::Duration};
 
@@ -8,17 +8,17 @@ use tokio::time::timeout;
 
 use crate::support::{redis_url, unique, unique_prefix};
 
-/// Whole years, no time at all, less than a millisecond.
+/// The maximum, a hundred years, zero, and less than a millisecond.
 const TIMES: [Duration; 4] = [
     Duration::MAX,
     Duration::from_secs(100 * 365 * 86_400),
     Duration::ZERO,
     Duration::from_nanos(1),
 ];
-/// For what shall be done at once.
+/// The timeout for work that should end at once.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Panics in tasks of this thread, which are all of a test's.
+/// Panics on this thread, which runs all tasks of a test.
 fn panics() -> u64 {
     thread_local! {
         static SEEN: Cell<u64> = const { Cell::new(0) };
@@ -34,7 +34,7 @@ fn panics() -> u64 {
     SEEN.get()
 }
 
-/// Has each of the times used, and nothing panic.
+/// Runs `use_it` with each of the times; fails on a panic.
 async fn each(use_it: impl AsyncFn(Duration)) {
     let before = panics();
     for time in TIMES {
@@ -124,8 +124,8 @@ async fn of_what_a_call_says() {
         let breaker = circuits.circuit("c", Policy::default()).unwrap();
         let retry_after = Some(time);
         for outcome in [
-            Outcome::Failure { retry_after },
-            Outcome::Trip { retry_after },
+            Outcome::failure().with_retry_after(retry_after),
+            Outcome::trip().with_retry_after(retry_after),
         ] {
             breaker.acquire().await.unwrap().record(outcome);
             circuits.flush().await;
@@ -160,11 +160,11 @@ async fn of_stores_and_registries() {
             let seen = circuits.observe(time, |_, _| {});
             let breaker = circuits.circuit(&unique("c"), Policy::default());
             let breaker = breaker.unwrap();
-            // A store that has no time to answer is away, and calls go on.
+            // A store with no time to answer is unavailable, and calls continue.
             breaker.call(async || Ok::<(), ()>(())).await.unwrap();
             circuits.flush().await;
             if time > Duration::from_secs(1) {
-                assert!(circuits.health().away_for.is_none());
+                assert!(circuits.health().unavailable_for.is_none());
                 assert_eq!(breaker.snapshot().await.unwrap().successes_total, 1);
                 breaker.reset().await.unwrap();
             }
@@ -190,7 +190,7 @@ async fn of_a_configuration() {
         circuits.shutdown().await;
     })
     .await;
-    // A time in words.
+    // Times as text.
     for (words, said) in [
         ("584542046090 years", "shorter time"),
         ("100 years", "must be from 1 to 31536000000 ms"),
@@ -221,7 +221,7 @@ async fn of_a_chain_of_stages() {
         };
         let served = chain.call(|_| async { Ok::<_, ()>(1) }).await;
         assert!(served.is_ok_and(|served| served.value == 1) || time < Duration::from_millis(1));
-        // A pause for ever ends with the chain's time.
+        // An endless pause ends with the chain's total time.
         let chain = Failover::builder()
             .stage(Stage::new("one", &breaker))
             .stage(Stage::new("two", &breaker).pause_before(time))
@@ -279,20 +279,18 @@ async fn of_a_retry() {
         let retry_after = Some(Duration::from_millis(1));
         let classify = |result: &Result<(), ()>| match result {
             Ok(()) => Outcome::Success,
-            Err(()) => Outcome::Failure { retry_after },
+            Err(()) => Outcome::failure().with_retry_after(retry_after),
         };
         let retried = breaker.retry(backoff).longest_retry_after(time);
         let again = retried
             .call_with(classify, || async { Err::<(), ()>(()) })
             .await;
         assert!(again.is_err());
-        // Longer than is waited for.
+        // Longer than the retry waits.
         let retried = breaker
             .retry(backoff)
             .longest_retry_after(Duration::from_secs(1));
-        let classify = |_: &Result<(), ()>| Outcome::Failure {
-            retry_after: Some(time),
-        };
+        let classify = |_: &Result<(), ()>| Outcome::failure().with_retry_after(time);
         let again = retried
             .call_with(classify, || async { Err::<(), ()>(()) })
             .await;
@@ -371,11 +369,11 @@ async fn of_alerts() {
             .on(Alert::opened().cooldown(time))
             .on(Alert::open_for(time))
             .on(Alert::flapping(2, time).cooldown(time))
-            .on(Alert::store_away(time).cooldown(time))
+            .on(Alert::store_unavailable(time).cooldown(time))
             .start(&circuits);
         breaker.acquire().await.unwrap().record(Outcome::trip());
         circuits.flush().await;
-        // Until they have looked at it.
+        // Until the rules were evaluated.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         drop(alerts);
         circuits.shutdown().await;
@@ -401,7 +399,7 @@ async fn of_a_queue_and_its_worker() {
         let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
         let breaker = circuits.circuit("api", Policy::default()).unwrap();
         let queue = Queue::builder(&store, "jobs").timeout(time).keep(time);
-        // A job that is worth nothing from the beginning would never run.
+        // A job that is expired from the beginning would never run.
         let queue = match time.is_zero() || time < Duration::from_millis(1) {
             true => queue,
             false => queue.ttl(time),
@@ -422,7 +420,7 @@ async fn of_a_queue_and_its_worker() {
         let handler = move |job: Job<u32>| {
             let (ran, tries) = (Arc::clone(&ran), Arc::clone(&tries));
             async move {
-                // The first attempt of the first job fails, and its next one is put off.
+                // The first attempt of the first job fails, and its next attempt is delayed.
                 if job.body == 1 && tries.fetch_add(1, SeqCst) == 0 {
                     ran.notify_one();
                     return Err("once");

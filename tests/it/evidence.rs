@@ -1,5 +1,4 @@
-//! A process' own failures decide at once, wherever the circuit is kept and however its calls are
-//! made.
+//! A process' own failures take effect at once, on every store and for every kind of call.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A registry on each kind of store.
+/// One registry on each kind of store.
 fn everywhere() -> [(&'static str, Commontrip); 4] {
     let builder = || Commontrip::builder().store_timeout(Duration::from_secs(5));
     let distant = |mute| Distant {
@@ -164,7 +163,7 @@ async fn the_store_has_the_last_word() {
         .store_policy("consecutive_failures_threshold=50")
         .await
         .unwrap();
-    // It does not know yet that fifty are needed.
+    // It does not yet know that fifty are needed.
     assert_eq!(sync(&breaker, 6), "FFFFFR");
     until("it is told", async || sync(&breaker, 1) == "F").await;
     assert_eq!(breaker.state(), State::Closed);
@@ -176,7 +175,7 @@ async fn below_the_quorum_a_replica_decides_for_itself_alone() {
         let breaker = circuit(&circuits, in_a_row(5).quorum(2));
         circuits.flush().await;
         let name = breaker.name().to_owned();
-        // Somebody else is there, and well.
+        // Another replica is present and healthy.
         let letters = sync(&breaker, 7);
         assert_eq!(letters, "FFFFFRR", "{place} {name}");
     }

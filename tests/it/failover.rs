@@ -1,14 +1,18 @@
-//! A chain of stages: its times to the millisecond, what it skips, what ends it; on Redis what other
-//! replicas know.
+//! A chain of stages: exact times, skipped stages, and reasons to stop; on Redis also the knowledge
+//! of other replicas.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use commontrip::failover::{Attempt, ChainError, End, Failover, Stage, Tried};
+use commontrip::retry::ExponentialBuilder;
 use commontrip::{
-    CallError, CircuitBreaker, Clock, Commontrip, Outcome, Override, Policy, Rejection, State,
+    CallError, CircuitBreaker, Clock, Commontrip, FallbackKind, Outcome, Override, Policy,
+    Rejection, State,
 };
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +37,7 @@ fn circuit(circuits: &Commontrip, name: &str) -> CircuitBreaker {
     circuits.circuit(name, policy()).unwrap()
 }
 
-/// Successes, failures, and calls that are neither: ignored or abandoned.
+/// Successes, failures, and calls that are neither (ignored or abandoned).
 async fn counts(circuits: &Commontrip, breaker: &CircuitBreaker) -> (u64, u64, u64) {
     circuits.flush().await;
     let seen = breaker.snapshot().await.unwrap();
@@ -44,7 +48,7 @@ async fn counts(circuits: &Commontrip, breaker: &CircuitBreaker) -> (u64, u64, u
     )
 }
 
-/// Cloud 10 s, wait 2 s, cloud 20 s, wait 5 s, local 30 s twice, 70 s in all.
+/// Cloud 10 s, wait 2 s, cloud 20 s, wait 5 s, local 30 s twice, 70 s in total.
 fn asked_for(cloud: &CircuitBreaker, local: &CircuitBreaker) -> Failover {
     Failover::builder()
         .stage(Stage::new("cloud", cloud).attempt_timeout(secs(10)))
@@ -64,7 +68,7 @@ fn asked_for(cloud: &CircuitBreaker, local: &CircuitBreaker) -> Failover {
         .unwrap()
 }
 
-/// When each attempt began, since the first.
+/// When each attempt began, relative to the first.
 #[derive(Clone)]
 struct Diary {
     start: Instant,
@@ -136,8 +140,9 @@ async fn a_chain_that_hangs_everywhere_keeps_its_times() {
         ]
     );
     let words = exhausted.to_string();
-    assert!(words.starts_with("no stage served in the 70s there are: cloud (attempt 1): the call took longer than 10s; "), "{words}");
-    // A timeout is a failure; one that the total cut short says nothing about its stage.
+    assert!(words.starts_with("no stage served within the total timeout of 70s: cloud (attempt 1): the call took longer than 10s; "), "{words}");
+    // A timeout is a failure. An attempt cut short by the total timeout says nothing about its
+    // stage.
     assert_eq!(counts(&circuits, &cloud).await, (0, 2, 0));
     assert_eq!(counts(&circuits, &local).await, (0, 1, 1));
 }
@@ -147,7 +152,7 @@ async fn what_serves_is_told_with_its_stage_attempt_and_time() {
     let circuits = Commontrip::embedded().unwrap();
     let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
     let chain = asked_for(&cloud, &local);
-    // In a task, which the future must be fit for.
+    // In a task, to check that the future is `Send`.
     let served = tokio::spawn(async move {
         let call = |attempt: Attempt| async move {
             match attempt.stage {
@@ -182,11 +187,11 @@ async fn an_open_circuit_is_skipped_without_any_wait() {
         .call(async |_| Ok::<_, io::Error>("spoken"))
         .await
         .unwrap();
-    // Nothing was tried, so there is nothing to pause for.
+    // Nothing was tried, so there is no pause.
     assert_eq!((&*served.stage, served.attempt), ("local", 1));
     assert_eq!((served.elapsed, served.fallback), (secs(0), true));
 
-    // What is skipped is not waited for either, also after a failure.
+    // There is no pause before a skipped stage, even after a failure.
     cloud.reset().await.unwrap();
     local.force_open(Override::because("drill")).await.unwrap();
     let exhausted = Failover::builder()
@@ -203,10 +208,48 @@ async fn an_open_circuit_is_skipped_without_any_wait() {
     assert!(exhausted.attempts[1].error.rejection().is_some_and(forced));
     let words = exhausted.to_string();
     assert!(
-        words.contains("cloud (attempt 1): refused; local: call not permitted"),
+        words.contains("cloud (attempt 1): refused; local: call rejected"),
         "{words}"
     );
     assert_eq!(exhausted.into_failed().unwrap().to_string(), "refused");
+}
+
+#[tokio::test]
+async fn circuits_that_another_stage_stood_in_for_count_it_once() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
+    let chain = Failover::builder()
+        .stage(Stage::new("cloud", &cloud))
+        .stage(Stage::new("cloud-patient", &cloud))
+        .stage(Stage::new("local", &local))
+        .build()
+        .unwrap();
+    let ask = async |good: &str| {
+        let call = |attempt: Attempt| {
+            let well = *attempt.name == *good;
+            async move { well.then_some(()).ok_or("down") }
+        };
+        chain.call(call).await.map(|served| served.stage)
+    };
+    let seen = || {
+        let stats = circuits.stats();
+        let of = |i: usize| (&*stats[i].name, stats[i].fallbacks.of(FallbackKind::Stage));
+        assert_eq!((of(0).0, of(1).0), ("cloud", "local"));
+        (of(0).1, of(1).1)
+    };
+    ask("cloud").await.unwrap();
+    assert_eq!(seen(), (0, 0));
+    // The circuit itself served, through its other stage.
+    ask("cloud-patient").await.unwrap();
+    assert_eq!(seen(), (0, 0));
+    ask("local").await.unwrap();
+    assert_eq!(seen(), (1, 0));
+    ask("nobody").await.unwrap_err();
+    assert_eq!(seen(), (1, 0));
+    // Skipped stages count as well.
+    cloud.force_open(Override::because("drill")).await.unwrap();
+    ask("local").await.unwrap();
+    assert_eq!(seen(), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +274,7 @@ async fn retries_stop_at_a_rejection() {
     let made = exhausted.attempts.iter();
     let made = made.filter(|tried| tried.error.rejection().is_none());
     assert_eq!(made.count(), 2);
-    // It does not wait for what it knows to be refused.
+    // It does not wait if it knows that the next attempt would be rejected.
     assert!(exhausted.elapsed <= secs(2), "{exhausted:?}");
 }
 
@@ -244,7 +287,7 @@ async fn retries_stop_where_only_probes_are_admitted() {
     let policy = policy.success_threshold(1).build().unwrap();
     let cloud = circuits.circuit("cloud", policy).unwrap();
     let trip = cloud.acquire().await.unwrap();
-    trip.record(Outcome::Trip { retry_after: None });
+    trip.record(Outcome::trip());
     circuits.flush().await;
     clock.advance(secs(40));
     let probe = cloud.acquire().await.unwrap();
@@ -262,7 +305,8 @@ async fn retries_stop_where_only_probes_are_admitted() {
 async fn nothing_begins_when_the_time_is_over() {
     let circuits = Commontrip::embedded().unwrap();
     let (cloud, local) = (circuit(&circuits, "cloud"), circuit(&circuits, "local"));
-    // The second attempt would begin just then; the stage after it in a pause.
+    // The second attempt would begin exactly at the end; the next stage would still be in its
+    // pause.
     for (retries, total) in [(1, secs(10)), (0, secs(11))] {
         let cloud_stage = Stage::new("cloud", &cloud).attempt_timeout(secs(10));
         let chain = Failover::builder()
@@ -300,20 +344,18 @@ async fn what_an_error_counts_as_says_whether_another_stage_is_tried() {
         .stage(Stage::new("local", &local))
         .build()
         .unwrap();
-    let later = |wait| Outcome::Failure {
-        retry_after: Some(wait),
-    };
+    let later = |wait| Outcome::failure().with_retry_after(wait);
     for (outcome, end, made, elapsed) in [
         (Outcome::Success, End::CallersError, 1, secs(0)),
         (Outcome::Ignored, End::CallersError, 1, secs(0)),
         (Outcome::failure(), End::LastStage, 4, secs(2)),
         (later(secs(1)), End::LastStage, 4, secs(2)),
-        // Others need not wait for what one asks for.
+        // A stage's wait beyond the limit ends its own retries only.
         (later(secs(2)), End::LastStage, 2, secs(0)),
         (Outcome::trip(), End::LastStage, 2, secs(0)),
     ] {
         let exhausted = chain
-            .call_with(|_: &Result<(), _>| outcome, async |_| Err("no"))
+            .call_with(|_: &Result<(), _>| outcome.clone(), async |_| Err("no"))
             .await
             .unwrap_err();
         assert_eq!(exhausted.end, end, "{outcome:?}");
@@ -322,7 +364,7 @@ async fn what_an_error_counts_as_says_whether_another_stage_is_tried() {
         cloud.reset().await.unwrap();
         local.reset().await.unwrap();
     }
-    // An answer is an answer, whatever it counts as.
+    // An answer is returned even if it counts as a failure.
     let served = chain
         .call_with(
             |_: &Result<_, &str>| Outcome::failure(),
@@ -331,6 +373,144 @@ async fn what_an_error_counts_as_says_whether_another_stage_is_tried() {
         .await
         .unwrap();
     assert_eq!((served.value, served.attempt), ("slow", 1));
+}
+
+/// Stages `a`, `b`, ... with one attempt each, and their circuits.
+fn stages(circuits: &Commontrip, names: &[&str]) -> (Failover, Vec<CircuitBreaker>) {
+    let breakers: Vec<_> = names.iter().map(|name| circuit(circuits, name)).collect();
+    let stages = names.iter().zip(&breakers);
+    let chain = stages.fold(Failover::builder(), |chain, (name, breaker)| {
+        chain.stage(Stage::new(name, breaker))
+    });
+    (chain.build().unwrap(), breakers)
+}
+
+/// Opens a circuit for this long.
+async fn force_open(breaker: &CircuitBreaker, wait: Duration) {
+    let wait = Override::because("drill").lasting(wait);
+    breaker.force_open(wait).await.unwrap();
+}
+
+/// Each error is a failure that asks for this many seconds; 0 means no wait.
+fn told(result: &Result<(), u64>) -> Outcome {
+    Outcome::failure().with_retry_after(result.err().filter(|s| *s > 0).map(secs))
+}
+
+#[tokio::test]
+async fn an_exhausted_chain_says_when_its_first_stage_may_admit_again() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (chain, breakers) = stages(&circuits, &["a", "b", "c"]);
+    let ask = async |waits: [u64; 3]| {
+        let call = |attempt: Attempt| async move { Err(waits[attempt.stage]) };
+        chain.call_with(told, call).await.unwrap_err().retry_after()
+    };
+    let between = |wait: Option<Duration>, from: u64, to: u64| {
+        let wait = wait.expect("somebody told");
+        // Never too early. A moment passes between the answer and the end of the chain.
+        assert!((secs(from)..secs(to + 1)).contains(&wait), "{wait:?}");
+    };
+    assert_eq!(ask([0, 0, 0]).await, None, "nobody said");
+    between(ask([900, 600, 300]).await, 290, 300);
+    // A stage that gave no time may be asked at once.
+    assert_eq!(ask([900, 0, 300]).await, Some(Duration::ZERO));
+    force_open(&breakers[1], secs(200)).await;
+    between(ask([900, 0, 300]).await, 190, 200);
+    force_open(&breakers[0], secs(100)).await;
+    force_open(&breakers[2], HOUR).await;
+    between(ask([0, 0, 0]).await, 90, 100);
+    // Overrides without an end: the time is unknown.
+    for breaker in &breakers {
+        let forever = Override::because("drill");
+        breaker.force_open(forever).await.unwrap();
+    }
+    assert_eq!(ask([0, 0, 0]).await, None);
+    breakers[0].reset().await.unwrap();
+    between(ask([50, 0, 0]).await, 40, 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_that_later_stages_took_is_taken_off() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (chain, _) = stages(&circuits, &["a", "b"]);
+    let call = |attempt: Attempt| async move {
+        match attempt.stage {
+            0 => Err(10),
+            _ => {
+                sleep(secs(4)).await;
+                Err(60)
+            }
+        }
+    };
+    let exhausted = chain.call_with(told, call).await.unwrap_err();
+    assert_eq!(exhausted.retry_after(), Some(secs(6)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_whose_circuit_opened_by_its_failure_is_not_asked_before_it_lets_go() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (chain, breakers) = stages(&circuits, &["a"]);
+    let trips = |_: &Result<(), &str>| Outcome::trip();
+    let exhausted = chain.call_with(trips, async |_| Err("no")).await;
+    let wait = exhausted.unwrap_err().retry_after().unwrap();
+    assert!((HOUR - secs(60)..=HOUR + HOUR).contains(&wait), "{wait:?}");
+    breakers[0].reset().await.unwrap();
+    // The caller's own error: waiting does not help.
+    let own = |_: &Result<(), &str>| Outcome::Ignored;
+    let exhausted = chain.call_with(own, async |_| Err("no")).await;
+    assert_eq!(exhausted.unwrap_err().retry_after(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_are_told_one_time_are_spread() {
+    let circuits = Commontrip::embedded().unwrap();
+    let policy = Policy::builder().no_consecutive_failures_threshold();
+    let policy = policy
+        .no_failure_rate_threshold()
+        .failure_count_threshold(10_000);
+    let cloud = circuits.circuit("cloud", policy.build().unwrap()).unwrap();
+    let start = Instant::now();
+    let mut calls = Vec::new();
+    for _ in 0..50 {
+        let backoff = ExponentialBuilder::new().with_min_delay(secs(2));
+        let stage = Stage::new("cloud", &cloud).backoff(backoff.with_jitter());
+        let chain = Failover::builder().stage(stage).build().unwrap();
+        calls.push(tokio::spawn(async move {
+            let call = |attempt: Attempt| async move {
+                match attempt.number {
+                    1 => Err(2),
+                    _ => Ok(()),
+                }
+            };
+            chain.call_with(told, call).await.unwrap();
+            start.elapsed()
+        }));
+    }
+    let mut moments = Vec::new();
+    for call in calls {
+        let took = call.await.unwrap();
+        assert!(took >= secs(2), "{took:?}");
+        moments.push(took.as_millis());
+    }
+    moments.sort_unstable();
+    moments.dedup();
+    assert!(moments.len() >= 15, "{moments:?}");
+}
+
+#[tokio::test]
+async fn a_panic_in_an_attempt_is_a_failure_of_its_stage() {
+    let circuits = Commontrip::embedded().unwrap();
+    let (chain, breakers) = stages(&circuits, &["a", "b"]);
+    for _ in 0..8 {
+        let call = |attempt: Attempt| async move {
+            assert!(attempt.stage == 0, "as asked");
+            Err::<(), _>("no")
+        };
+        let call = AssertUnwindSafe(chain.call(call)).catch_unwind();
+        assert!(call.await.is_err());
+    }
+    for breaker in &breakers {
+        assert_eq!(counts(&circuits, breaker).await, (0, 8, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,15 +558,15 @@ async fn what_is_no_chain_is_told() {
         words,
         "an attempt of stage \"a\" may take 3s, the whole chain only 2s; an attempt must fit"
     );
-    // What nobody set fits.
+    // Default timeouts fit any total.
     let short = Failover::builder().stage(stage("a")).total_timeout(secs(2));
     assert!(short.build().is_ok());
-    // Nor is there a time that is too long.
+    // No total is too long.
     let endless = Failover::builder().stage(stage("a").pause_before(HOUR));
     assert!(endless.total_timeout(Duration::MAX).build().is_ok());
 }
 
-/// A server that takes connections and never answers; how many it took.
+/// A server that accepts connections and never answers; counts connections.
 async fn silent() -> (std::net::SocketAddr, Arc<Mutex<u32>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -419,11 +599,7 @@ async fn a_circuit_that_another_replica_opened_is_skipped() {
         .build()
         .unwrap();
     cloud_b.acquire().await.unwrap().success();
-    cloud_a
-        .acquire()
-        .await
-        .unwrap()
-        .record(Outcome::Trip { retry_after: None });
+    cloud_a.acquire().await.unwrap().record(Outcome::trip());
     a.flush().await;
     until("the news", async || cloud_b.state() == State::Open).await;
     let served = chain
@@ -466,7 +642,7 @@ async fn the_total_bounds_silent_sockets_and_the_fleet_hears_of_each_timeout() {
     let made = exhausted.attempts.len() as u64;
     assert!((1..=4).contains(&made), "{exhausted:?}");
     assert!(u64::from(*taken.lock()) <= made);
-    // Of the last one nobody can tell on a busy machine.
+    // On a busy machine, the outcome of the last one is not certain.
     let (successes, failures, ignored) = counts(&circuits, &cloud).await;
     assert_eq!((successes, failures + ignored), (0, made));
     assert!(failures + 1 >= made, "{failures} of {made}");

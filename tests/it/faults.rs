@@ -1,7 +1,8 @@
-//! The fault matrix: everything that happens to a Redis, under traffic of several processes, measured.
+//! The fault matrix: every fault of a Redis, measured under traffic of several processes.
 //!
-//! One fault a test, on a real server of its own; [`trial`] says what must hold for each. The table is in ARCHITECTURE.md.
-//! The lines that a run prints are one a fault. Faults take turns: what a call costs shows on a quiet machine only.
+//! One fault for each test, on its own real server; [`trial`] states what must hold for each.
+//! ARCHITECTURE.md has the table. A run prints one line for each fault. Faults run one after the
+//! other, because the cost of a call shows only on a quiet machine.
 
 mod clocks;
 mod dying;

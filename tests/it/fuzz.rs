@@ -1,7 +1,8 @@
-//! The scripts with hostile bytes, and on circuits that somebody has written into.
+//! The scripts with hostile bytes, and on circuits that somebody has tampered with.
 //!
-//! A request is answered or refused by its code; a refusal leaves every key as it was, byte for byte, and nothing
-//! leaves a circuit that a right request finds broken. `PROPTEST_CASES` sets the number of cases.
+//! A request is either answered or rejected with an error code. A rejected request leaves every key
+//! unchanged, byte for byte, and no request leaves a circuit that a valid request finds broken.
+//! `PROPTEST_CASES` sets the number of cases.
 
 mod bench;
 mod bytes;
@@ -26,7 +27,7 @@ use crate::support::{admin_url, redis_url, unique_prefix};
 use crate::wait::until;
 
 const BASE: u64 = 1_735_689_600_000;
-/// When the requests come that are right: some time after the circuit was set up.
+/// The time of valid requests: some time after the circuit was set up.
 const LATER: u64 = BASE + 40_000;
 
 fn run<S: Strategy>(cases: u32, strategy: &S, test: impl FnMut(S::Value) -> Checked)
@@ -95,7 +96,7 @@ fn a_circuit_that_was_written_into_answers_and_a_reset_makes_it_right() {
             .unwrap();
         let calls: Option<String> = redis::cmd("HGET")
             .arg(&bench.keys[0])
-            .arg("window")
+            .arg("window_shape")
             .query(&mut bench.redis)
             .unwrap_or_default();
         let fits =
@@ -203,7 +204,7 @@ async fn a_stranger_in_the_index_hides_no_circuit() {
     index.arg(format!("{prefix}:circuits"));
     index.arg(1).arg(b"\xff").arg(2).arg("a\nb").arg(3).arg("");
     index.exec(&mut connect(admin_url())).unwrap();
-    // The store's own entry is written in the background.
+    // The store writes its own entry in the background.
     until("the circuit is listed, and nothing else", async || {
         store.circuits().await.unwrap() == ["c"]
     })

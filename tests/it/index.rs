@@ -1,4 +1,4 @@
-//! The index of circuits after Redis has lost everything.
+//! The index of circuits after Redis has lost all data.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn listed(operator: &Operator) -> Vec<String> {
     names
 }
 
-/// The index alone would come back within a minute; `until` waits for half of one.
+/// The regular index update would take up to a minute; `until` waits for half a minute.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn circuits_are_listed_again_at_once_when_redis_has_lost_everything() {
     let server = OwnServer::start();
@@ -51,7 +51,7 @@ async fn circuits_are_listed_again_at_once_when_redis_has_lost_everything() {
     }
     let operator = Operator::of(&fleet[0]);
     until("all are listed", async || listed(&operator).await == all).await;
-    // The open one is called too: who is rejected reports that.
+    // The open one is called too: a rejected caller's replica reports the rejection.
     let calls = circuits.iter().map(|[busy, _, open]| {
         let (busy, open) = (busy.clone(), open.clone());
         tokio::spawn(async move {
@@ -76,7 +76,7 @@ async fn circuits_are_listed_again_at_once_when_redis_has_lost_everything() {
                 .all(|name| listed.iter().any(|l| l == name))
         })
         .await;
-        // Nobody has asked for the idle one since: its next report says that it was lost.
+        // Nobody has used the idle one since. Its next report finds that it was lost.
         let _ = circuits[0][1].call(|| async { Ok::<_, ()>(()) }).await;
         until("all are listed again", async || {
             listed(&operator).await == all

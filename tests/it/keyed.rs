@@ -1,4 +1,4 @@
-//! Circuits by keys: each its own, whatever is in it, and never more than the bound.
+//! Circuits by key: each key has its own circuit, whatever it contains, and the bound holds.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn a_long_key_is_cut_and_keeps_a_name_of_its_own() {
     for name in names {
         assert!(name.starts_with("host:üüü") && name.len() <= 200, "{name}");
     }
-    // The same wherever it is made: SHA-1 as everybody has it.
+    // The hash is plain SHA-1, so every implementation gives the same name.
     let name = circuits.circuit(&"x".repeat(300)).name().to_owned();
     assert!(
         name.ends_with("x~02fd68253071f895718c8d41f7ff665abe1a6290"),
@@ -108,11 +108,11 @@ async fn beyond_the_bound_keys_share_one_circuit_also_when_all_come_at_once() {
     }
     assert_eq!(names.len(), 11, "{names:?}");
     assert!(names.contains("model:~others"));
-    // Those within the bound keep theirs.
+    // Keys within the bound keep their circuits.
     let own = names.iter().find(|name| *name != "model:~others").unwrap();
     let key = own.trim_start_matches("model:");
     assert_eq!(circuits.circuit(key).name(), own);
-    // Who is beyond it costs no policy.
+    // A key beyond the bound does not request a policy.
     let before = asked.load(Ordering::SeqCst);
     assert_eq!(circuits.circuit("new").name(), "model:~others");
     assert_eq!(asked.load(Ordering::SeqCst), before);
@@ -130,7 +130,7 @@ async fn one_keys_failures_are_not_anothers_and_the_others_share_theirs() {
     assert_eq!(d.state(), State::Open, "it shares the circuit of c");
 }
 
-/// Circuits named in warnings.
+/// The circuits named in warnings.
 #[derive(Clone, Default)]
 struct Warned(Arc<Mutex<Vec<String>>>);
 

@@ -1,5 +1,4 @@
-//! Replies that come late, or not at all: the newest generation stays in force, and nothing is
-//! counted twice.
+//! Late and lost replies: the newest generation stays in force, and nothing is counted twice.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -14,17 +13,17 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{delegate::to_inner, wait::until};
 
-/// A report is filed, and its answer comes when the fault ends.
+/// The report takes effect, and its answer arrives when the fault ends.
 fn held_report() -> Fault {
     Fault::hold_answer().on([Operation::Report]).times(1)
 }
 
-/// The next so many reports are filed, and their answers never come.
+/// The next `times` reports take effect, and their answers are lost.
 fn lost_reports(times: u64) -> Fault {
     Fault::lose_answer().on([Operation::Report]).times(times)
 }
 
-/// A store into whose news a test can put some that come late.
+/// A store into which a test can inject late publications.
 #[derive(Clone, Debug)]
 struct Overheard {
     inner: FaultyStore,
@@ -86,25 +85,26 @@ async fn late_news_do_not_set_the_generation_back_when_the_store_returns() {
     let circuits = patient(store.clone());
     let breaker = circuits.circuit("c", Policy::default()).unwrap();
     let other = circuits.circuit("other", Policy::default()).unwrap();
-    // What is published is shown to who has had an answer.
+    // Publications are shown only once the replica has had an answer.
     other.store_policy("").await.unwrap();
     let old = breaker.force_open(Override::because("old")).await.unwrap();
     let new = breaker.reset().await.unwrap();
     assert!(old.generation < new.generation);
 
-    // The one that is lost, the one that asks, and the one that brings the news.
+    // The lost report, the report that asks for the store, and the report that brings the news.
     let lost = faulty.inject(lost_reports(1));
     let asking = faulty.inject(held_report());
     let news = faulty.inject(held_report());
     breaker.acquire().await.unwrap().success();
     until("a report is under way", async || asking.hits() == 1).await;
     assert_eq!(lost.hits(), 1);
-    // The store answers, and the news of it are held back.
+    // The store answers, but the news is held back.
     asking.end();
     until("another report is under way", async || news.hits() == 1).await;
-    assert_eq!(circuits.health().away_for, None);
-    assert_eq!(circuits.health().times_away, 1);
-    // News are heard in order: those of the other circuit show that the late ones were.
+    assert_eq!(circuits.health().unavailable_for, None);
+    assert_eq!(circuits.health().times_unavailable, 1);
+    // Notices are processed in order: once the other circuit shows its notice, the late one was
+    // processed.
     let notices = store.notices.lock().clone().unwrap();
     for name in ["c", "other"] {
         let late = Notice::Changed(Name::new(name).unwrap(), Box::new(old.clone()));
@@ -115,7 +115,7 @@ async fn late_news_do_not_set_the_generation_back_when_the_store_returns() {
     faulty.heal();
 }
 
-/// The circuit that is asked whether the store is back has its news at once, the other one does not.
+/// The circuit that asks for the store learns of the state at once, the other one does not.
 #[tokio::test]
 async fn as_soon_as_the_store_is_back_it_gives_the_probes_and_not_the_replica() {
     let store = FaultyStore::new(MemoryStore::default());
@@ -133,7 +133,7 @@ async fn as_soon_as_the_store_is_back_it_gives_the_probes_and_not_the_replica() 
     let busy = circuits.circuit("busy", policy.clone()).unwrap();
     busy.acquire().await.unwrap().success();
     circuits.flush().await;
-    // The one that is lost, the one that asks, and the one that brings the news.
+    // The lost report, the report that asks for the store, and the report that brings the news.
     store.inject(lost_reports(1));
     let asking = store.inject(held_report());
     let news = store.inject(held_report());
@@ -141,7 +141,7 @@ async fn as_soon_as_the_store_is_back_it_gives_the_probes_and_not_the_replica() 
     until("a report is under way", async || asking.hits() == 1).await;
     asking.end();
     until("another report is under way", async || news.hits() == 1).await;
-    assert_eq!(circuits.health().away_for, None);
+    assert_eq!(circuits.health().unavailable_for, None);
     for (name, breaker) in names.iter().zip(&breakers) {
         let permit = breaker.acquire().await.unwrap();
         let seen = store.snapshot(name, &Head::default()).await.unwrap();
@@ -171,12 +171,12 @@ async fn a_report_whose_reply_was_lost_is_counted_once() {
     }
     store.heal();
     until("the store is back", async || {
-        circuits.health().away_for.is_none()
+        circuits.health().unavailable_for.is_none()
     })
     .await;
     circuits.flush().await;
     circuits.flush().await;
-    assert!(circuits.health().times_away > 0, "no reply was lost");
+    assert!(circuits.health().times_unavailable > 0, "no reply was lost");
     assert_eq!(breaker.snapshot().await.unwrap().successes_total, 41);
 }
 
@@ -224,7 +224,10 @@ async fn a_store_that_goes_away_as_the_circuit_opens_leaves_it_open() {
         made += u64::from(call.unwrap_err().rejection().is_none());
     }
     assert_eq!(made, 5);
-    until("away", async || circuits.health().away_for.is_some()).await;
+    until("unavailable", async || {
+        circuits.health().unavailable_for.is_some()
+    })
+    .await;
     for _ in 0..20 {
         let call = breaker.call_sync(|| Ok::<_, ()>(()));
         let rejection = *call.unwrap_err().rejection().unwrap();
@@ -235,6 +238,6 @@ async fn a_store_that_goes_away_as_the_circuit_opens_leaves_it_open() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     away.end();
-    until("back", async || circuits.health().away_for.is_none()).await;
+    until("back", async || circuits.health().unavailable_for.is_none()).await;
     until_state(&breaker, State::Open).await;
 }

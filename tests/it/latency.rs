@@ -1,4 +1,4 @@
-//! How long calls took, over a fleet: percentiles against the exact ones, and what keeping them takes.
+//! Latencies across a fleet: percentiles against exact ones, and the cost of storing them.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -17,21 +17,21 @@ use crate::support::{OwnServer, redis_url, unique};
 
 const BASE: u64 = 1_735_689_600_000;
 
-/// How latencies come about.
+/// Distributions of latencies.
 #[derive(Clone, Copy, Debug)]
 enum Shape {
     Constant,
     Uniform,
-    /// Most are near, a few very far.
+    /// Most are short, a few very long.
     Exponential,
-    /// A cache that hits, and what is behind it.
+    /// Cache hits, and the slower source behind the cache.
     TwoHumps,
-    /// Any order of magnitude as likely as any other.
+    /// Every order of magnitude is equally likely.
     Scales,
 }
 
 impl Shape {
-    /// A latency in µs, between 32 µs and 67 s, from two numbers between 0 and 1.
+    /// A latency in µs, between 32 µs and 67 s, from numbers between 0 and 1.
     fn micros(self, scale: f64, at: f64, hump: f64) -> u64 {
         let micros = match self {
             Self::Constant => scale,
@@ -68,7 +68,7 @@ proptest! {
                 latencies.record(Duration::from_micros(micros), 1);
                 all.push(micros);
             }
-            // Each replica reports in a slice of its own.
+            // Each replica reports in its own slice.
             circuit.report(&report(&format!("r{n}"), 1, latencies), BASE + 1000 * n as u64);
         }
         let head = Head::default();
@@ -145,13 +145,13 @@ async fn the_latencies_of_a_million_calls_take_no_more_memory_than_their_buckets
         let half = usize::from(seq > 500);
         most[half] = most[half].max(usage.unwrap());
     }
-    // Straight to stderr: what eprintln! writes is hidden by the test harness.
+    // Written to stderr directly, because the test harness captures `eprintln!`.
     let _ = writeln!(io::stderr(), "latencies: {most:?} bytes at most");
-    // The hash's table doubles, for a moment twice, when Redis has time to.
+    // The hash's table doubles, and both tables exist until Redis has moved the entries.
     assert!(most[1] < most[0] + 1_100 && most[1] < 32_000, "{most:?}");
 }
 
-/// A replica whose calls take as long as its clock says.
+/// A replica whose calls take as long as its manual clock says.
 struct Replica {
     clock: Clock,
     circuits: Commontrip,
@@ -215,7 +215,7 @@ async fn a_snapshot_has_the_percentiles_of_every_replicas_calls() {
         let name = unique("latencies");
         let a = Replica::new(&name, recording).await;
         let b = Replica::new(&name, recording).await;
-        // Each call takes a while, so that each begins in another tick and is sampled.
+        // Time passes during each call, so each begins at a new tick and is sampled.
         a.call(60, Duration::from_millis(20));
         b.call(30, Duration::from_millis(20));
         b.call(10, Duration::from_millis(300));
@@ -261,7 +261,7 @@ async fn a_quiet_circuit_is_sampled_whole_after_a_busy_time() {
     replica.circuits.shutdown().await;
 }
 
-/// Calls of one circuit that a real clock times, and how long each took.
+/// Calls of one circuit with real times, and how long each took.
 struct Timed {
     circuits: Commontrip,
     breaker: CircuitBreaker,
@@ -272,7 +272,7 @@ impl Timed {
     async fn new() -> Arc<Self> {
         let circuits = Commontrip::embedded().unwrap();
         let breaker = circuits.circuit("sampled", Policy::default()).unwrap();
-        // A call that cannot wait is rejected as long as the circuit's state is not known.
+        // A call that cannot wait is rejected until the circuit's state is known.
         circuits.flush().await;
         let took = Mutex::default();
         Arc::new(Self {
@@ -309,7 +309,7 @@ impl Timed {
         }
     }
 
-    /// Each percentile is that of the calls, give or take what a sample and a bucket may be off.
+    /// Checks each percentile within the error of sampling and buckets.
     async fn check(&self) {
         self.circuits.flush().await;
         let seen = self.breaker.snapshot().await.unwrap().latency.unwrap();
@@ -333,7 +333,7 @@ impl Timed {
     }
 }
 
-/// Twelve tasks with short pauses between long ones, while others wait three times as long.
+/// Twelve tasks pause briefly between long calls, while others wait three times as long.
 async fn tasks_of_two_kinds() {
     let timed = Timed::new().await;
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,8 +1,8 @@
-//! What a process still has when its faults and its registries are over.
+//! Resources that a process still holds after faults and after its registries have ended.
 //!
-//! Counts connections as Redis sees them, this process' descriptors, and its runtime's tasks.
-//! Invariant: each test runs in a process of its own (this program again), because others open
-//! descriptors whenever they like.
+//! Counts connections as Redis sees them, this process' file descriptors, and its runtime's tasks.
+//! Invariant: each test runs in its own process (this program again), because other tests open
+//! descriptors at any time.
 
 use std::{
     env, fmt, fs,
@@ -21,14 +21,14 @@ use crate::{
     wait::until,
 };
 
-/// Present in the environment of a process that has a test for itself.
+/// Set in the environment of a process that runs one test only.
 const ALONE: &str = "COMMONTRIP_TEST_ALONE";
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Runs a test of this program, named by its path, in a process of its own; `false` in that
+/// Runs a test of this program, named by its path, in a new process. Returns `false` in that
 /// process.
 pub async fn is_elsewhere(test: &str) -> bool {
     if env::var_os(ALONE).is_some() {
@@ -42,7 +42,7 @@ pub async fn is_elsewhere(test: &str) -> bool {
         .kill_on_drop(true)
         .output();
     let ended = ended.await.expect("this program starts");
-    // Past the harness, which would show it only of a test that failed.
+    // Bypasses the harness, which shows output of failed tests only.
     let _ = io::stderr().write_all(&ended.stderr);
     let said = [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
     let passed = ended.status.success() && said[0].contains("1 passed");
@@ -71,7 +71,7 @@ impl fmt::Debug for Held {
     }
 }
 
-/// Counts what this process holds of these servers.
+/// Counts the resources that this process holds on these servers.
 pub struct Count(Vec<MultiplexedConnection>);
 
 impl Count {
@@ -79,7 +79,12 @@ impl Count {
         let mut redis = Vec::new();
         for server in servers {
             let client = redis::Client::open(server.admin_url()).unwrap();
-            redis.push(client.get_multiplexed_async_connection().await.unwrap());
+            // However busy the server is.
+            let config = redis::AsyncConnectionConfig::new()
+                .set_connection_timeout(None)
+                .set_response_timeout(None);
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            redis.push(connection.await.unwrap());
         }
         Count(redis)
     }
@@ -105,7 +110,7 @@ impl Count {
         }
     }
 
-    /// Waits until nothing is left beyond what there was.
+    /// Waits until the process holds no more than before.
     pub async fn returns_to(&mut self, before: Held) {
         let mut now = self.now().await;
         for _ in 0..500 {
@@ -123,12 +128,12 @@ async fn call(breaker: &CircuitBreaker) {
     let _ = breaker.call(|| async { Ok::<_, ()>(()) }).await;
 }
 
-/// Has a registry in touch with its Redis, also for changes.
+/// Waits until a registry is connected to its Redis and receives changes.
 async fn in_touch(registry: &Commontrip, breaker: &CircuitBreaker) {
     until("it is in touch", async || {
         call(breaker).await;
         let health = registry.health();
-        health.away_for.is_none() && health.push
+        health.unavailable_for.is_none() && health.push
     })
     .await;
     registry.flush().await;
@@ -139,12 +144,12 @@ fn quick() -> Policy {
     policy.build().unwrap()
 }
 
-/// A registry that is in touch, and what its process holds.
+/// A connected registry, and what its process holds.
 async fn begin(url: &str, count: &mut Count) -> (Commontrip, CircuitBreaker, Held) {
     let registry = Commontrip::redis(url).unwrap();
     let breaker = registry.circuit("c", quick()).unwrap();
     in_touch(&registry, &breaker).await;
-    // What was only needed to connect ends soon.
+    // Resources that only the connecting needed are freed soon.
     tokio::time::sleep(ms(300)).await;
     let held = count.now().await;
     (registry, breaker, held)
@@ -167,7 +172,11 @@ async fn a_redis_that_pauses_again_and_again_costs_no_connection() {
         server.resume();
         in_touch(&registry, &breaker).await;
     }
-    assert!(registry.health().times_away > 30, "{:?}", registry.health());
+    assert!(
+        registry.health().times_unavailable > 30,
+        "{:?}",
+        registry.health()
+    );
     count.returns_to(before).await;
     drop((registry, breaker));
     let alone = Held {
@@ -202,7 +211,7 @@ async fn killed_connections_and_servers_leave_nothing_behind() {
         server.restart();
         in_touch(&registry, &breaker).await;
     }
-    // The one that counts was cut too.
+    // The counting connection was cut, too.
     let mut count = Count::of([&server]).await;
     count.returns_to(before).await;
 }
@@ -219,12 +228,12 @@ async fn a_failover_leaves_nothing_behind() {
     watched.master.kill();
     until("it is noticed", async || {
         call(&breaker).await;
-        registry.health().away_for.is_some()
+        registry.health().unavailable_for.is_some()
     })
     .await;
     in_touch(&registry, &breaker).await;
     let mut count = Count::of([&watched.replica]).await;
-    // One of those that counted has no server any more.
+    // One of the counting connections has lost its server.
     let before = Held {
         descriptors: before.descriptors - 1,
         tasks: before.tasks - 1,
@@ -233,25 +242,25 @@ async fn a_failover_leaves_nothing_behind() {
     count.returns_to(before).await;
 }
 
-/// What may happen to a registry just before it is dropped.
+/// What happens to a registry just before it is dropped.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Dropped,
     Shutdown,
-    /// Somebody was rejected just before.
+    /// A call was rejected just before.
     Rejected,
-    /// The same after `shutdown()`.
+    /// A call is rejected after `shutdown()`.
     RejectedAfter,
     /// A permit outlives `shutdown()`.
     PermitAfter,
-    /// A circuit is taken, and called, after `shutdown()`.
+    /// A circuit is created and called after `shutdown()`.
     CircuitAfter,
-    /// A probe's permit was fetched for somebody who never came for it.
+    /// A probe's permit was fetched, but no call took it.
     Fetched,
-    /// Somebody follows transitions.
+    /// Transitions are being followed.
     Followed,
-    /// The store is away.
-    Away,
+    /// The store is unavailable.
+    Unavailable,
 }
 
 const ENDS: [End; 9] = [
@@ -263,12 +272,16 @@ const ENDS: [End; 9] = [
     End::CircuitAfter,
     End::Fetched,
     End::Followed,
-    End::Away,
+    End::Unavailable,
 ];
 
-/// Makes a registry, uses it and lets it go.
+/// Creates a registry, uses it and drops it.
 async fn live(url: &str, dead: &str, end: End) {
-    let url = if matches!(end, End::Away) { dead } else { url };
+    let url = if matches!(end, End::Unavailable) {
+        dead
+    } else {
+        url
+    };
     let registry = Commontrip::redis(url).unwrap();
     let breaker = registry.circuit("c", quick()).unwrap();
     call(&breaker).await;
@@ -304,7 +317,7 @@ async fn live(url: &str, dead: &str, end: End) {
         End::Fetched => {
             let due = registry.circuit("due", quick()).unwrap();
             let _ = due.acquire().await;
-            // Rejected, and a probe's permit is on its way.
+            // Rejected; a probe's permit is being fetched.
             drop(due.try_acquire());
             tokio::time::sleep(ms(2)).await;
         }
@@ -312,7 +325,7 @@ async fn live(url: &str, dead: &str, end: End) {
             registry.on_event(|_, _| {});
             let _events = breaker.events().await;
         }
-        End::Away => {
+        End::Unavailable => {
             let _ = breaker.acquire().await;
         }
     }
@@ -329,7 +342,7 @@ async fn a_thousand_registries_leave_nothing_behind() {
     let observer = observer.store_timeout(ms(5000)).build().unwrap();
     let open = observer.circuit("open", quick()).unwrap();
     open.force_open(Override::default()).await.unwrap();
-    // Half-open for good: its probes are given and never settled.
+    // Permanently half-open: its probes are permitted and never settled.
     let policy = Policy::builder()
         .wait_duration_in_open_state(ms(1))
         .probe_lease(ms(60_000))
@@ -342,7 +355,8 @@ async fn a_thousand_registries_leave_nothing_behind() {
     drop((observer, open, due));
 
     let mut count = Count::of([&server]).await;
-    // What the first ones leave behind for all, such as sockets of the runtime, is no leak.
+    // Shared resources that the first runs leave behind, such as sockets of the runtime, are not
+    // leaks.
     for end in ENDS {
         live(&server.url(), &dead.url(), end).await;
     }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use commontrip::model::{Acquire, Command, Control, Head, Latencies, Release, Report};
+use commontrip::model::{Acquire, Command, Control, Head, KindNote, Latencies, Release, Report};
 use commontrip::store::{RedisStore, Store};
 use commontrip::{Counts, Name, Policy, Snapshot, State};
 use redis::Connection;
@@ -88,7 +88,7 @@ fn a_scripts_header_says_what_its_body_does() {
             "{name}: no twin"
         );
         for part in [
-            "-- KEYS[1..11] ",
+            "-- KEYS[1..12] ",
             "-- ARGV[1] ",
             "-- Returns ",
             "-- Errors ",
@@ -198,7 +198,7 @@ fn a_wrong_request_to_a_queue_is_refused_by_its_code_and_changes_nothing() {
         };
         for (what, bytes) in hostile() {
             let answer = invoke(&mut redis, &keys, &[bytes, b"x".to_vec()]);
-            // One takes no part of its request.
+            // One script reads no part of its request.
             if let Err(error) = answer {
                 assert_eq!(error.code(), Some("EREQUEST"), "{name}, {what}: {error}");
             } else {
@@ -218,25 +218,32 @@ fn a_wrong_request_to_a_queue_is_refused_by_its_code_and_changes_nothing() {
 #[test]
 fn every_key_comes_through_keys() {
     let libs = [
-        "prelude", "hash", "window", "windows", "latency", "quorum", "in_use", "circuit",
+        "prelude", "hash", "window", "windows", "latency", "history", "quorum", "in_use", "kinds",
+        "circuit",
     ]
     .map(|lib| format!("lua/lib/{lib}.lua"));
     let scripts = OPERATIONS.map(|name| format!("lua/{name}.lua"));
-    let steady = ["acquire", "report"].map(|name| format!("lua/steady/{name}.lua"));
+    let fast = ["acquire", "report"].map(|name| format!("lua/fast_path/{name}.lua"));
     let known = [
         "CIRCUIT", "WINDOW", "PROBES", "REPLICAS", "SEQ", "EVENTS", "FAILING", "ALONE", "LATENCY",
-        "HISTORY", "CODE", "key", "KEYS[1]", "KEYS[2]",
+        "HISTORY", "CODE", "KINDS", "key", "KEYS[1]", "KEYS[2]",
     ];
     let of_queues = [
         "READY", "JOBS", "PAYLOADS", "DELAYED", "LEASES", "DEAD", "EXPIRING", "NAMES", "KEPT",
         "COUNTS", "key", "'CREATE'", "'GROUP'",
     ];
-    let beside = ["alerts/claim", "keeping/lease"].map(|name| format!("lua/{name}.lua"));
+    let beside = [
+        "alerts/claim",
+        "key_value/group",
+        "key_value/keep",
+        "key_value/lease",
+    ]
+    .map(|name| format!("lua/{name}.lua"));
     let queue = QUEUE.map(|name| format!("lua/queue/{name}.lua"));
     let queue = queue
         .into_iter()
         .chain(["lua/queue/lib/jobs.lua".to_owned()]);
-    let circuits = libs.iter().chain(&scripts).chain(&steady).chain(&beside);
+    let circuits = libs.iter().chain(&scripts).chain(&fast).chain(&beside);
     let all = circuits.map(|file| (file.clone(), &known[..]));
     for (file, known) in all.chain(queue.map(|file| (file, &of_queues[..]))) {
         for call in read(&file).split("redis.call(").skip(1) {
@@ -296,7 +303,7 @@ fn a_wrong_request_is_refused_by_its_code_and_changes_nothing() {
         let keys = keys(&prefix, operation);
         for (what, bytes) in hostile() {
             for wrong in request(operation, now).replaced(&bytes) {
-                // A circuit in use, a third of the way to any trouble.
+                // A circuit in use, with values at a third of the limits.
                 redis::cmd("DEL").arg(&keys).exec(&mut redis).unwrap();
                 let set_up = array(&match request("report", now) {
                     Part::Many(mut parts) => {
@@ -379,6 +386,50 @@ fn latencies_that_no_replica_could_have_measured_are_refused_and_change_nothing(
 }
 
 #[test]
+fn kinds_that_no_replica_could_have_noted_are_refused_and_change_nothing() {
+    let (prefix, mut redis) = (unique_prefix("kinds"), connect(admin_url()));
+    let script = script("report");
+    script.load(&mut redis).unwrap();
+    let keys = keys(&prefix, "c");
+    let mut report = |kinds: Vec<u8>| {
+        let Part::Many(mut parts) = request("report", 1_735_689_600_000) else {
+            unreachable!("a request is an array")
+        };
+        parts[15] = Part::One(kinds);
+        let answer = invoke(&mut redis, &script, &keys, &[Part::Many(parts).bytes()]);
+        (answer, dumped(&mut redis, &keys))
+    };
+    let sixteen: Vec<_> = (0..16)
+        .map(|n| (format!("status {n}"), 1_u64, ""))
+        .collect();
+    let (right, before) = report(packed(&sixteen));
+    right.unwrap();
+    for wrong in [
+        packed([("", 1, "")]),
+        packed([("Timeout", 1, "")]),
+        packed([("time\nout", 1, "")]),
+        packed([("a".repeat(33), 1, "")]),
+        packed([("timeout", 0, "")]),
+        packed([("timeout", 1.5, "")]),
+        packed([("timeout", 1_000_000_000_001_u64, "")]),
+        packed([("timeout", 1, "x".repeat(121))]),
+        packed([("timeout", 1)]),
+        packed([(7, 1, "")]),
+        packed(["timeout"]),
+        packed([&sixteen[..], &[("timeout".to_owned(), 1, "")]].concat()),
+    ] {
+        let (answer, after) = report(wrong.clone());
+        let error = answer.unwrap_err();
+        assert_eq!(error.code(), Some("EREQUEST"), "{wrong:x?}: {error}");
+        assert!(
+            error.to_string().contains("kinds must be at most 16"),
+            "{wrong:x?}: {error}"
+        );
+        assert!(before == after, "{wrong:x?}");
+    }
+}
+
+#[test]
 fn a_slice_that_somebody_wrote_counts_when_it_could_be_ours_and_is_empty_otherwise() {
     let (prefix, mut redis) = (unique_prefix("slice"), connect(admin_url()));
     let (report, snapshot) = (script("report"), script("snapshot"));
@@ -416,7 +467,8 @@ fn a_slice_that_somebody_wrote_counts_when_it_could_be_ours_and_is_empty_otherwi
         redis::cmd("DEL").arg(&keys).exec(&mut redis).unwrap();
         let mut write = redis::cmd("HSET");
         write.arg(&keys[8]).arg(now).arg(written);
-        // What is no start of a slice, or not in the window, is not shown, and goes with the next slice.
+        // An entry that does not start a slice, or lies outside the window, is not shown, and the
+        // next slice removes it.
         for field in [
             "x",
             "-5",
@@ -433,7 +485,7 @@ fn a_slice_that_somebody_wrote_counts_when_it_could_be_ours_and_is_empty_otherwi
             invoke(&mut redis, script, &keys, &[request]).unwrap()
         };
         ask(&report, "report", now);
-        let (_, slices, _): (Snapshot, Vec<String>, String) =
+        let (_, slices, _, _): (Snapshot, Vec<String>, String, Vec<String>) =
             rmp_serde::from_slice(&ask(&snapshot, "snapshot", now)).unwrap();
         assert_eq!(slices, [merged], "{written}");
         let Part::Many(mut next) = request("report", now + 6000) else {
@@ -531,6 +583,11 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
         },
         alone_ms: 60_000,
         latencies: latency(20, 1),
+        kinds: vec![KindNote {
+            kind: "timeout".into(),
+            count: 1,
+            detail: String::new(),
+        }],
         ..Report::default()
     };
     failed.head.policy.quorum = 2;
@@ -553,6 +610,36 @@ async fn every_key_expires_and_an_override_without_an_end_outlives_years() {
     assert_eq!(snapshot.state, State::ForcedOpen);
     let expiry = expiries(&mut redis, &keys(&prefix, "c"))[0];
     assert!(expiry > 5 * 365 * day, "{expiry}");
+}
+
+#[tokio::test]
+async fn kinds_that_took_the_place_of_all_before_expire_too() {
+    let (prefix, mut redis) = (unique_prefix("kinds"), connect(admin_url()));
+    let store = store(redis_url(), &prefix);
+    let name = Name::new("c").unwrap();
+    let (began, hour) = (1_735_689_600_000, 3_600_000);
+    for (seq, after, failures) in [(1, 0, 1), (2, 23 * hour, 0), (3, 24 * hour, 1)] {
+        let note = |count| KindNote {
+            kind: "timeout".into(),
+            count,
+            detail: String::new(),
+        };
+        let report = Report {
+            head: head("r", began + after),
+            seq,
+            counts: Counts {
+                successes: 20,
+                failures,
+                ..Counts::default()
+            },
+            kinds: (failures > 0).then(|| note(failures)).into_iter().collect(),
+            ..Report::default()
+        };
+        store.report(&[(name.clone(), report)]).await.unwrap();
+    }
+    let kinds = format!("{prefix}:{{c}}:kinds");
+    let expires: i64 = redis::cmd("PTTL").arg(&kinds).query(&mut redis).unwrap();
+    assert!(expires > 0, "{expires}");
 }
 
 #[tokio::test]
@@ -604,7 +691,7 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
     }
     assert!(calls > 900_000);
     let sum: u64 = used[..5].iter().sum();
-    // Straight to stderr: what eprintln! writes is hidden by the test harness.
+    // Written to stderr directly, because the test harness captures `eprintln!`.
     let _ = writeln!(
         io::stderr(),
         "memory: {PARTS:?} {used:?} bytes at most, {sum} together"
@@ -614,6 +701,80 @@ async fn a_million_calls_take_no_more_memory_than_ten_thousand() {
         sum < after_ten_thousand + 100,
         "{after_ten_thousand}, then {sum}"
     );
+}
+
+#[tokio::test]
+async fn a_circuits_hash_is_read_without_a_manual_and_stays_small_with_large_counts() {
+    let (prefix, mut redis) = (unique_prefix("words"), connect(admin_url()));
+    let store = store(redis_url(), &prefix);
+    let name = Name::new("payments").unwrap();
+    let circuit = keys(&prefix, "payments").swap_remove(0);
+    let mut seen = Snapshot::default();
+    // Two reports in each bucket: the second one takes the fast path.
+    let mut report = async |seq: u64, many: u64| {
+        let mut head = head("r", 1_735_689_600_000 + seq / 2 * 1000 + seq % 2);
+        let policy = &mut head.policy;
+        (
+            policy.failure_rate_threshold,
+            policy.consecutive_failures_threshold,
+        ) = (0, 0);
+        head.seen = seen.clone();
+        let counts = Counts {
+            successes: 9 * many,
+            failures: 2 * many,
+            slow_successes: many,
+            ignored: 3 * many,
+            rejected: 4 * many,
+            abandoned: 5 * many,
+            ..Counts::default()
+        };
+        let report = Report {
+            head,
+            seq,
+            counts,
+            ..Report::default()
+        };
+        let answers = store.report(&[(name.clone(), report)]).await;
+        seen = answers.unwrap().remove(0).unwrap();
+        redis::cmd("HGETALL")
+            .arg(&circuit)
+            .query::<BTreeMap<String, String>>(&mut redis)
+            .unwrap()
+    };
+    for seq in 2..5 {
+        report(seq, 1).await;
+    }
+    let fields = report(5, 1).await;
+    for (field, value) in [
+        ("window", "calls=44 failures=8 slow=4"),
+        ("undecided", "20"),
+        ("total", "successes=36 failures=8 slow=4"),
+        ("ignored_total", "12"),
+        ("rejected_total", "16"),
+        ("abandoned_total", "20"),
+        ("last_success_ms", "1735689602001"),
+        ("last_failure_ms", "1735689602001"),
+        ("window_shape", "10x1000ms"),
+        ("bucket_at_ms", "1735689602000"),
+        ("ended_buckets", "calls=22 failures=4 slow=2"),
+        ("ended_undecided", "10"),
+    ] {
+        assert_eq!(fields[field], value, "{field}: {fields:?}");
+    }
+
+    for many in [1_000_000_000, 10_000_000_000] {
+        for seq in 0..4 {
+            let fields = report(many / 1_000_000 + seq, many).await;
+            let longest = fields.values().map(String::len).max().unwrap();
+            assert!(longest <= 64, "{longest}: {fields:?}");
+        }
+    }
+    let encoding: String = redis::cmd("OBJECT")
+        .arg("ENCODING")
+        .arg(&circuit)
+        .query(&mut redis)
+        .unwrap();
+    assert_eq!(encoding, "listpack");
 }
 
 #[tokio::test]
@@ -658,7 +819,7 @@ fn latency(ms: u64, calls: u64) -> Latencies {
     latencies
 }
 
-/// How often each command ran, `EVALSHA` and those that ask left out.
+/// How often each command ran, except `EVALSHA` and the commands of this query.
 fn commands(redis: &mut Connection) -> BTreeMap<String, u64> {
     let mut info = redis::cmd("INFO");
     let stats: String = info.arg("commandstats").query(redis).unwrap();
@@ -685,10 +846,11 @@ fn without_a_quorum_or_latencies_a_report_costs_no_command_more() {
             unreachable!("so is a policy")
         };
         policy[24] = Part::of(quorum);
-        // Of the generation that the request remembers.
+        // The generation that the request remembers.
         (parts[5], parts[6]) = (Part::of(seq), Part::of(1));
         parts[12] = Part::Many(vec![]);
         parts[14] = Part::of(latencies);
+        parts[15] = Part::Many(vec![]);
         let reset = redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis);
         reset.unwrap();
         let bytes = Part::Many(parts).bytes();
@@ -724,4 +886,75 @@ async fn scripts_that_were_flushed_are_loaded_again() {
         let mut redis = connect(&server.admin_url());
         redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap();
     }
+}
+
+fn sources(folder: &str, ending: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        if path.is_dir() {
+            found.extend(sources(&name, ending));
+        } else if name.ends_with(ending) {
+            found.push((name, std::fs::read_to_string(path).unwrap()));
+        }
+    }
+    found
+}
+
+/// The text after `Twin: ` up to the end of its sentence, without comment marks.
+fn twins(source: &str) -> Vec<String> {
+    let rests = source.split("Twin: ").skip(1);
+    let sentence = |rest: &str| {
+        let lines: Vec<_> = rest
+            .lines()
+            .map(|line| line.trim_start_matches(['/', '!', '-', ' ']))
+            .collect();
+        let text = lines.join(" ");
+        let end = text
+            .find(". ")
+            .or_else(|| text.find(".`"))
+            .unwrap_or(text.len());
+        text[..end.min(160)].trim_end_matches('.').to_owned()
+    };
+    rests.map(sentence).collect()
+}
+
+#[test]
+fn the_twins_that_are_named_exist() {
+    let rust = sources("src", ".rs");
+    let mut named = 0;
+    for (file, source) in &rust {
+        for twin in twins(source) {
+            let paths = twin.split('`').filter(|word| word.starts_with("lua/"));
+            for path in paths.map(|path| path.trim_end_matches("*.lua")) {
+                named += 1;
+                assert!(Path::new(path).exists(), "{file}: there is no {path}");
+            }
+        }
+    }
+    for (file, source) in sources("lua", ".lua") {
+        for twin in twins(&source) {
+            let path = twin.split([' ', '`']).find(|word| word.contains("::"));
+            let path = path.unwrap_or_else(|| panic!("{file}: {twin:?} names nothing"));
+            named += 1;
+            let parts: Vec<_> = path.split("::").collect();
+            let (room, last) = (parts[0], parts[parts.len() - 1]);
+            let is_module = Path::new(&format!("src/{}.rs", parts.join("/"))).exists();
+            let items = ["fn", "struct", "enum"].map(|kind| format!("{kind} {last}"));
+            let in_room = rust
+                .iter()
+                .filter(|(file, _)| file.starts_with(&format!("src/{room}")));
+            let is_item = in_room.flat_map(|(_, source)| source.lines()).any(|line| {
+                items.iter().any(|item| {
+                    let rest = line.split_once(item.as_str()).map(|(_, rest)| rest);
+                    rest.is_some_and(|rest| {
+                        !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                    })
+                })
+            });
+            assert!(is_module || is_item, "{file}: there is no {path}");
+        }
+    }
+    assert!(named > 30, "{named} twins are named");
 }

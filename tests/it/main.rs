@@ -40,18 +40,25 @@ mod evidence;
 mod explore;
 #[cfg(feature = "failover")]
 mod failover;
-#[cfg(feature = "fallback")]
+#[cfg(all(feature = "fallback", feature = "metrics"))]
 mod fallback;
+mod fast_path;
 mod faults;
 mod formats;
 mod fuzz;
+mod groups;
 #[cfg(feature = "health")]
 mod health;
 mod histories;
+#[cfg(feature = "test-util")]
+mod hooks;
 mod index;
-mod keeping;
+mod key_value;
 #[cfg(feature = "keyed")]
 mod keyed;
+mod kinds;
+#[cfg(all(feature = "admin", feature = "metrics"))]
+mod kubernetes;
 #[cfg(feature = "test-util")]
 mod late_replies;
 mod latency;
@@ -69,14 +76,19 @@ mod many;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod netns;
+mod open_time;
 mod operator;
 #[cfg(all(feature = "admin", feature = "metrics"))]
 mod ops;
+#[cfg(all(feature = "metrics", feature = "otel"))]
+mod otel;
 mod pacing;
+mod past;
 mod poison;
 mod policies;
 mod processes;
 mod properties;
+mod prose;
 mod provision;
 mod proxy;
 #[cfg(feature = "queue")]
@@ -88,11 +100,13 @@ mod refusals;
 mod reqwest;
 #[cfg(feature = "retry")]
 mod retry;
+mod right_after;
+#[cfg(any(feature = "webhook", feature = "health"))]
+mod role;
 mod rooms;
 mod scripts;
 mod soak;
 mod stats;
-mod steady;
 mod steps;
 mod stores;
 #[cfg(feature = "stream")]
@@ -100,6 +114,16 @@ mod streams;
 mod support;
 mod switch;
 mod sync_callers;
+#[cfg(all(
+    feature = "admin",
+    feature = "config",
+    feature = "failover",
+    feature = "fallback",
+    feature = "health",
+    feature = "metrics",
+    feature = "queue"
+))]
+mod systems;
 #[cfg(feature = "test-util")]
 mod test_util;
 mod topology;

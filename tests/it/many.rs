@@ -1,4 +1,4 @@
-//! Many circuits in one process: what they cost, what an outage costs, and how they end.
+//! Many circuits in one process: their cost, the cost of an outage, and their end.
 
 use std::{
     sync::{
@@ -21,11 +21,11 @@ use crate::{
 
 /// How often each circuit is called.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Callers; each calls its part of the circuits.
+/// Callers; each calls its share of the circuits.
 const CALLERS: usize = 50;
 
-/// A registry that waits long enough for a busy machine. In one pipeline, ten thousand reports take
-/// longer by far.
+/// A registry with a timeout that a busy machine does not exceed. Ten thousand reports in one
+/// pipeline would take far longer.
 fn registry(server: &OwnServer) -> Commontrip {
     let built = Commontrip::builder()
         .redis(&server.url())
@@ -39,7 +39,7 @@ fn taken(circuits: &Commontrip, many: usize) -> Vec<CircuitBreaker> {
     (0..many).map(|n| take(n).unwrap()).collect()
 }
 
-/// Calls each circuit once a period.
+/// Calls each circuit once in each period.
 async fn call_all(breakers: &[CircuitBreaker], periods: usize) {
     let calls = breakers
         .chunks(breakers.len().div_ceil(CALLERS))
@@ -68,13 +68,13 @@ async fn however_many_circuits_are_busy_a_healthy_redis_is_never_unavailable() {
         let breakers = taken(&circuits, many);
         call_all(&breakers, 40).await;
         let health = circuits.health();
-        assert_eq!(health.times_away, 0, "{many} circuits: {health:?}");
-        let filed = circuits
-            .stats()
-            .iter()
-            .filter(|circuit| circuit.reports > 0)
-            .count();
-        assert_eq!(filed, many, "each has reported");
+        assert_eq!(health.times_unavailable, 0, "{many} circuits: {health:?}");
+        until("each has reported", async || {
+            let stats = circuits.stats();
+            stats.iter().filter(|circuit| circuit.reports > 0).count() == many
+        })
+        .await;
+        assert_eq!(circuits.health().times_unavailable, 0);
     }
 }
 
@@ -103,15 +103,15 @@ async fn after_a_script_flush_each_script_is_sent_once() {
         .lines()
         .find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
     let evals: u64 = evals.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap());
-    assert_eq!(circuits.health().times_away, 0);
-    // The steady way and the general one, of reports and of permits.
+    assert_eq!(circuits.health().times_unavailable, 0);
+    // The scripts of the fast path and the full path, for reports and permits.
     assert!(
         (1..=4).contains(&evals),
         "{evals} scripts sent, {bytes} bytes"
     );
 }
 
-/// Counts what a registry asks of its store.
+/// Counts the requests of a registry to its store.
 #[derive(Debug)]
 struct Counting {
     inner: RedisStore,
@@ -172,18 +172,21 @@ async fn an_outage_costs_work_in_proportion_to_the_circuits() {
     server.pause();
     until("it is noticed", async || {
         call_all(&breakers, 1).await;
-        circuits.health().circuits_away == MANY
+        circuits.health().circuits_unavailable == MANY
     })
     .await;
     call_all(&breakers, 20).await;
     let after = asked();
     let (reports, shards) = (after.0 - before.0, after.1 - before.1);
     server.resume();
-    until("it is back", async || circuits.health().away_for.is_none()).await;
-    // One circuit is asked for at a time, and whoever was under way fails once.
+    until("it is back", async || {
+        circuits.health().unavailable_for.is_none()
+    })
+    .await;
+    // One circuit at a time asks for the store, and each request in flight fails once.
     assert!(reports < MANY, "{reports} reports");
     assert!(shards < 100 * MANY, "{shards} looks at a shard");
-    assert_eq!(circuits.health().times_away, 1);
+    assert_eq!(circuits.health().times_unavailable, 1);
     until("all is sent", async || {
         circuits.health().reports_pending == 0
     })
@@ -199,38 +202,41 @@ async fn one_line_says_that_the_store_went_and_one_that_it_is_back() {
     call_all(&breakers, 3).await;
     circuits.flush().await;
     let lines = || {
-        let went = log.of("the store is away").len();
+        let went = log.of("the store is unavailable").len();
         (went, log.of("the store is back").len())
     };
     assert_eq!(lines(), (0, 0));
     server.kill();
     until("it is noticed", async || {
         call_all(&breakers, 1).await;
-        circuits.health().circuits_away == breakers.len()
+        circuits.health().circuits_unavailable == breakers.len()
     })
     .await;
     call_all(&breakers, 10).await;
     assert_eq!(lines(), (1, 0));
     server.restart();
-    until("it is back", async || circuits.health().away_for.is_none()).await;
+    until("it is back", async || {
+        circuits.health().unavailable_for.is_none()
+    })
+    .await;
     call_all(&breakers, 3).await;
     circuits.flush().await;
-    assert_eq!(lines(), (1, 1), "{:?}", log.of("the store is away"));
+    assert_eq!(lines(), (1, 1), "{:?}", log.of("the store is unavailable"));
     circuits.shutdown().await;
 }
 
-/// A registry whose circuits have each recorded one call, which waits for its turn to be reported.
+/// A registry whose circuits have recorded a call each that is not reported yet.
 async fn unsent(server: &OwnServer, many: usize) -> (Commontrip, Vec<CircuitBreaker>) {
     let circuits = Commontrip::redis(&server.url()).unwrap();
     let breakers = taken(&circuits, many);
     call_all(&breakers, 1).await;
     circuits.flush().await;
-    // These do not open the circuit, so they do not leave at once.
+    // These calls do not open the circuit, so they are not reported at once.
     call_all(&breakers, 2).await;
     (circuits, breakers)
 }
 
-/// Much more than three `store_timeout`s, and much less than one for each circuit or batch.
+/// Much more than three `store_timeout`s, much less than one for each circuit or batch.
 const SLACK: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,7 +265,7 @@ async fn a_shutdown_ends_in_time_and_says_what_was_not_sent() {
     let took = began.elapsed();
     server.resume();
     assert!(took < 3 * Duration::from_millis(50) + SLACK, "{took:?}");
-    // What was reported between the calls and the pause is not lost.
+    // Some circuits may have reported between the calls and the pause.
     assert!(
         lost.circuits > MANY / 2 && lost.circuits <= MANY,
         "{lost:?}"
@@ -319,7 +325,7 @@ async fn circuits_that_nobody_holds_or_uses_are_let_go() {
         info(&mut admin, "stats", "pubsub_channels") == 2
     })
     .await;
-    // All that was counted was sent first, and the same circuit comes back.
+    // All counts were sent first, and the next use gets the same circuit.
     for name in names.iter().step_by(100) {
         let again = circuits.circuit(name, Policy::default()).unwrap();
         assert_eq!(again.snapshot().await.unwrap().successes_total, 2);
@@ -330,7 +336,7 @@ async fn circuits_that_nobody_holds_or_uses_are_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_circuit_that_is_used_without_being_held_or_listened_to_by_a_hook_stays() {
+async fn a_circuit_that_is_used_without_being_held_stays() {
     let circuits = Commontrip::builder()
         .idle_timeout(Duration::from_millis(200))
         .build()
@@ -345,17 +351,6 @@ async fn a_circuit_that_is_used_without_being_held_or_listened_to_by_a_hook_stay
         assert_eq!(stats.successes, n, "it was never let go");
     }
     assert_eq!(circuits.stats().len(), 1, "the idle one was");
-
-    let (heard, mut events) = tokio::sync::mpsc::unbounded_channel();
-    circuits.on_event(move |name, _| heard.send(name.to_owned()).unwrap());
-    circuits.circuit("heard", Policy::default()).unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let other = circuits.circuit("heard", Policy::default()).unwrap();
-    other
-        .force_open(commontrip::Override::because("test"))
-        .await
-        .unwrap();
-    assert_eq!(events.recv().await.unwrap(), "heard");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -375,7 +370,7 @@ async fn the_memory_of_circuits_that_were_let_go_comes_back() {
         let breakers = taken(&circuits, MANY);
         call_all(&breakers, 1).await;
         drop(breakers);
-        // Whoever looks at all circuits holds them meanwhile.
+        // Reading the statistics of all circuits keeps them alive for a moment.
         let gone = async || {
             tokio::time::sleep(Duration::from_millis(500)).await;
             circuits.stats().is_empty()
@@ -388,6 +383,6 @@ async fn the_memory_of_circuits_that_were_let_go_comes_back() {
         round().await;
     }
     let grown = memory().saturating_sub(after_one);
-    // Ten thousand circuits take some 70 MB, and these were thirty thousand more.
+    // Ten thousand circuits take about 70 MB, and thirty thousand more were created here.
     assert!(grown < 50 << 10, "{} MB more", grown >> 10);
 }

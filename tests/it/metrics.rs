@@ -1,14 +1,16 @@
-//! The exporter, through `metrics-exporter-prometheus`: what is scraped is what was called.
+//! The exporter, through `metrics-exporter-prometheus`: scraped values match the calls.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::Write,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use commontrip::{
-    CircuitBreaker, Commontrip, LatencyRecording, Outcome, Override, Permit, Policy, PolicyBuilder,
-    State,
+    CircuitBreaker, Commontrip, FallbackKind, LatencyRecording, Outcome, Override, Permit, Policy,
+    PolicyBuilder, State,
     metrics::{BUCKETS, Exporter},
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -25,7 +27,7 @@ pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// One replica and what is scraped of it.
+/// One replica and its scrape.
 pub struct Replica {
     pub circuits: Commontrip,
     pub breaker: CircuitBreaker,
@@ -61,7 +63,7 @@ impl Replica {
         }
     }
 
-    /// The one series of that name with these labels, given as they are written.
+    /// The value of the series with this name and these labels, given as they are written.
     fn value(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let text = self.scrape.render();
         let mut found = series(&text, name);
@@ -78,7 +80,7 @@ impl Replica {
     }
 }
 
-/// Labels, as they are written, and value of each series of that name.
+/// The labels, as they are written, and the value of each series with this name.
 fn series<'a>(text: &'a str, name: &str) -> Vec<(&'a str, f64)> {
     let of_name = |line: &'a str| {
         let (written, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
@@ -89,7 +91,7 @@ fn series<'a>(text: &'a str, name: &str) -> Vec<(&'a str, f64)> {
 }
 
 /// # Panics
-/// When promtool finds fault with it, or is not there.
+/// When promtool finds an error or is missing.
 pub fn promtool(arguments: &[&str], input: &str) {
     let program = support::tool("promtool", "prometheus");
     let program = program.unwrap_or_else(|why| panic!("{NEEDED}\n{why}"));
@@ -112,7 +114,7 @@ pub fn promtool(arguments: &[&str], input: &str) {
     );
 }
 
-/// Opens when told to; the wait is over at once.
+/// Trips on demand; the wait is over at once.
 pub fn told() -> PolicyBuilder {
     Policy::builder()
         .minimum_number_of_calls(1000)
@@ -124,7 +126,7 @@ pub fn told() -> PolicyBuilder {
 
 async fn record(breaker: &CircuitBreaker, outcome: Outcome, times: u64) {
     for _ in 0..times {
-        breaker.acquire().await.unwrap().record(outcome);
+        breaker.acquire().await.unwrap().record(outcome.clone());
     }
 }
 
@@ -150,7 +152,7 @@ async fn a_dropped_call_is_counted_under_one_result() {
     let failed = ["result=\"failure\""];
     one.shows("circuit_breaker_requests_total", &failed, 1.0)
         .await;
-    // An export is several steps; what follows is of a later one.
+    // An export has several steps; the values below are from a later one.
     tokio::time::sleep(ms(50)).await;
     let results = [
         ("success", 5.0),
@@ -175,7 +177,7 @@ async fn a_dropped_call_is_counted_under_one_result() {
         probe.is_some()
     })
     .await;
-    // Longer than most calls, and not for too long.
+    // Longer than most calls, and still not long enough to be a failure.
     tokio::time::sleep(ms(50)).await;
     drop(probe);
     for (result, expected) in [
@@ -204,7 +206,7 @@ async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
     assert!(hangs.await.is_err());
     one.circuits.flush().await;
     two.circuits.flush().await;
-    // One of them hears it all; 50 calls, 10 failures.
+    // One of them learns the totals: 50 calls, 10 failures.
     one.breaker.acquire().await.unwrap().success();
     one.circuits.flush().await;
     one.shows("circuit_breaker_window_calls", &[], 51.0).await;
@@ -227,8 +229,28 @@ async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
         let policy = policy.clone().build().unwrap();
         replica.circuits.circuit(&name, policy).unwrap();
     }
+    for replica in [&one, &two] {
+        replica
+            .shows("circuit_breaker_open_for_seconds", &[], 0.0)
+            .await;
+    }
     record(&one.breaker, Outcome::trip(), 1).await;
     all_are(&[&one, &two], State::Open).await;
+    one.breaker.count_fallback(FallbackKind::Computed);
+    let fallbacks = "circuit_breaker_fallbacks_total";
+    one.shows(fallbacks, &["kind=\"computed\""], 1.0).await;
+    one.shows(fallbacks, &["kind=\"stage\""], 0.0).await;
+    until("both know since when it is open", async || {
+        let open = |of: &Replica| of.value("circuit_breaker_open_for_seconds", &[]) > Some(0.1);
+        open(&one) && open(&two)
+    })
+    .await;
+    until("both have the time open in its life", async || {
+        let _ = two.breaker.acquire().await;
+        let open = |of: &Replica| of.value("circuit_breaker_open_seconds_total", &[]) >= Some(1.0);
+        open(&one) && open(&two)
+    })
+    .await;
     for _ in 0..6 {
         one.breaker.acquire().await.unwrap_err();
     }
@@ -236,7 +258,7 @@ async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
         replica.circuits.flush().await;
     }
 
-    // Those rejected on the way were asked for by `until`.
+    // The calls in `until` caused the rejected ones.
     let rejected = two.circuits.stats()[0].rejected as f64;
     for (replica, counts) in [
         (&one, [31.0, 1.0, 4.0, 6.0, 0.0, 0.0]),
@@ -291,7 +313,7 @@ async fn what_is_scraped_of_a_fleet_that_trips_is_what_was_called() {
     let probes = "circuit_breaker_probes_total";
     two.shows(probes, &["result=\"success\""], 1.0).await;
     one.shows(probes, &["result=\"success\""], 0.0).await;
-    // A slow machine may have asked again; nothing is counted twice.
+    // A slow machine may have sent a report again; nothing is counted twice.
     let filed = one.value("circuit_breaker_reports_total", &["filed"]);
     assert!(filed.unwrap() > 0.0);
     for replica in [one, two] {
@@ -333,18 +355,18 @@ async fn a_circuit_is_in_one_state_at_a_time() {
 #[tokio::test]
 async fn a_store_that_is_away_shows() {
     let server = OwnServer::start();
-    let replica = Replica::start(&server.url(), "away", &told());
+    let replica = Replica::start(&server.url(), "unavailable", &told());
     let breaker = &replica.breaker;
     breaker.acquire().await.unwrap().success();
     replica.circuits.flush().await;
     replica.shows("circuit_breaker_store_up", &[], 1.0).await;
     replica
-        .shows("circuit_breaker_store_away_seconds", &[], 0.0)
+        .shows("circuit_breaker_store_unavailable_seconds", &[], 0.0)
         .await;
     server.kill();
     until("it shows", async || {
         let _ = breaker.acquire().await.map(Permit::success);
-        let away = replica.value("circuit_breaker_store_away_seconds", &[]);
+        let away = replica.value("circuit_breaker_store_unavailable_seconds", &[]);
         replica.value("circuit_breaker_store_up", &[]) == Some(0.0) && away > Some(0.0)
     })
     .await;
@@ -357,7 +379,7 @@ async fn a_store_that_is_away_shows() {
     server.restart();
     replica.shows("circuit_breaker_store_up", &[], 1.0).await;
     replica
-        .shows("circuit_breaker_store_away_seconds", &[], 0.0)
+        .shows("circuit_breaker_store_unavailable_seconds", &[], 0.0)
         .await;
 }
 
@@ -372,7 +394,7 @@ async fn hostile_names_are_labels_and_nothing_else() {
     }
 }
 
-/// Names end with their units as they are, so an exporter that adds what is missing adds nothing.
+/// Names already end with their units, so an exporter that adds missing units adds none.
 #[tokio::test]
 async fn an_exporter_that_adds_units_to_names_changes_none() {
     let names = async |builder| {
@@ -395,7 +417,7 @@ async fn an_exporter_that_adds_units_to_names_changes_none() {
     let plain = names(PrometheusBuilder::new()).await;
     let with_units = names(PrometheusBuilder::new().with_recommended_naming(true)).await;
     assert_eq!(plain, with_units);
-    assert_eq!(plain.len(), 14, "{plain:?}");
+    assert_eq!(plain.len(), 17, "{plain:?}");
 }
 
 #[tokio::test]
@@ -405,7 +427,7 @@ async fn an_exporter_that_was_dropped_exports_no_more() {
     let breaker = circuits.circuit("c", policy.build().unwrap()).unwrap();
     let recorder = PrometheusBuilder::new().build_recorder();
     let scrape = recorder.handle();
-    // From before the exporter; counters have it, and the histogram has not.
+    // Recorded before the exporter started: counters include it, the histogram does not.
     record(&breaker, Outcome::Success, 2).await;
     let exporter = Exporter::start_on(recorder, &circuits, ms(5));
     let counted = || {
@@ -426,7 +448,7 @@ async fn an_exporter_that_was_dropped_exports_no_more() {
     record(&breaker, Outcome::Success, 3).await;
     tokio::time::sleep(ms(100)).await;
     assert_eq!(counted(), Some(5.0));
-    // Another one goes on where that one ended.
+    // A second exporter continues where the first one ended.
     let recorder = PrometheusBuilder::new().build_recorder();
     let scrape = recorder.handle();
     let _again = Exporter::start_on(recorder, &circuits, ms(5));
@@ -436,4 +458,99 @@ async fn an_exporter_that_was_dropped_exports_no_more() {
         text.contains("latency_seconds_count") && timed(&text) == 4.0
     })
     .await;
+}
+
+/// The values of a gauge by labels, over some time.
+async fn watched(scrape: &PrometheusHandle, name: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut seen = BTreeMap::<String, BTreeSet<String>>::new();
+    for _ in 0..50 {
+        let text = scrape.render();
+        for (labels, value) in series(&text, name) {
+            let values = seen.entry(labels.to_owned()).or_default();
+            values.insert(value.to_string());
+        }
+        tokio::time::sleep(ms(10)).await;
+    }
+    seen
+}
+
+/// A closed circuit with this name in one registry, and an open one in another.
+async fn two_registries(circuit: &str) -> [(Commontrip, CircuitBreaker); 2] {
+    let both = [false, true].map(|open| {
+        let circuits = Commontrip::embedded().unwrap();
+        let breaker = circuits.circuit(circuit, Policy::default()).unwrap();
+        (circuits, breaker, open)
+    });
+    for (_, breaker, open) in &both {
+        if *open {
+            breaker
+                .force_open(Override::because("drill"))
+                .await
+                .unwrap();
+        }
+    }
+    both.map(|(circuits, breaker, _)| (circuits, breaker))
+}
+
+#[tokio::test]
+async fn two_registries_on_the_global_recorder_do_not_overwrite_each_other() {
+    let scrape = PrometheusBuilder::new().install_recorder().unwrap();
+    let circuit = support::unique("twice");
+    let [one, two] = two_registries(&circuit).await;
+    let first = Exporter::start(&one.0, ms(5));
+    let second = Exporter::start(&two.0, ms(5));
+    let all = [
+        format!("{{name=\"{circuit}\"}}"),
+        format!("{{name=\"{circuit}\",registry=\"2\"}}"),
+    ];
+    until("both are there", async || {
+        let text = scrape.render();
+        all.iter()
+            .all(|labels| text.contains(&format!("circuit_breaker_state{labels}")))
+    })
+    .await;
+    let seen = watched(&scrape, "circuit_breaker_state").await;
+    for (labels, value) in all.iter().zip(["0", "3"]) {
+        assert_eq!(seen[labels], BTreeSet::from([value.to_owned()]), "{seen:?}");
+    }
+    let stores = watched(&scrape, "circuit_breaker_store_up").await;
+    assert_eq!(stores.len(), 2, "{stores:?}");
+    // The next registry reuses the number of a dropped one.
+    drop(second);
+    let _named = Exporter::named("eu").start(&two.0, ms(5));
+    let _third = Exporter::start(&two.0, ms(5));
+    until("the named one", async || {
+        scrape.render().contains("registry=\"eu\"")
+    })
+    .await;
+    assert!(!scrape.render().contains("registry=\"3\""));
+    drop(first);
+}
+
+#[tokio::test]
+async fn named_registries_share_a_recorder_of_their_own() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let (scrape, recorder) = (recorder.handle(), Arc::new(recorder));
+    let circuit = support::unique("twice");
+    let all = two_registries(&circuit).await;
+    let names = ["eu", "us"];
+    let _exporters: Vec<_> = all
+        .iter()
+        .zip(names)
+        .map(|((circuits, _), name)| {
+            Exporter::named(name).start_on(Arc::clone(&recorder), circuits, ms(5))
+        })
+        .collect();
+    let label = |name: &str| format!("{{name=\"{circuit}\",registry=\"{name}\"}}");
+    until("both are there", async || {
+        let text = scrape.render();
+        names
+            .iter()
+            .all(|name| text.contains(&format!("circuit_breaker_state{}", label(name))))
+    })
+    .await;
+    let seen = watched(&scrape, "circuit_breaker_state").await;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert_eq!(seen[&label("eu")], BTreeSet::from(["0".to_owned()]));
+    assert_eq!(seen[&label("us")], BTreeSet::from(["3".to_owned()]));
 }

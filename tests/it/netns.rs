@@ -1,7 +1,7 @@
-//! A network namespace joined to this machine by one link, on which packets can be lost.
+//! A network namespace that one link connects to this machine, and on which packets can be lost.
 //!
-//! Owns the namespace and the link. Invariant: both are gone when this process is, however it ends. Needs root, `ip` and
-//! `iptables`; there is no other way to lose packets, so without them a test fails.
+//! Owns the namespace and the link. Invariant: both are gone when this process is, however it ends.
+//! Needs root, `ip` and `iptables`. Nothing else can lose packets, so a test fails without them.
 
 use std::{
     net::Ipv4Addr,
@@ -29,7 +29,7 @@ pub struct Netns {
 
 impl Netns {
     /// # Panics
-    /// When there cannot be one, with what to do.
+    /// When the namespace cannot be created; the message says what to do.
     pub fn new() -> Netns {
         for (program, package) in [("ip", "iproute2"), ("iptables", "iptables")] {
             support::tool(program, package).unwrap_or_else(|why| panic!("{NEEDED}\n{why}"));
@@ -38,7 +38,7 @@ impl Netns {
         let mut watchdog = Command::new("sh");
         let watchdog = Watchdog::new(watchdog.args(["-c", WATCHDOG, "sh", &name]));
         let watchdog = watchdog.expect("sh is there");
-        // Link-local addresses, which nobody routes; others may have taken the same by chance.
+        // Link-local addresses, which are not routed; another test may have picked the same ones.
         let (third, fourth) = (fastrand::u8(1..255), fastrand::u8(..63) * 4);
         let here = Ipv4Addr::new(169, 254, third, fourth + 1);
         let there = Ipv4Addr::new(169, 254, third, fourth + 2);
@@ -60,13 +60,13 @@ impl Netns {
         }
     }
 
-    /// What a program is to be started with to live in there.
+    /// The command prefix that runs a program inside the namespace.
     pub fn inside(&self) -> Vec<String> {
         let words = ["ip", "netns", "exec", &self.name];
         words.map(str::to_owned).to_vec()
     }
 
-    /// Loses this share of the packets, each way.
+    /// Drops this share of the packets in each direction.
     pub fn lose(&self, share: f64) {
         for chain in ["INPUT", "OUTPUT"] {
             self.iptables(&format!(
@@ -75,14 +75,14 @@ impl Netns {
         }
     }
 
-    /// Loses all packets, each way: nobody is told.
+    /// Drops all packets in each direction, without any notice to either side.
     pub fn part(&self) {
         for chain in ["INPUT", "OUTPUT"] {
             self.iptables(&format!("-A {chain} -j DROP"));
         }
     }
 
-    /// Loses no more packets.
+    /// Stops dropping packets.
     pub fn heal(&self) {
         self.iptables("-F");
     }

@@ -1,10 +1,11 @@
-//! Operators: what they see is what is there, what they command is done once and written down.
+//! Operators: they see the stored state, and each of their commands takes effect and is recorded
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use commontrip::model::{Acquire, Counts, Head, Interval, Report};
-use commontrip::operator::{Ask, News, Operator, Tidings};
+use commontrip::operator::{Ask, News, NewsStream, Operator, Survey};
 use commontrip::store::{MemoryStore, RedisStore, Store};
 use commontrip::{Commontrip, ControlError, Event, Name, Override, Policy, Reason, State};
 use tokio::task::JoinSet;
@@ -12,9 +13,10 @@ use tokio::time::timeout;
 
 use crate::stores::on_each_store;
 use crate::support::{OwnServer, admin_url, redis_url, unique_prefix};
+use crate::topology::cluster_servers::Cluster;
 use crate::wait::until;
 
-/// How long anything here may take, on a busy machine.
+/// The timeout of each step, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 /// A multiple of every slice's width.
 const BASE: u64 = 1_735_689_600_000;
@@ -30,7 +32,7 @@ fn redis() -> Arc<dyn Fn() -> Box<dyn AnyStore>> {
     Arc::new(move || Box::new(store.clone()))
 }
 
-/// A store, given to an operator or to a registry.
+/// A store for an operator or a registry.
 trait AnyStore {
     fn operator(self: Box<Self>) -> Operator;
     fn registry(self: Box<Self>) -> Commontrip;
@@ -57,6 +59,7 @@ type Place = Arc<dyn Fn() -> Box<dyn AnyStore>>;
 on_each_store! {
     the_past_is_what_was_reported_slice_by_slice
     the_past_is_bounded_and_survives_a_clock_that_is_set_back
+    a_past_that_is_switched_off_is_forgotten
     members_are_who_reports_and_who_holds_probes
     an_operator_goes_by_the_replicas_policy_and_is_none_of_them
     a_command_is_written_down_with_who_why_and_from_where
@@ -65,6 +68,61 @@ on_each_store! {
     a_policy_is_replaced_only_over_the_version_that_was_seen
     what_cannot_be_is_refused_with_words_and_changes_nothing
     news_come_at_once_and_each_entry_once
+    a_circuit_is_removed_once_nobody_uses_it
+}
+
+async fn a_circuit_is_removed_once_nobody_uses_it(place: Place) {
+    let operator = place().operator();
+    let unknown = operator.remove("payments", false).await.unwrap_err();
+    assert!(matches!(unknown, ControlError::Unknown(_)), "{unknown}");
+    let circuits = place().registry();
+    for name in ["payments", "pears"] {
+        let circuit = circuits.circuit(name, Policy::default()).unwrap();
+        circuit.call(|| async { Ok::<_, ()>(()) }).await.unwrap();
+    }
+    circuits.flush().await;
+    until("both are listed", async || {
+        operator.names().await.is_ok_and(|names| names.len() == 2)
+    })
+    .await;
+    let used = operator.remove("payments", false).await.unwrap_err();
+    let ControlError::InUse { replica, .. } = &used else {
+        panic!("{used:?}");
+    };
+    assert_eq!(replica, circuits.replica());
+    circuits.shutdown().await;
+    let removed = operator.remove("payments", true).await.unwrap();
+    assert_eq!(removed.snapshot.successes_total, 1);
+    let gone = operator.circuit("payments").await.unwrap_err();
+    assert!(matches!(gone, ControlError::Unknown(_)), "{gone}");
+    assert_eq!(
+        operator.names().await.unwrap(),
+        [Name::new("pears").unwrap()]
+    );
+    // It starts over, and is listed again.
+    let circuits = place().registry();
+    let circuit = circuits.circuit("payments", Policy::default()).unwrap();
+    circuit.call(|| async { Ok::<_, ()>(()) }).await.unwrap();
+    circuits.flush().await;
+    until("it is listed again", async || {
+        operator.names().await.is_ok_and(|names| names.len() == 2)
+    })
+    .await;
+    let again = operator.circuit("payments").await.unwrap();
+    assert_eq!(again.snapshot.successes_total, 1);
+    circuits.shutdown().await;
+}
+
+/// The circuit's keys and the index are on different nodes.
+#[tokio::test]
+async fn a_circuit_is_removed_from_a_cluster() {
+    let cluster = Cluster::start(3, false).await;
+    let store = RedisStore::builder()
+        .timeout(LONG)
+        .open(&cluster.url())
+        .unwrap();
+    let place: Place = Arc::new(move || Box::new(store.clone()));
+    a_circuit_is_removed_once_nobody_uses_it(place).await;
 }
 
 fn name() -> Name {
@@ -75,7 +133,7 @@ fn report(seq: u64, now_ms: u64, [s, f, n]: [u64; 3]) -> (Name, Report) {
     let counts = Counts {
         successes: s,
         failures: f,
-        not_permitted: n,
+        rejected: n,
         ..Counts::default()
     };
     let head = Head {
@@ -94,7 +152,7 @@ fn report(seq: u64, now_ms: u64, [s, f, n]: [u64; 3]) -> (Name, Report) {
 
 fn numbers(slices: &[Interval]) -> Vec<(u64, [u64; 3])> {
     let numbers = |i: &Interval| {
-        let counted = [i.successes, i.failures, i.not_permitted];
+        let counted = [i.successes, i.failures, i.rejected];
         (i.at_ms - BASE, counted)
     };
     slices.iter().map(numbers).collect()
@@ -132,20 +190,56 @@ async fn the_past_is_bounded_and_survives_a_clock_that_is_set_back(place: Place)
         let batch = [report(seq, at, [1, 0, 0])];
         store.report(&batch).await.unwrap().remove(0).unwrap();
     };
-    for slice in 0..400 {
+    for slice in 0..800 {
         send(BASE + slice * 10_000).await;
     }
     let asked = [name()];
     let past = store.history(&asked, 1000).await.unwrap().remove(0);
-    assert_eq!(past.len(), 360);
-    assert_eq!(past[0].at_ms, BASE + 40 * 10_000);
-    // A little back: counted in the newest slice. Far back: the past begins anew.
-    send(BASE + 398 * 10_000).await;
+    // An hour, rounded up to whole blocks of ten minutes.
+    assert_eq!(past.len(), 380);
+    assert_eq!(past[0].at_ms, BASE + 420 * 10_000);
+    let newest = store.history(&asked, 360).await.unwrap().remove(0);
+    assert_eq!(newest, past[20..]);
+    let all = store.past(&asked[0]).await.unwrap();
+    let (before, fine) = all.split_at(7);
+    for (i, slice) in before.iter().enumerate() {
+        let at_ms = BASE + i as u64 * 600_000;
+        assert_eq!((slice.lasted_ms, slice.counts.at_ms), (600_000, at_ms));
+        assert_eq!(slice.counts.successes, 60);
+    }
+    assert_eq!(fine.len(), 380);
+    assert!(fine.iter().all(|slice| slice.lasted_ms == 1000));
+    // Slightly in the past: counted in the newest slice. Far in the past: the history starts over.
+    send(BASE + 798 * 10_000).await;
     let past = store.history(&asked, 1).await.unwrap().remove(0);
-    assert_eq!(numbers(&past), [(399 * 10_000, [2, 0, 0])]);
+    assert_eq!(numbers(&past), [(799 * 10_000, [2, 0, 0])]);
     send(BASE).await;
     let past = store.history(&asked, 1000).await.unwrap().remove(0);
     assert_eq!(numbers(&past), [(0, [1, 0, 0])]);
+}
+
+async fn a_past_that_is_switched_off_is_forgotten(place: Place) {
+    let store = place().shared();
+    let asked = [name()];
+    for (seq, (history, slices)) in [(1, 1), (0, 0), (0, 0), (1, 1)].into_iter().enumerate() {
+        let (name, mut report) = report(seq as u64 + 1, BASE + seq as u64 * 10_000, [1, 0, 0]);
+        let policy = Policy::builder();
+        let policy = if history == 0 {
+            policy.no_history()
+        } else {
+            policy
+        };
+        report.head.policy = *policy.build().unwrap().rules();
+        store
+            .report(&[(name, report)])
+            .await
+            .unwrap()
+            .remove(0)
+            .unwrap();
+        let kept = store.history(&asked, 100).await.unwrap().remove(0);
+        assert_eq!(kept.len(), slices, "{history}");
+        assert_eq!(store.past(&asked[0]).await.unwrap().len(), slices);
+    }
 }
 
 async fn members_are_who_reports_and_who_holds_probes(place: Place) {
@@ -174,7 +268,7 @@ async fn members_are_who_reports_and_who_holds_probes(place: Place) {
     assert!(later.probes.is_empty(), "its lease is over");
 }
 
-/// A replica with one call made.
+/// A replica that has made one call.
 async fn replica(place: &Place, policy: Policy) -> (Commontrip, commontrip::CircuitBreaker) {
     let circuits = place().registry();
     let breaker = circuits.circuit("payments", policy).unwrap();
@@ -363,8 +457,8 @@ async fn what_cannot_be_is_refused_with_words_and_changes_nothing(place: Place) 
     circuits.shutdown().await;
 }
 
-async fn next(tidings: &mut Tidings) -> News {
-    timeout(LONG, tidings.next()).await.expect("no news")
+async fn next(news: &mut NewsStream) -> News {
+    timeout(LONG, news.next()).await.expect("no news")
 }
 
 async fn news_come_at_once_and_each_entry_once(place: Place) {
@@ -374,13 +468,16 @@ async fn news_come_at_once_and_each_entry_once(place: Place) {
         operator.names().await.is_ok_and(|names| !names.is_empty())
     })
     .await;
-    let mut tidings = operator.live().subscribe();
-    let News::Circuits(views) = next(&mut tidings).await else {
+    let mut news = operator.live().subscribe();
+    let News::Circuits(Survey {
+        circuits: views, ..
+    }) = next(&mut news).await
+    else {
         panic!("all circuits come first")
     };
     assert_eq!(views.len(), 1);
     assert_eq!(views[0].history.len(), 1);
-    while !matches!(next(&mut tidings).await, News::Tick(_)) {}
+    while !matches!(next(&mut news).await, News::Tick(_)) {}
     let words = || Override::because("drill");
     operator.force_open("payments", words()).await.unwrap();
     let set = "jitter=5";
@@ -390,9 +487,9 @@ async fn news_come_at_once_and_each_entry_once(place: Place) {
     let mut entries = Vec::new();
     let mut shown = Vec::new();
     let mut ticks = 0;
-    // Two more looks, so that what would come twice has come.
+    // Waits for two more ticks, so that a duplicate would have arrived.
     while ticks < 2 || entries.len() < 3 {
-        match next(&mut tidings).await {
+        match next(&mut news).await {
             News::Entry(_, event) => entries.push(event.reason),
             News::Circuit(view) => shown.push(view.snapshot.state),
             News::Tick(_) => ticks += 1,
@@ -447,19 +544,25 @@ async fn a_circuit_that_was_written_over_hides_no_other() {
     assert_eq!(unreadable[0].0.as_str(), "broken");
     let words = unreadable[0].1.to_string();
     assert!(words.contains("WRONGTYPE"), "{words}");
-    let mut tidings = operator.live().subscribe();
-    while !matches!(next(&mut tidings).await, News::Tick(_)) {}
+    let key = format!("the key {prefix}:{{broken}} is not a hash");
+    assert!(words.contains(&key), "{words}");
+    let words = operator.events("no record").await.unwrap_err();
+    let words = format!("{words:?}");
+    let key = format!("the key {prefix}:{{no record}}:events is not a stream");
+    assert!(words.contains(&key), "{words}");
+    let mut news = operator.live().subscribe();
+    while !matches!(next(&mut news).await, News::Tick(_)) {}
 }
 
 #[tokio::test]
 async fn news_say_that_the_store_is_away_and_begin_again_when_it_is_back() {
     let server = OwnServer::start();
     let store = RedisStore::builder().open(&server.url()).unwrap();
-    let mut tidings = Operator::new(store).live().subscribe();
-    assert!(matches!(next(&mut tidings).await, News::Circuits(views) if views.is_empty()));
-    while !matches!(next(&mut tidings).await, News::Tick(now) if now > 0) {}
+    let mut news = Operator::new(store).live().subscribe();
+    assert!(matches!(next(&mut news).await, News::Circuits(all) if all.circuits.is_empty()));
+    while !matches!(next(&mut news).await, News::Tick(now) if now > 0) {}
     server.kill();
-    while !matches!(next(&mut tidings).await, News::Store(Err(_))) {}
+    while !matches!(next(&mut news).await, News::Store(Err(_))) {}
     server.restart();
-    while !matches!(next(&mut tidings).await, News::Tick(_)) {}
+    while !matches!(next(&mut news).await, News::Tick(_)) {}
 }

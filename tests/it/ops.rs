@@ -1,4 +1,4 @@
-//! What is in `ops/`: alerts and dashboard ask a real Prometheus for what is really exported.
+//! The files in `ops/`: alerts and dashboard query a real Prometheus with real exports.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use crate::{
 const NEEDED: &str = "this test starts a Prometheus, which is in Debian's package: \
     apt-get install --no-install-recommends prometheus";
 
-/// Ends with this process: its standard input does.
+/// The server ends with this process, because standard input closes.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 folder=$1
@@ -38,7 +38,7 @@ fn ops(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("ops").join(file)
 }
 
-/// Serves a text to whoever asks, for as long as this process lives.
+/// Serves a text over HTTP as long as this process lives.
 fn serve(text: impl Fn() -> String + Send + 'static) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -46,7 +46,7 @@ fn serve(text: impl Fn() -> String + Send + 'static) -> u16 {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut request = [0; 4096];
-            // A scrape is one small packet; one that breaks is asked again.
+            // A scrape is one small packet; Prometheus repeats a failed one.
             let _ = stream.read(&mut request);
             let text = text();
             let head = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n";
@@ -63,7 +63,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes these ports, with our alerts.
+    /// Scrapes these ports, with the alerts of `ops/`.
     fn start(targets: &[u16]) -> Prometheus {
         let program = support::tool("prometheus", "prometheus");
         let program = program.unwrap_or_else(|why| panic!("{NEEDED}\n{why}"));
@@ -76,7 +76,7 @@ impl Prometheus {
             "rule_files": [ops("prometheus/alerts.yml")],
             "scrape_configs": [{"job_name": "test", "static_configs": [{"targets": targets}]}],
         });
-        // YAML has all of JSON.
+        // JSON is valid YAML.
         fs::write(folder.join("config.yml"), config.to_string()).unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
         let watchdog = Watchdog::new(
@@ -96,7 +96,7 @@ impl Prometheus {
         }
     }
 
-    /// `data` of an answer; an error's words, or that there is no answer.
+    /// The `data` of an answer; an error's text, or that there was no answer.
     fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
         let mut url = url::Url::parse("http://any").unwrap();
         url.set_path(path);
@@ -120,31 +120,43 @@ impl Prometheus {
         }
     }
 
-    /// The series that an expression has now.
+    /// The current series of an expression.
     fn query(&self, expression: &str) -> Result<Vec<Value>, String> {
         let data = self.get("/api/v1/query", &[("query", expression)])?;
         Ok(data["result"].as_array().cloned().unwrap_or_default())
     }
 }
 
-/// The `expr` of each panel, with Grafana's variables as Grafana would fill them in.
-fn dashboard() -> Vec<String> {
-    let text = fs::read_to_string(ops("grafana/dashboard.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&text).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let targets = panels.iter().filter_map(|p| p["targets"].as_array());
-    let expressions = targets.flatten().map(|t| t["expr"].as_str().unwrap());
-    let filled = expressions.map(|e| {
-        let filled = e
-            .replace("$circuit", ".*")
-            .replace("$__rate_interval", "1m");
-        assert!(!filled.contains('$'), "a variable that is not known: {e}");
-        filled
-    });
-    filled.collect()
+fn dashboard(file: &str) -> Value {
+    let text = fs::read_to_string(ops("grafana").join(file)).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
-/// What `commontrip serve` serves, for as long as this runtime lives.
+/// An expression with values for Grafana's variables.
+fn filled(expression: &Value, circuit: &str) -> String {
+    let expression = expression.as_str().unwrap();
+    let filled = expression
+        .replace("$circuit", circuit)
+        .replace("$__rate_interval", "1m");
+    let unknown = filled.contains('$');
+    assert!(!unknown, "a variable that is not known: {expression}");
+    filled
+}
+
+/// The `expr` of each panel, for one circuit.
+fn panels(file: &str, circuit: &str) -> Vec<String> {
+    let dashboard = dashboard(file);
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|p| p["targets"].as_array());
+    let expressions: Vec<_> = targets
+        .flatten()
+        .map(|t| filled(&t["expr"], circuit))
+        .collect();
+    assert!(expressions.len() > 5);
+    expressions
+}
+
+/// Runs `commontrip serve`'s router as long as this runtime lives.
 async fn serve_fleet() -> u16 {
     let store = RedisStore::builder().timeout(Duration::from_secs(10));
     let operator = Operator::new(store.open(support::redis_url()).unwrap());
@@ -176,6 +188,73 @@ fn each_alert_has_a_test() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_panel_and_annotation_shows_data_from_serve_alone() {
+    let name = support::unique("ops");
+    let policy = told()
+        .wait_duration_in_open_state(Duration::from_secs(3600))
+        .slow_calls(ms(5000), 100);
+    let replica = Replica::start(support::redis_url(), &name, &policy);
+    let prometheus = Arc::new(Prometheus::start(&[serve_fleet().await]));
+    let ask = async |path: &'static str, query: Vec<(&'static str, String)>| {
+        let asked = Arc::clone(&prometheus);
+        let answer = tokio::task::spawn_blocking(move || {
+            let query: Vec<_> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            asked.get(path, &query)
+        });
+        let answer = answer.await.unwrap().map(|mut data| data["result"].take());
+        answer.map(|found| found.as_array().cloned().unwrap_or_default())
+    };
+    let now = async |expression: &str| {
+        let query = vec![("query", expression.to_owned())];
+        ask("/api/v1/query", query).await
+    };
+    let breaker = &replica.breaker;
+    breaker.acquire().await.unwrap().success();
+    // An annotation marks a change, so the earlier state must have been scraped.
+    let seen = format!("count_over_time(circuit_breaker_fleet_state{{name=\"{name}\"}}[5m]) > 4");
+    until("it was seen while closed", async || {
+        now(&seen).await.is_ok_and(|found| found.len() == 1)
+    })
+    .await;
+    breaker.acquire().await.unwrap().record(Outcome::trip());
+    until("a call is rejected", async || {
+        breaker.acquire().await.is_err()
+    })
+    .await;
+
+    for expression in panels("dashboard.json", &name) {
+        until(&format!("there is something in {expression}"), async || {
+            let answer = now(&expression).await;
+            let error = |why| panic!("{expression}: {why}");
+            !answer.unwrap_or_else(error).is_empty()
+        })
+        .await;
+    }
+
+    let dashboard = dashboard("dashboard.json");
+    let annotations = dashboard["annotations"]["list"].as_array().unwrap();
+    assert!(!annotations.is_empty());
+    for annotation in annotations {
+        let expression = filled(&annotation["expr"], &name);
+        until(&format!("there is something in {expression}"), async || {
+            let at = std::time::SystemTime::now();
+            let at = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            let query = vec![
+                ("query", expression.clone()),
+                ("start", (at - 300).to_string()),
+                ("end", at.to_string()),
+                ("step", "1".to_owned()),
+            ];
+            let found = ask("/api/v1/query_range", query).await;
+            !found
+                .unwrap_or_else(|why| panic!("{expression}: {why}"))
+                .is_empty()
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alerts_and_dashboard_find_what_they_ask_for() {
     let name = support::unique("ops");
     let policy = told()
@@ -195,7 +274,7 @@ async fn alerts_and_dashboard_find_what_they_ask_for() {
         ask("count(up == 1) == 2").await.is_ok_and(|r| r.len() == 1)
     })
     .await;
-    // Counters must be seen at two values.
+    // A counter must be scraped with two values.
     replica
         .breaker
         .acquire()
@@ -207,7 +286,7 @@ async fn alerts_and_dashboard_find_what_they_ask_for() {
     })
     .await;
 
-    for expression in dashboard() {
+    for expression in panels("services.json", &name) {
         until(&format!("there is something in {expression}"), async || {
             let answer = ask(&expression).await;
             let error = |why| panic!("{expression}: {why}");
@@ -248,7 +327,7 @@ async fn alerts_and_dashboard_find_what_they_ask_for() {
         alerts.filter(|a| fires(a)).any(|a| a["state"] == "firing")
     })
     .await;
-    // One replica that goes by something else is enough for `max by (name)`.
+    // One replica in another state is enough for `max by (name)`.
     replica
         .breaker
         .force_open(Override::because("test"))

@@ -1,4 +1,4 @@
-//! How often a replica of a large fleet asks and tells the store.
+//! How often a replica of a large fleet sends requests to the store.
 
 use std::{
     collections::BTreeSet,
@@ -19,20 +19,20 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{delegate::to_inner, wait::until};
 
-/// So many replicas report once in ten seconds each.
+/// With this many replicas, each reports once in ten seconds.
 const REPLICAS: u64 = 2000;
 const PACE: Duration = Duration::from_secs(10);
-/// And spread over one what each has to do at once.
+/// Work that all replicas have at once is spread over one second.
 const SPREAD: Duration = Duration::from_millis(990);
 
-/// A store that says that many replicas are there.
+/// A store that reports a large number of replicas.
 #[derive(Clone, Debug, Default)]
 struct Crowded {
     inner: MemoryStore,
-    /// Pushes nothing, as soon as that is so.
+    /// Stops pushing changes once this is set.
     deaf: Arc<AtomicBool>,
     deafened: Arc<Notify>,
-    /// The circuit never opens, whatever is reported.
+    /// The circuit stays closed whatever is reported.
     stays_closed: bool,
     acquires: Arc<AtomicU64>,
     reports: Arc<AtomicU64>,
@@ -96,7 +96,7 @@ impl Store for Crowded {
     }
 }
 
-/// A replica that knows how many there are.
+/// A replica that knows the size of its fleet.
 async fn replica(store: &Crowded, policy: PolicyBuilder) -> (Commontrip, CircuitBreaker) {
     let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
     let breaker = circuits.circuit("c", policy.build().unwrap()).unwrap();
@@ -127,7 +127,7 @@ async fn a_failure_that_may_be_everybodys_does_not_wait_for_its_turn() {
 #[tokio::test]
 async fn a_failure_that_cannot_matter_waits_for_its_turn() {
     let store = Crowded::default();
-    // One in a million is never 50 %.
+    // One in a million never reaches 50 %.
     let policy = Policy::builder()
         .minimum_number_of_calls(100_000)
         .no_consecutive_failures_threshold();
@@ -146,7 +146,7 @@ async fn failures_that_do_not_open_the_circuit_are_not_reported_one_by_one() {
         stays_closed: true,
         ..Crowded::default()
     };
-    // What it would push is that the circuit is open.
+    // It would otherwise push that the circuit is open.
     store.deaf.store(true, SeqCst);
     let policy = Policy::builder().minimum_number_of_calls(1);
     let (circuits, breaker) = replica(&store, policy).await;
@@ -215,7 +215,7 @@ async fn who_finds_no_probe_permit_left_does_not_ask_again_before_the_others_cou
     let (two, second) = replica(&store, policy()).await;
     first
         .call_with(
-            |_| commontrip::Outcome::Trip { retry_after: None },
+            |_| commontrip::Outcome::trip(),
             || async { Err::<(), _>("down") },
         )
         .await

@@ -1,10 +1,11 @@
-//! What somebody publishes, or writes into the keys, and no fleet has done: it lasts until the next answer, or a reset.
+//! Publications and keys that no fleet has written: their effect lasts until the next answer, or a
+//! reset.
 
 use std::time::{Duration, Instant};
 
 use commontrip::{
     CircuitBreaker, Commontrip, Name, Override, Policy, RedisStore, Snapshot, State, Store,
-    model::{Head, Latencies, Report},
+    model::{Head, KindNote, Latencies, Report},
     operator::Operator,
 };
 use redis::Connection;
@@ -14,7 +15,7 @@ use crate::support::{OwnServer, say};
 use crate::wait::until;
 
 const KEY: &str = "commontrip:{c}";
-/// 2^52 - 1, what a reply may hold at most; and what a generation may be at most.
+/// 2^52 - 1, the largest number in a reply, and the largest generation.
 const LARGEST: u64 = (1 << 52) - 1;
 const MOST_GENERATIONS: u64 = 1 << 40;
 
@@ -61,14 +62,14 @@ impl Fleet {
         fleet
     }
 
-    /// Every replica admits calls.
+    /// Checks that every replica admits calls.
     async fn passes(&self, what: &str) {
         for (_, breaker) in &self.replicas {
             until(what, async || call(breaker).await).await;
         }
     }
 
-    /// Failures of one open it for all, and it comes back.
+    /// Checks that failures of one replica open the circuit for all, and that it recovers.
     async fn works(&self) {
         let (_, failing) = &self.replicas[0];
         until("it opens", async || {
@@ -79,7 +80,7 @@ impl Fleet {
         })
         .await;
         self.passes("it closes").await;
-        // What somebody filled is cleared once, which may take longer than a call waits.
+        // Data that somebody added is deleted once, which may take longer than a call waits.
         until("its generation is one that can be", async || {
             let seen = failing.snapshot().await;
             seen.is_ok_and(|seen| seen.generation <= MOST_GENERATIONS)
@@ -115,7 +116,7 @@ async fn call(breaker: &CircuitBreaker) -> bool {
     breaker.call(async || Ok::<_, ()>(())).await.is_ok()
 }
 
-/// What nobody has done: a state until the end of time.
+/// A forged snapshot: a state without an end.
 fn forged(now: &Snapshot, state: State, generation: u64) -> Snapshot {
     let mut forged = serde_json::to_value(now).unwrap();
     forged["state"] = json!(state);
@@ -155,7 +156,7 @@ async fn what_is_published_holds_until_the_next_answer() {
             fleet.passes("what was published is over").await;
         }
         for (circuits, breaker) in &fleet.replicas {
-            // A replica may hear of it later than the others.
+            // A replica may receive it later than the others.
             until(
                 "the stored state is shown, and the contradiction",
                 async || {
@@ -166,7 +167,7 @@ async fn what_is_published_holds_until_the_next_answer() {
             )
             .await;
             assert_eq!(breaker.policy(), policy());
-            assert!(circuits.health().away_for.is_none());
+            assert!(circuits.health().unavailable_for.is_none());
         }
         let after = fleet.replicas[1].1.snapshot().await.unwrap();
         assert_eq!(
@@ -265,6 +266,8 @@ async fn replicas_that_keys_have_poisoned_are_healed_by_a_reset_and_by_a_flush()
                 ("state", "open".to_owned()),
                 ("until_ms", far.clone()),
                 ("since_ms", far.clone()),
+                ("opened_ms", far.clone()),
+                ("open_total_ms", far.clone()),
                 ("ramp_until_ms", far.clone()),
                 ("retry_after_until_ms", far.clone()),
                 ("consecutive_opens", far.clone()),
@@ -306,7 +309,7 @@ async fn replicas_that_keys_have_poisoned_are_healed_by_a_reset_and_by_a_flush()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_beside_is_not_read() {
     let mut fleet = Fleet::start().await;
-    let parts = ["", ":window", ":latency", ":code", ":seq"];
+    let parts = ["", ":window", ":latency", ":code", ":seq", ":kinds"];
     for part in parts {
         for chunk in 0..400 {
             let mut set = redis::cmd("HSET");
@@ -332,10 +335,16 @@ async fn what_is_written_beside_is_not_read() {
             ..Head::default()
         };
         let latencies = latencies.clone();
+        let kinds = vec![KindNote {
+            kind: "timeout".into(),
+            count: 1,
+            detail: String::new(),
+        }];
         let report = Report {
             head: head.clone(),
             seq,
             latencies,
+            kinds,
             ..Report::default()
         };
         store
@@ -361,12 +370,12 @@ async fn what_is_written_beside_is_not_read() {
             .query::<u64>(admin)
             .unwrap()
     };
-    for part in [":latency", ":code"] {
+    for part in [":latency", ":code", ":kinds"] {
         assert!(length(&mut fleet.admin, part) < 100, "{part}");
     }
     for (circuits, _) in &fleet.replicas {
-        until("no replica is away", async || {
-            circuits.health().away_for.is_none()
+        until("no replica is unavailable", async || {
+            circuits.health().unavailable_for.is_none()
         })
         .await;
     }

@@ -1,4 +1,4 @@
-//! Replicas of one fleet that run one circuit under different policies, as in every rolling deploy.
+//! Replicas of one fleet with different policies for one circuit, as in every rolling deploy.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::{
     wait::until,
 };
 
-const MIXED: &str = "replicas run this circuit under different policies; the number of replicas that have a value is in brackets";
+const MIXED: &str = "replicas run this circuit with different policies; the number of replicas with each value is in brackets";
 const ANOTHER: &str =
-    "the circuit is taken with another policy than before; the last one is in force";
+    "the circuit was taken with a different policy than before; the latest one is in force";
 
 fn replica(prefix: &str) -> Commontrip {
     let built = Commontrip::builder()
@@ -57,7 +57,7 @@ async fn twenty_failures_open_it_whatever_windows_their_replicas_have() {
         ),
     ];
     for (n, (one, other)) in pairs.into_iter().enumerate() {
-        // Only the rate may open it: a run does not depend on windows.
+        // Only the rate may open it, because runs of failures do not depend on the window.
         let without_run = |policy: &Policy| {
             let rules = serde_json::to_value(policy).unwrap();
             let mut rules = rules.as_object().unwrap().clone();

@@ -1,9 +1,9 @@
-//! A fleet of real processes on one Redis: what no test within one process can show.
+//! A fleet of real processes on one Redis: properties that one process cannot show.
 //!
-//! Each process is this program again (see [`CHILDS_TEST`]); they die with the test. Redis is asked beside the crate,
-//! and probes are counted by the service that they call, so that the crate does not judge itself.
-//! `COMMONTRIP_TEST_ROUNDS` (half-open rounds a circuit, default 40) makes the long run longer.
-//! No bound here is about speed: they are what "never" means on a machine with other things to do.
+//! Each process is this program again (see [`CHILDS_TEST`]), and ends with the test. The tests read
+//! Redis directly, and the called service counts probes, so that the crate does not judge itself.
+//! `COMMONTRIP_TEST_ROUNDS` (half-open rounds for each circuit, default 40) makes the long run
+//! longer. Time limits here do not test speed: they stand for "never" on a busy machine.
 
 pub mod child;
 pub mod fleet;
@@ -26,13 +26,13 @@ use self::{
 };
 use crate::support;
 
-/// The test that the processes run, of this program: it lets them be replicas, and is a test like the others for all
-/// else. There is no test that only processes run, which would seem to pass when nobody has started it.
+/// The test of this program that runs in the processes. There it acts as a replica; otherwise it is
+/// a regular test. A test for processes only would seem to pass when nobody has started it.
 const CHILDS_TEST: &str =
     "processes::a_replica_that_starts_while_the_circuit_is_open_rejects_and_resets_nothing";
 
 const PROCESSES: usize = 8;
-/// A trip reaches everybody within this time. It takes a few milliseconds.
+/// The maximum time for a trip to reach all replicas. It takes a few milliseconds.
 const REACH: Duration = Duration::from_secs(5);
 
 pub fn ms(ms: u64) -> Duration {
@@ -40,7 +40,7 @@ pub fn ms(ms: u64) -> Duration {
 }
 
 fn say(words: &str) {
-    // Past the harness, which would show it only of a test that failed.
+    // Bypasses the harness, which shows output of failed tests only.
     let _ = writeln!(std::io::stderr(), "processes: {words}");
 }
 
@@ -53,7 +53,7 @@ fn setup(registries: usize, circuits: Vec<(String, Policy)>) -> Setup {
     }
 }
 
-/// A breaker of the test's own, which makes no calls.
+/// The test's own breaker, which makes no calls.
 fn observer(name: &str, policy: &Policy) -> CircuitBreaker {
     observer_on(support::redis_url(), name, policy)
 }
@@ -84,23 +84,25 @@ pub async fn connection_to(url: &str) -> redis::aio::MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// Circuits that change quickly: every limit with short and long waits, and with half-opens that end undecided.
+/// Policies that change the state often: all limits, with short and long waits, and half-open
+/// states that end undecided.
 pub fn stormy(index: usize) -> Policy {
     let policy = Policy::builder()
         .permitted_number_of_calls_in_half_open_state(1 + index as u64 % 3)
-        // Shorter than a probe may take: the next half-open finds those of the last one still out.
+        // Shorter than a probe may take, so that probes outlast their half-open state into the next
+        // one.
         .wait_duration_in_open_state(ms([40, 60, 90][index % 3]))
         .probe_lease(ms([150, 220, 300, 180][index % 4]))
         .max_wait_duration_in_half_open_state(ms([60_000, 500][index % 2]))
         .minimum_number_of_calls(5)
         .report_interval(ms(20))
         .decision_ttl(ms(20))
-        // A replica that lost Redis would probe for itself.
+        // A replica without Redis would otherwise send probes by its own decision.
         .on_store_failure(OnStoreFailure::Reject);
     policy.build().unwrap()
 }
 
-/// Whether every process was admitted everywhere when it last called.
+/// Whether the last call of every process was admitted everywhere.
 async fn admits_all(fleet: &Fleet) -> bool {
     let answers = fleet.order_all(|| Order::Look).await;
     let admits = |view: &View| view.state == State::Closed && !view.rejects;
@@ -111,7 +113,7 @@ pub fn key(name: &str, part: &str) -> String {
     format!("commontrip:{{{name}}}:{part}")
 }
 
-/// Fields of the circuit's event stream as Redis has them, oldest first: generation, from, to.
+/// The circuit's event stream in Redis, oldest first: generation, from, to.
 async fn stream(name: &str) -> Vec<(u64, String, String)> {
     let mut redis = redis_connection().await;
     let mut read = redis::cmd("XRANGE");
@@ -179,7 +181,7 @@ async fn a_replica_that_starts_while_the_circuit_is_open_rejects_and_resets_noth
         (opened, seen.consecutive_opens, seen.calls, seen.failures)
     };
     assert_eq!(kept(&after), kept(&before));
-    assert_eq!(after.not_permitted_total, PROCESSES as u64 + 1);
+    assert_eq!(after.rejected_total, PROCESSES as u64 + 1);
     assert_eq!(stream(&name).await.len(), 1);
 }
 
@@ -262,7 +264,7 @@ async fn failures_spread_too_thin_for_any_replica_open_the_circuit() {
         verdict: Verdict::Failure,
         times,
     };
-    // All at once, but for the last failure of the last replica.
+    // All failures at once, except the last one of the last replica.
     fleet.order_all(|| fail(0, EACH)).await;
     fleet.order_all(|| fail(1, EACH - 1)).await;
     for process in 1..REPLICAS as usize / REGISTRIES {

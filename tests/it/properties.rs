@@ -1,6 +1,6 @@
-//! Properties of the model that hold whatever happens.
+//! Properties of the model that always hold.
 //!
-//! Each test runs random histories on one [`Circuit`] and compares it with a recount that shares
+//! Each test runs random histories on one [`Circuit`], and compares it with a recount that shares
 //! no code with it.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,18 +14,18 @@ use proptest::prelude::*;
 
 const BASE: u64 = 1_735_689_600_000;
 
-/// One thing that happens to a circuit.
+/// One event of a history.
 #[derive(Clone, Debug)]
 enum Act {
     /// Time passes, ms.
     Wait(u64),
     Acquire,
-    /// The n-th permit that was given settles, within or after its lease, once or again.
+    /// The n-th given permit settles: within or after its lease, once or again.
     Settle(usize, Kind),
     Release(usize),
     Report {
         replica: u8,
-        /// How many generations behind.
+        /// How many generations the report is behind.
         behind: u64,
         counts: Counts,
         trips: u64,
@@ -45,7 +45,7 @@ fn counts() -> impl Strategy<Value = Counts> {
             slow_successes: s * ss / 4,
             slow_failures: f * sf / 4,
             ignored,
-            not_permitted: rejected,
+            rejected,
             abandoned,
             abandoned_failures: (abandoned * af / 4).min(f),
         },
@@ -134,24 +134,24 @@ fn rules() -> impl Strategy<Value = Rules> {
         )
 }
 
-/// A circuit under a history, and what a bystander noted of it.
+/// A circuit under a history, and an observer's notes of it.
 struct World {
     circuit: Circuit,
     rules: Rules,
     now: u64,
     seqs: HashMap<u8, u64>,
-    /// Permits in the order in which they were given: token, generation.
+    /// Permits in the order of their issue: token, generation.
     permits: Vec<(String, u64)>,
-    /// Permits that are out: token -> end of the lease.
+    /// Permits in flight: token -> end of the lease.
     out: HashMap<String, u64>,
     last_report: Option<Report>,
 }
 
-/// What one act did.
+/// The effect of one act.
 struct Step {
     before: Snapshot,
     after: Snapshot,
-    /// Transitions that were published.
+    /// The number of published transitions.
     published: usize,
     report: Option<Report>,
 }
@@ -195,7 +195,7 @@ impl World {
         }
     }
 
-    /// The permit that an act means: a recent one.
+    /// The permit of an act: a recent one.
     fn permit(&self, n: usize) -> Option<(String, u64)> {
         self.permits.iter().rev().nth(n).cloned()
     }
@@ -294,21 +294,21 @@ impl World {
     }
 }
 
-/// A snapshot without what may move although nothing happened.
+/// A snapshot without the fields that change although nothing happened.
 fn still(snapshot: &Snapshot) -> Snapshot {
     let mut still = snapshot.clone();
-    (still.now_ms, still.pace_ms) = (0, 0);
+    (still.now_ms, still.pace_ms, still.open_total_ms) = (0, 0, 0);
     still
 }
 
-/// ... and without lifetime totals.
+/// A snapshot also without lifetime totals.
 fn without_totals(snapshot: &Snapshot) -> Snapshot {
     let mut rest = still(snapshot);
     (rest.successes_total, rest.failures_total, rest.slow_total) = (0, 0, 0);
-    (rest.ignored_total, rest.not_permitted_total) = (0, 0);
+    (rest.ignored_total, rest.rejected_total) = (0, 0);
     rest.abandoned_total = 0;
     (rest.last_success_ms, rest.last_failure_ms) = (0, 0);
-    // Nor are those who are there, and who says that it is open for itself.
+    // Also without the replicas present, and those with an open local circuit.
     (rest.replicas, rest.alone) = (0, 0);
     rest
 }
@@ -319,7 +319,7 @@ fn totals(snapshot: &Snapshot) -> [u64; 6] {
         snapshot.failures_total,
         snapshot.slow_total,
         snapshot.ignored_total,
-        snapshot.not_permitted_total,
+        snapshot.rejected_total,
         snapshot.abandoned_total,
     ]
 }
@@ -372,7 +372,8 @@ proptest! {
         for act in &history {
             world.act(act);
         }
-        // Makes the lazy transitions and slides, so that only the late report can move something.
+        // Applies due transitions and slides the window, so that only the late report can change
+        // anything.
         let empty = world.empty_report(0);
         let before = world.file(empty);
         for generation in [before.generation.checked_sub(behind), Some(before.generation + behind)] {
@@ -391,7 +392,7 @@ proptest! {
         for act in &history {
             world.act(act);
             let Some(report) = world.last_report.clone() else { continue };
-            // Ends an override whose time is up and slides the window: both are due anyway.
+            // Ends an expired override and slides the window: both are due anyway.
             let empty = world.empty_report(9);
             let before = world.circuit.report(&empty, world.now);
             let after = world.circuit.report(&report, world.now);
@@ -406,7 +407,7 @@ proptest! {
         for act in &history {
             let step = world.act(act);
             if let Some(Report { counts: c, .. }) = step.report {
-                let new = [c.successes, c.failures, c.slow_successes + c.slow_failures, c.ignored, c.not_permitted, c.abandoned];
+                let new = [c.successes, c.failures, c.slow_successes + c.slow_failures, c.ignored, c.rejected, c.abandoned];
                 for (sum, new) in sum.iter_mut().zip(new) {
                     *sum += new;
                 }
@@ -422,7 +423,7 @@ proptest! {
             world.act(act);
         }
         if world.look().until_ms == 0 && world.look().state.is_override() {
-            // Only its operator may end it.
+            // Only an operator may end it.
             world.act(&Act::Control(Command::Reset, 0));
         }
         let mut tries = 0;
@@ -458,7 +459,7 @@ proptest! {
         for (wait, counts) in batches {
             world.now += wait;
             let recount = |noted: &[(u64, Counts)], now: u64| {
-                // The bucket of `now` and the ones before it, `buckets` in all.
+                // The bucket of `now` and the ones before it: `buckets` in total.
                 let oldest = (now / width + 1 - buckets) * width;
                 let within = noted.iter().filter(|(at, _)| *at >= oldest);
                 within.fold([0; 4], |[c, f, s, u], (_, b)| {
@@ -522,7 +523,8 @@ proptest! {
             prop_assert_eq!(seen.failures, batch.failures + before.failures);
             prop_assert_eq!(seen.slow, batch.slow() + before.slow());
         } else if calls >= length {
-            // Only the tail of the batch is in the ring: its failures are its share, to the call.
+            // Only the tail of the batch is in the ring; its share of failures is exact to one
+            // call.
             let share = length as f64 * batch.failures as f64 / calls as f64;
             prop_assert!((seen.failures as f64 - share).abs() <= 1.0, "{} of {share}", seen.failures);
         }

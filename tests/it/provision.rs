@@ -1,4 +1,4 @@
-//! The tests' own Redis: facts that the other tests rely on.
+//! The tests' own Redis: facts that other tests rely on.
 
 use std::collections::HashSet;
 use std::net::TcpStream;
@@ -151,7 +151,7 @@ fn a_dropped_server_is_gone() {
 }
 
 async fn connect(url: &str) -> MultiplexedConnection {
-    // Its own time-outs are off: the tests here wait as long as they mean to.
+    // Without timeouts of the client: the tests here set their own.
     let config = redis::AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None);

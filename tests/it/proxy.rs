@@ -1,7 +1,8 @@
-//! A TCP proxy that can do to its connections what networks do.
+//! A TCP proxy that simulates network faults.
 //!
-//! Owns the connections and what happens to them; does not look at the bytes. Invariant: bytes of one connection are never
-//! lost in its middle, as on a real one. A connection that was hung is closed when the proxy passes again.
+//! Owns the connections and their faults; does not interpret bytes. Invariant: bytes are never lost
+//! in the middle of a connection, as on a real network. A connection that was hung is closed when
+//! the proxy passes again.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::{
@@ -26,16 +27,16 @@ use crate::support::userinfo;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Pass,
-    /// What the server says comes later by so much.
+    /// The server's bytes are delayed by this time.
     Delay(Duration),
-    /// Connections are taken, and whatever they say is swallowed.
+    /// Connections are accepted, and their bytes are discarded.
     Hang,
 }
 
 #[derive(Clone, Copy)]
 struct Law {
     mode: Mode,
-    /// Connections made under an older number are closed.
+    /// Connections from an earlier epoch are closed.
     epoch: u64,
 }
 
@@ -47,7 +48,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on an address of this machine and passes everything on to a port of 127.0.0.1.
+    /// Listens on an address of this machine and forwards to a port of 127.0.0.1.
     pub async fn start(on: Ipv4Addr, server: u16) -> Proxy {
         let listener = TcpListener::bind((on, 0)).await.expect("a port");
         let law = Law {
@@ -64,7 +65,7 @@ impl Proxy {
         proxy
     }
 
-    /// For the crate, as [`OwnServer::url`](crate::support::OwnServer::url) is.
+    /// The URL for the crate, like [`OwnServer::url`](crate::support::OwnServer::url).
     pub fn url(&self) -> String {
         format!("redis://{}@{}/", userinfo(), self.address)
     }
@@ -73,7 +74,7 @@ impl Proxy {
         self.address.port()
     }
 
-    /// Changes what happens to bytes, on connections that there are and on new ones.
+    /// Changes the treatment of bytes, on existing and new connections.
     pub fn set(&self, mode: Mode) {
         self.law.send_modify(|law| {
             if law.mode == Mode::Hang {
@@ -83,7 +84,7 @@ impl Proxy {
         });
     }
 
-    /// Closes all connections that there are.
+    /// Closes all existing connections.
     pub fn cut(&self) {
         self.law.send_modify(|law| law.epoch += 1);
     }
@@ -92,19 +93,19 @@ impl Proxy {
     pub async fn refuse(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            // The port is closed when the task is gone.
+            // The port is closed once the task has ended.
             let _ = accepting.await;
         }
         self.cut();
     }
 
-    /// Passes new connections on to another server.
+    /// Forwards new connections to another server.
     pub fn turn_to(&self, server: u16) {
         self.server.store(server, Ordering::SeqCst);
         self.cut();
     }
 
-    /// Takes connections again, on the same port.
+    /// Accepts connections again, on the same port.
     pub fn admit(&mut self) {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("it is a TCP socket");
@@ -116,12 +117,12 @@ impl Proxy {
         let (law, server) = (Arc::new(self.law.clone()), Arc::clone(&self.server));
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                // Of this moment: a cut that follows is for this connection too.
+                // Read now, so that a later cut also closes this connection.
                 let (law, epoch) = (law.subscribe(), law.borrow().epoch);
                 let server = server.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let to = (Ipv4Addr::LOCALHOST, server);
-                    // A server that is not there: the client is cut off.
+                    // If the server is down, the client is disconnected.
                     if let Ok(server) = TcpStream::connect(to).await {
                         connect(client, server, law, epoch).await;
                     }
@@ -139,7 +140,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Lives as long as both sides and the epoch do.
+/// Forwards until a side closes or the epoch ends.
 async fn connect(client: TcpStream, server: TcpStream, mut law: watch::Receiver<Law>, epoch: u64) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).expect("it is a TCP stream");

@@ -1,6 +1,6 @@
 //! The quorum as a property: the model against a recount that shares no code with it.
 //!
-//! What each case must do is in `transitions/quorum.txt`.
+//! `transitions/quorum.txt` has the individual cases.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -18,7 +18,7 @@ enum Act {
     Report(u8, Counts, u64),
     /// A report under an older generation.
     Late(u8, u64),
-    /// Waits until probes may go out, and settles one.
+    /// Waits until probes are permitted, and settles one.
     Probe(Kind),
     Control(Command),
     Quorum(u64),
@@ -70,16 +70,16 @@ fn rules() -> impl Strategy<Value = Rules> {
     })
 }
 
-/// A circuit and what a bystander noted of the fleet.
+/// A circuit, and an observer's notes of the fleet.
 struct Fleet {
     circuit: Circuit,
     rules: Rules,
     quorum: u64,
     now: u64,
     seqs: HashMap<u8, u64>,
-    /// Who failed when, since the window began.
+    /// Which replica failed when, since the window began.
     failed: Vec<(u8, u64)>,
-    /// Who reported when.
+    /// Which replica reported when.
     reported: Vec<(u8, u64)>,
 }
 

@@ -1,8 +1,8 @@
-//! Figures of a Redis and of this process, as tests and benches read them.
+//! Measurements of a Redis and of this process, for tests and benches.
 
 use std::fs;
 
-/// A number of `INFO`; 0 where there is none.
+/// A number from `INFO`; 0 if it is missing.
 pub fn info(redis: &mut redis::Connection, section: &str, field: &str) -> u64 {
     let info: String = redis::cmd("INFO").arg(section).query(redis).unwrap();
     let value = info

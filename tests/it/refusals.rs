@@ -1,4 +1,5 @@
-//! A store that serves some circuits and not others: whom it fails goes on alone, and nobody else.
+//! A store that serves only some circuits: those that it fails continue locally, the others
+//! normally.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::{delegate::to_inner, wait::until};
 
-/// A store of two shards, `a…` and the rest, that gives circuits the errors which it is told to give.
+/// A store with two shards, `a…` and the rest, that fails circuits with given errors.
 #[derive(Clone, Debug, Default)]
 struct Picky {
     inner: MemoryStore,
@@ -54,7 +55,7 @@ impl Store for Picky {
             let mut answers = Vec::new();
             for one in batch {
                 let answer = match self.error(&one.0) {
-                    // What is not valid is a failure in it.
+                    // Only a report with a failure is invalid here.
                     Err(StoreError::Invalid(_)) if one.1.counts.failures == 0 => Ok(()),
                     answer => answer,
                 };
@@ -104,8 +105,8 @@ impl Service {
         breaker
     }
 
-    fn away(&self) -> usize {
-        self.circuits.health().circuits_away
+    fn unavailable(&self) -> usize {
+        self.circuits.health().circuits_unavailable
     }
 }
 
@@ -124,12 +125,12 @@ async fn a_shard_that_is_away_takes_its_own_circuits_and_no_others() {
         service.store.fail(name, unable);
     }
     call(&a1, true).await.unwrap();
-    until("it is away", async || service.away() > 0).await;
-    assert_eq!(service.away(), 2, "its shard, and no other");
-    // A circuit that begins while its shard is away does not ask either.
+    until("it is unavailable", async || service.unavailable() > 0).await;
+    assert_eq!(service.unavailable(), 2, "its shard, and no other");
+    // A circuit created while its shard is unavailable sends no requests either.
     let late = service.circuits.circuit("a3", Policy::default()).unwrap();
     call(&late, true).await.unwrap();
-    assert_eq!(service.away(), 3);
+    assert_eq!(service.unavailable(), 3);
     until("it opens for itself", async || {
         let _ = call(&a2, false).await;
         a2.state() == State::Open
@@ -138,12 +139,12 @@ async fn a_shard_that_is_away_takes_its_own_circuits_and_no_others() {
     call(&b, true).await.unwrap();
     service.circuits.flush().await;
     assert_eq!(b.snapshot().await.unwrap().successes_total, 2);
-    assert_eq!(service.away(), 3);
+    assert_eq!(service.unavailable(), 3);
 
     service.store.serve("a1");
     service.store.serve("a2");
-    until("all are back", async || service.away() == 0).await;
-    assert!(service.circuits.health().away_for.is_none());
+    until("all are back", async || service.unavailable() == 0).await;
+    assert!(service.circuits.health().unavailable_for.is_none());
     service.circuits.flush().await;
     assert_eq!(a1.snapshot().await.unwrap().successes_total, 2);
     service.circuits.shutdown().await;
@@ -159,20 +160,20 @@ async fn a_circuit_that_the_store_refuses_goes_on_alone_and_loses_nothing() {
         call(&a1, true).await.unwrap();
         call(&a2, true).await.unwrap();
     }
-    until("it is away", async || service.away() == 1).await;
+    until("it is unavailable", async || service.unavailable() == 1).await;
     let said = service.circuits.health().last_error.unwrap();
     assert!(said.contains("WRONGTYPE"), "{said}");
-    // Its shard is not asked less for that.
+    // The shard's other circuits are still asked.
     service.circuits.flush().await;
     assert_eq!(a2.snapshot().await.unwrap().successes_total, 51);
     for _ in 0..50 {
         call(&a1, true).await.unwrap();
     }
-    assert_eq!(service.away(), 1);
+    assert_eq!(service.unavailable(), 1);
     service.store.serve("a1");
     until("it is back, and all is counted", async || {
         service.circuits.flush().await;
-        service.away() == 0 && a1.snapshot().await.unwrap().successes_total == 101
+        service.unavailable() == 0 && a1.snapshot().await.unwrap().successes_total == 101
     })
     .await;
     service.circuits.shutdown().await;
@@ -190,6 +191,6 @@ async fn a_report_that_is_wrong_in_itself_keeps_no_later_one_from_being_filed() 
     service.circuits.flush().await;
     let seen = breaker.snapshot().await.unwrap();
     assert_eq!((seen.successes_total, seen.failures_total), (2, 0));
-    assert_eq!(service.circuits.health().times_away, 0);
+    assert_eq!(service.circuits.health().times_unavailable, 0);
     service.circuits.shutdown().await;
 }

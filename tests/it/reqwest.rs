@@ -1,12 +1,14 @@
-//! reqwest's client with circuits, over real sockets.
+//! The reqwest client with circuits, over real sockets.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use commontrip::keyed::KeyedCircuits;
 use commontrip::reqwest::{CircuitBreakerMiddleware, rejection};
-use commontrip::{CircuitBreaker, Commontrip, Policy, Rejection};
+use commontrip::{AbandonedCalls, CircuitBreaker, Commontrip, Policy, Rejection};
+use futures_util::{FutureExt, stream};
 use http::Extensions;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware, Next, Result};
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
@@ -23,6 +25,19 @@ fn one(policy: Policy) -> (Commontrip, CircuitBreaker, CircuitBreakerMiddleware)
     let circuits = replica(&unique_prefix("reqwest"));
     let breaker = circuits.circuit(&unique("payments"), policy).unwrap();
     let guard = CircuitBreakerMiddleware::new(breaker.clone());
+    (circuits, breaker, guard)
+}
+
+/// Like [`one`], with the option whether a body belongs to the call.
+fn guarded(
+    policy: Policy,
+    with_body: bool,
+) -> (Commontrip, CircuitBreaker, CircuitBreakerMiddleware) {
+    let (circuits, breaker, guard) = one(policy);
+    let guard = match with_body {
+        true => guard.until_body_ends(),
+        false => guard,
+    };
     (circuits, breaker, guard)
 }
 
@@ -49,7 +64,7 @@ async fn one_host_fails_and_the_fleet_leaves_it_alone_as_long_as_it_asked_and_no
             .unwrap_err();
         let wait = rejection(&error).unwrap().retry_after.unwrap();
         assert!(wait > Duration::from_secs(7000), "{wait:?}");
-        // Without our help, too.
+        // Also without the crate's helper.
         let Error::Middleware(error) = error else {
             panic!("{error:?}");
         };
@@ -84,7 +99,7 @@ async fn no_connection_and_no_answer_are_failures() {
     assert_eq!(counted(&circuits, &breaker).await, (1, 2));
 }
 
-/// Fails by itself.
+/// Fails on its own.
 struct Unwilling;
 
 #[async_trait]
@@ -106,7 +121,7 @@ async fn the_callers_own_mistakes_are_ignored() {
     let client = |guard: &Arc<CircuitBreakerMiddleware>| {
         ClientBuilder::new(client()).with_arc(Arc::<CircuitBreakerMiddleware>::clone(guard))
     };
-    // reqwest speaks no such scheme, and says so only when the request is sent.
+    // reqwest does not support this scheme, and fails only when the request is sent.
     let error = client(&guard)
         .build()
         .get("ftp://localhost/")
@@ -119,6 +134,108 @@ async fn the_callers_own_mistakes_are_ignored() {
     assert_eq!(counted(&circuits, &breaker).await, (0, 0));
     let stats = circuits.stats();
     assert_eq!(stats[0].ignored, 2);
+}
+
+/// Panics before it calls the next middleware.
+struct Panicking;
+
+#[async_trait]
+impl Middleware for Panicking {
+    async fn handle(
+        &self,
+        _: reqwest::Request,
+        _: &mut Extensions,
+        _: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        panic!("as asked")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_also_when_the_caller_catches_it() {
+    for with_body in [false, true] {
+        let (circuits, breaker, guard) = guarded(after(99), with_body);
+        let client = ClientBuilder::new(client()).with(guard).with(Panicking);
+        let client = client.build();
+        for _ in 0..8 {
+            let call = client.get("http://localhost/").send();
+            assert!(AssertUnwindSafe(call).catch_unwind().await.is_err());
+        }
+        assert_eq!(counted(&circuits, &breaker).await, (0, 8));
+    }
+}
+
+/// A body that fails after its first piece.
+fn upload() -> reqwest::Body {
+    let pieces = stream::unfold(0, |n| async move {
+        match n {
+            0 => Some((Ok("so far"), 1)),
+            _ => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let reset = std::io::ErrorKind::ConnectionReset;
+                Some((Err(std::io::Error::from(reset)), 2))
+            }
+        }
+    });
+    reqwest::Body::wrap_stream(pieces)
+}
+
+#[tokio::test]
+async fn an_upload_of_the_callers_that_fails_is_not_the_upstreams_failure() {
+    for with_body in [false, true] {
+        let (circuits, breaker, guard) = guarded(after(2), with_body);
+        let client = ClientBuilder::new(client()).with(guard).build();
+        let reads = axum::Router::new().fallback(async |body: axum::body::Bytes| body);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, reads).await.unwrap() });
+        for _ in 0..3 {
+            assert!(client.post(&url).body(upload()).send().await.is_err());
+        }
+        assert_eq!(counted(&circuits, &breaker).await, (0, 0));
+        assert_eq!(circuits.stats()[0].ignored, 3);
+        let answer = client.post(&url).body("whole").send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "whole");
+        // If nobody listens, the failure is the upstream's.
+        let nobody = format!("http://127.0.0.1:{}/", free_port().unwrap());
+        assert!(client.post(nobody).body(upload()).send().await.is_err());
+        assert_eq!(counted(&circuits, &breaker).await, (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_a_limit_of_this_sides_are_no_failure_of_the_upstream() {
+    let (circuits, breaker, guard) = one(after(2));
+    let limited = tower::ServiceBuilder::new()
+        .load_shed()
+        .concurrency_limit(1)
+        .into_inner();
+    // It keeps the only place.
+    let limited = reqwest::Client::builder()
+        .no_proxy()
+        .connector_layer(limited)
+        .build()
+        .unwrap();
+    // A server that never reads; the first connection is established and hangs.
+    let upstream = Upstream::start().await;
+    let client = ClientBuilder::new(limited).with(guard).build();
+    let hangs = format!("{}/hangs", upstream.url);
+    let calls = (0..8).map(|_| {
+        client
+            .get(&hangs)
+            .timeout(Duration::from_millis(200))
+            .send()
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let shed = answers.iter().filter(|answer| {
+        let error = answer.as_ref().unwrap_err();
+        format!("{error:?}").contains("Overloaded")
+    });
+    let shed = shed.count() as u64;
+    assert_eq!(circuits.stats()[0].ignored, shed, "{answers:?}");
+    assert!(shed > 0, "{answers:?}");
+    let (_, failures) = counted(&circuits, &breaker).await;
+    assert_eq!(failures, 8 - shed);
 }
 
 #[tokio::test]
@@ -139,9 +256,9 @@ async fn retries_around_a_circuit_end_when_it_opens() {
         .unwrap_err();
     assert!(rejection(&error).is_some(), "{error:?}");
     let hits = upstream.hits();
-    // Two open it; on a busy machine the news may be a try late.
+    // Two failures open it; on a busy machine replicas may learn of it a try late.
     assert!((2..9).contains(&hits), "{hits}");
-    // One that is rejected at its first try.
+    // Here the first try is rejected.
     open(&breaker).await;
     let error = client
         .get(format!("{}/200", upstream.url))
@@ -207,10 +324,11 @@ async fn a_key_of_ones_own() {
     assert_eq!(ask("b", "/200").await.unwrap().status(), 200);
 }
 
-/// A client whose circuit waits for bodies, and what was counted: successes, failures, dropped
-/// calls.
+/// A client whose circuit waits for bodies; and the counts: successes, failures, dropped calls.
 fn with_bodies() -> (Commontrip, ClientWithMiddleware) {
-    let (circuits, _, guard) = one(after(99));
+    // On a busy machine a reader may stop late.
+    let policy = Policy::builder().abandoned_calls(AbandonedCalls::Ignored);
+    let (circuits, _, guard) = one(policy.build().unwrap());
     let client = ClientBuilder::new(client()).with(guard.until_body_ends());
     (circuits, client.build())
 }

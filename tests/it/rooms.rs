@@ -2,22 +2,24 @@
 
 use std::{fs, path::Path};
 
-/// Rooms from the innermost out.
-const ROOMS: [&str; 20] = [
+/// Rooms, innermost first.
+const ROOMS: [&str; 22] = [
     "model",
     "store",
     "breaker",
     "operator",
-    "alerts",
     "health",
-    "metrics",
+    "alerts",
     "queue",
+    "series",
+    "metrics",
+    "otel",
+    "keyed",
     "retry",
     "failover",
     "fallback",
     "balance",
     "config",
-    "keyed",
     "http",
     "stream",
     "tower",
@@ -37,7 +39,7 @@ fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-/// Rooms that a file names with `crate::`, in imports (also braced ones) and in paths.
+/// Rooms that a file names with `crate::`, in imports (including braced ones) and in paths.
 fn rooms_named(source: &str) -> Vec<&'static str> {
     let named = |room: &&str| {
         let path = format!("crate::{room}");

@@ -1,17 +1,17 @@
-//! The scripts, invoked with any bytes.
+//! Invokes the scripts with arbitrary bytes.
 //!
-//! Owns requests in parts that a test can replace one by one; the scripts are read from `lua/` and joined as the store
-//! joins them.
+//! Owns requests whose parts a test can replace one by one. The scripts are read from `lua/` and
+//! joined as the store joins them.
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use commontrip::{Policy, Rules};
-use redis::{Connection, RedisResult, Script};
+use redis::{Connection, RedisResult, Script, Value};
 
 pub const OPERATIONS: [&str; 5] = ["acquire", "control", "release", "report", "snapshot"];
-pub const PARTS: [&str; 11] = [
+pub const PARTS: [&str; 12] = [
     "",
     ":window",
     ":probes",
@@ -23,6 +23,7 @@ pub const PARTS: [&str; 11] = [
     ":latency",
     ":history",
     ":code",
+    ":kinds",
 ];
 
 pub fn read(file: &str) -> String {
@@ -30,23 +31,17 @@ pub fn read(file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The numbers in a circuit's field `counts`, window 3 and total 5, or in `recent`: run, last success
-/// and failure; zeros where it is not of its form, as the scripts read it.
-pub fn kept<const N: usize>(field: &str) -> [u64; N] {
+/// The numbers in a field of counts: `window` and `ended_buckets`, which begin with `calls`, or
+/// `total` with `successes`. Zeros if the field is malformed, as the scripts read it.
+pub fn counts_in(field: &str, first: &str) -> [u64; 3] {
     let digits = field.split(|c: char| !c.is_ascii_digit());
     let read: Vec<u64> = digits.filter_map(|digits| digits.parse().ok()).collect();
-    let Ok(numbers) = <[u64; N]>::try_from(read) else {
-        return [0; N];
+    let Ok([x, y, z]) = <[u64; 3]>::try_from(read) else {
+        return [0; 3];
     };
-    let form = match numbers.as_slice() {
-        [x, y, z, w, a, b, c, d, e, f] => {
-            format!("window={x}/{y}/{z}/{w} total={a}/{b}/{c}/{d}/{e}/{f}")
-        }
-        [run, success, failure] => format!("run={run} success={success} failure={failure}"),
-        _ => String::new(),
-    };
-    let possible = form == field && numbers.iter().all(|n| *n < 1 << 52);
-    if possible { numbers } else { [0; N] }
+    let form = format!("{first}={x} failures={y} slow={z}");
+    let possible = form == field && [x, y, z].iter().all(|n| *n < 1 << 52);
+    if possible { [x, y, z] } else { [0; 3] }
 }
 
 /// A script as the store sends it.
@@ -57,26 +52,31 @@ pub fn script(name: &str) -> Script {
 pub fn text(name: &str) -> String {
     let lib = |part| read(&format!("lua/lib/{part}.lua"));
     format!(
-        "{}local function operate()\n{}{}{}{}{}{}{}{}end\nreturn operate()\n",
+        "{}local function operate()\n{}{}{}{}{}{}{}{}{}{}end\nreturn operate()\n",
         lib("prelude"),
         lib("hash"),
         lib("window"),
         lib("windows"),
         lib("latency"),
+        lib("history"),
         lib("quorum"),
         lib("in_use"),
+        lib("kinds"),
         lib("circuit"),
         read(&format!("lua/{name}.lua")),
     )
 }
 
-/// What the store sends first where a request has a brief, and the keys that it takes.
-pub fn steady(name: &str, keys: &[String]) -> (Script, Vec<String>) {
+/// The script and keys that the store tries first if a request has a brief.
+pub fn fast_path(name: &str, keys: &[String]) -> (Script, Vec<String>) {
     let taken = match name {
         "report" => vec![keys[0].clone(), keys[4].clone()],
         _ => vec![keys[0].clone(), keys[2].clone()],
     };
-    (Script::new(&read(&format!("lua/steady/{name}.lua"))), taken)
+    (
+        Script::new(&read(&format!("lua/fast_path/{name}.lua"))),
+        taken,
+    )
 }
 
 pub fn connect(url: &str) -> Connection {
@@ -100,7 +100,7 @@ pub fn array(items: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// A value of a request: one that stands alone, or an array of them.
+/// A value of a request: a single value, or an array.
 #[derive(Clone)]
 pub enum Part {
     One(Vec<u8>),
@@ -119,7 +119,7 @@ impl Part {
         }
     }
 
-    /// Every variant of this with one value, at whatever depth, replaced.
+    /// All variants of this in which one value, at any depth, is replaced.
     pub fn replaced(&self, by: &[u8]) -> Vec<Self> {
         let mut variants = vec![Self::One(by.to_vec())];
         if let Self::Many(parts) = self {
@@ -188,13 +188,18 @@ pub fn request(operation: &str, now: u64) -> Part {
             ])]),
             Part::of(500),
             numbers(&[16, 5, 17, 12]),
+            Part::Many(vec![Part::Many(vec![
+                Part::of("status 503"),
+                Part::of(3),
+                Part::of("a detail"),
+            ])]),
         ]),
         _ => {}
     }
     Part::Many(parts)
 }
 
-/// Invokes a script with any arguments; fails when it takes long or its error has no code.
+/// Invokes a script with any arguments. Fails if it takes long, or if its error has no code.
 pub fn invoke(
     redis: &mut Connection,
     script: &Script,
@@ -216,12 +221,34 @@ pub fn invoke(
     answer
 }
 
-pub fn dumped(redis: &mut Connection, keys: &[String]) -> Vec<Option<Vec<u8>>> {
-    let mut all = redis::pipe();
+/// What is stored under the keys. Not by DUMP, which shows the order of a large hash's fields:
+/// Redis changes it at any time.
+pub fn dumped(redis: &mut Connection, keys: &[String]) -> Vec<Value> {
+    let mut types = redis::pipe();
     for key in keys {
-        all.cmd("DUMP").arg(key);
+        types.cmd("TYPE").arg(key);
     }
-    all.query(redis).unwrap()
+    let types: Vec<String> = types.query(redis).unwrap();
+    let mut all = redis::pipe();
+    for (key, kind) in keys.iter().zip(&types) {
+        match kind.as_str() {
+            "hash" => all.cmd("HGETALL").arg(key),
+            "zset" => all.cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES"),
+            "stream" => all.cmd("XRANGE").arg(key).arg("-").arg("+"),
+            "string" | "none" => all.cmd("GET").arg(key),
+            other => panic!("no script makes a {other}"),
+        };
+    }
+    let values: Vec<Value> = all.query(redis).unwrap();
+    let sorted = |(value, kind): (Value, String)| match value {
+        Value::Array(fields) if kind == "hash" => {
+            let mut pairs: Vec<_> = fields.chunks(2).map(|pair| format!("{pair:?}")).collect();
+            pairs.sort();
+            Value::SimpleString(pairs.join(" "))
+        }
+        other => other,
+    };
+    values.into_iter().zip(types).map(sorted).collect()
 }
 
 pub fn expiries(redis: &mut Connection, keys: &[String]) -> Vec<i64> {

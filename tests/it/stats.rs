@@ -1,4 +1,4 @@
-//! What a process has seen of its circuits: counts that are what was called, to the call.
+//! A process' statistics of its circuits: counts are exact to the call.
 
 use std::{
     sync::{
@@ -22,8 +22,8 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Opens when told to and not before.
-fn steady() -> PolicyBuilder {
+/// A policy that trips only on demand.
+fn fast_path() -> PolicyBuilder {
     Policy::builder()
         .minimum_number_of_calls(1_000_000)
         .report_interval(ms(10))
@@ -35,7 +35,7 @@ fn of(circuits: &Commontrip, breaker: &CircuitBreaker) -> CircuitStats {
     stats.swap_remove(at)
 }
 
-/// Transitions with their counts, in words: `closed open tripped false 1`.
+/// Transitions with their counts, as text: `closed open tripped false 1`.
 fn transitions(stats: &CircuitStats) -> Vec<String> {
     let words = |(t, n): (&Transition, &u64)| {
         let Transition {
@@ -52,7 +52,7 @@ fn transitions(stats: &CircuitStats) -> Vec<String> {
 
 async fn record(breaker: &CircuitBreaker, outcome: Outcome, times: u64) {
     for _ in 0..times {
-        breaker.acquire().await.unwrap().record(outcome);
+        breaker.acquire().await.unwrap().record(outcome.clone());
     }
 }
 
@@ -60,11 +60,11 @@ async fn record(breaker: &CircuitBreaker, outcome: Outcome, times: u64) {
 async fn counts_are_what_was_called_to_the_call() {
     let circuits = Commontrip::builder()
         .redis(support::redis_url())
-        // However slow the machine is, its Redis is there.
+        // Long enough for a slow machine, because the Redis is up.
         .store_timeout(Duration::from_secs(5))
         .build()
         .unwrap();
-    let policy = steady()
+    let policy = fast_path()
         .slow_calls(ms(20), 100)
         .call_timeout(ms(1000))
         .latency_recording(LatencyRecording::EveryCall);
@@ -82,7 +82,7 @@ async fn counts_are_what_was_called_to_the_call() {
     let hangs = || breaker.call(std::future::pending::<Result<(), ()>>);
     let (one, two) = tokio::join!(hangs(), hangs());
     assert!(one.is_err() && two.is_err());
-    // Before anything had to be reported.
+    // Nothing had to be reported before.
     let stats = of(&circuits, &breaker);
     assert_eq!(
         (stats.successes, stats.failures, stats.timeouts),
@@ -90,7 +90,7 @@ async fn counts_are_what_was_called_to_the_call() {
         "{stats:?}"
     );
     assert_eq!((stats.ignored, stats.rejected), (2, 0));
-    // A slow machine makes others slow too; these three are.
+    // A slow machine makes other calls slow too; these three always are.
     assert!(stats.slow >= 3);
     assert_eq!(stats.failures_in_time(), 3);
     assert_eq!(stats.latencies.count(), 13);
@@ -103,13 +103,13 @@ async fn counts_are_what_was_called_to_the_call() {
     assert!(after.report_time > Duration::ZERO);
     assert!(circuits.health().round_trips.count() > 0);
     assert!(after.stale_for.is_some());
-    assert_eq!(after.failure_rate(), Some(5.0 / 13.0));
+    assert_eq!(after.failure_rate(), Some(500.0 / 13.0));
     breaker.force_open(Default::default()).await.unwrap();
     for _ in 0..4 {
         breaker.acquire().await.unwrap_err();
     }
     assert_eq!(of(&circuits, &breaker).rejected, 4);
-    // What was permitted before a transition counts as well.
+    // Calls permitted before a transition count as well.
     breaker.reset().await.unwrap();
     let early = breaker.acquire().await.unwrap();
     breaker.reset().await.unwrap();
@@ -121,7 +121,9 @@ async fn counts_are_what_was_called_to_the_call() {
 async fn counts_of_many_threads_only_grow_and_lose_nothing() {
     const EACH: u64 = 20_000;
     let circuits = Commontrip::embedded().unwrap();
-    let breaker = circuits.circuit("busy", steady().build().unwrap()).unwrap();
+    let breaker = circuits
+        .circuit("busy", fast_path().build().unwrap())
+        .unwrap();
     record(&breaker, Outcome::Success, 1).await;
     let threads: Vec<_> = (0..3)
         .map(|_| {
@@ -154,7 +156,7 @@ async fn each_replica_counts_a_transition_once_and_its_own_probes() {
     let store = MemoryStore::default();
     let replica = || Commontrip::builder().store(store.clone()).build().unwrap();
     let (one, two) = (replica(), replica());
-    let policy = steady()
+    let policy = fast_path()
         .wait_duration_in_open_state(ms(1))
         .permitted_number_of_calls_in_half_open_state(2)
         .success_threshold(1)
@@ -210,12 +212,12 @@ async fn what_a_replica_does_alone_is_counted_apart_from_what_the_fleet_does() {
     record(&breaker, Outcome::Success, 1).await;
     circuits.flush().await;
     server.kill();
-    until("the store is away", async || {
+    until("the store is unavailable", async || {
         let _ = breaker.acquire().await.map(Permit::success);
-        circuits.health().away_for.is_some()
+        circuits.health().unavailable_for.is_some()
     })
     .await;
-    // A verdict of its own, which the fleet is not told.
+    // The replica's own verdict, which is not reported to the fleet.
     record(&breaker, Outcome::trip(), 1).await;
     until("it opens for itself", async || {
         breaker.state() == State::Open
@@ -230,7 +232,7 @@ async fn what_a_replica_does_alone_is_counted_apart_from_what_the_fleet_does() {
     server.restart();
     until("the fleet's circuit decides again", async || {
         circuits.flush().await;
-        circuits.health().away_for.is_none() && breaker.state() == State::Closed
+        circuits.health().unavailable_for.is_none() && breaker.state() == State::Closed
     })
     .await;
     assert_eq!(
@@ -244,7 +246,7 @@ async fn an_observer_looks_until_it_is_dropped_or_the_registry_is() {
     let looks = || {
         let count = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&count);
-        let look = move |_: &commontrip::Health, stats: &[CircuitStats]| {
+        let look = move |_: &commontrip::RegistryHealth, stats: &[CircuitStats]| {
             assert_eq!(stats.len(), 1);
             counted.fetch_add(1, Ordering::SeqCst);
         };

@@ -1,6 +1,6 @@
-//! Redis' clock steps, by an hour either way, or a server is promoted whose clock is another.
+//! Redis' clock steps by an hour either way, or a server with another clock is promoted.
 //!
-//! A real server whose wall clock is off by what a file says; nothing else knows of it.
+//! Uses a real server whose wall clock is shifted by a value in a file. Nothing else knows of it.
 
 use std::{
     fs,
@@ -18,11 +18,11 @@ use crate::wait::until;
 
 const BACK: i64 = -3600;
 const FORWARD: i64 = 3600;
-/// The longest wait under the policy.
+/// The longest wait of the policy.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// What Redis asks for the time, with the seconds added that a file holds. libfaketime does not get
-/// along with Redis' allocator, which asks for the time before anything can be looked up.
+/// Replaces the functions that Redis reads the time from; adds the seconds from a file. libfaketime
+/// does not work with Redis' allocator, which reads the time before symbols can be looked up.
 const SHIFT: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -57,7 +57,7 @@ time_t time(time_t *at) {
 }
 "#;
 
-/// A server, and the file with what its clock is ahead by.
+/// A server, and the file with its clock's offset.
 pub struct Stepping {
     pub server: OwnServer,
     folder: PathBuf,
@@ -87,7 +87,7 @@ impl Stepping {
         Self { server, folder }
     }
 
-    /// Steps to so many seconds ahead of the right time.
+    /// Sets the clock this many seconds ahead of the right time.
     pub async fn step_to(&self, ahead: i64) {
         set(&self.folder, ahead);
         until("the clock has stepped", async || {
@@ -118,7 +118,7 @@ fn set(folder: &Path, ahead: i64) {
     let mut file = fs::OpenOptions::new();
     let file = file.write(true).create(true).truncate(false);
     let file = file.open(folder.join("ahead")).unwrap();
-    // In its place: the server looks at it all the time.
+    // In place, because the server has the file mapped.
     file.write_all_at(&ahead.to_ne_bytes(), 0).unwrap();
 }
 
@@ -142,7 +142,7 @@ fn policy() -> Policy {
         .unwrap()
 }
 
-/// One good call; a rejection never asks for a longer wait than there can be.
+/// Makes one successful call. A rejection never asks for a wait longer than the maximum.
 async fn call(breaker: &CircuitBreaker) -> bool {
     match breaker.call(async || Ok::<_, ()>(())).await {
         Ok(()) => true,
@@ -160,7 +160,7 @@ async fn call(breaker: &CircuitBreaker) -> bool {
 
 async fn trip(breaker: &CircuitBreaker) {
     let permit = permit(breaker).await;
-    permit.record(commontrip::Outcome::Trip { retry_after: None });
+    permit.record(commontrip::Outcome::trip());
     until("it is open in Redis", async || {
         breaker
             .snapshot()
@@ -179,7 +179,7 @@ async fn permit(breaker: &CircuitBreaker) -> Permit {
     }
 }
 
-/// Calls come again, here and in a replica that was not there before.
+/// Calls pass again, here and in a new replica.
 async fn recovers(stepping: &str, breaker: &CircuitBreaker, fresh: &CircuitBreaker) {
     let start = Instant::now();
     for breaker in [fresh, breaker] {
@@ -220,7 +220,7 @@ async fn a_dead_probe_holds_its_place_no_longer_after_a_step() {
         let redis = Stepping::start(0, &[]);
         let (_circuits, breaker) = redis.replica(&policy());
         trip(&breaker).await;
-        // Of a process that dies.
+        // Simulates a process that dies.
         std::mem::forget(permit(&breaker).await);
         assert_eq!(breaker.snapshot().await.unwrap().state, State::HalfOpen);
         redis.step_to(step).await;
@@ -310,7 +310,7 @@ async fn a_promoted_server_whose_clock_is_another_lengthens_no_wait() {
             proxy.turn_to(follower.server.port());
             until("it is found", async || {
                 let _ = call(&breaker).await;
-                circuits.health().away_for.is_none()
+                circuits.health().unavailable_for.is_none()
             })
             .await;
             let (_others, fresh) = replica(&proxy.url(), &policy());

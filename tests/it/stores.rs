@@ -1,6 +1,6 @@
-//! Facts that hold on both stores.
+//! Defines tests that run on both stores.
 
-/// One test for each fact on each store: what the module's `memory()` makes, and its `redis()`.
+/// One test for each fact on each store, made by the module's `memory()` and `redis()`.
 macro_rules! on_each_store {
     ($($fact:ident)+) => {
         mod on_memory {

@@ -1,11 +1,12 @@
-//! Where the integration tests get their Redis.
+//! Provides the Redis of the integration tests.
 //!
-//! Owns finding or starting a server, and removing it again. Of the crate under test it knows only the ACL rules that it
-//! asks for, so that the benches can include this file as a module of theirs.
-//! The crate gets in as a user with those rights and no other ([`redis_url`], [`OwnServer::url`]); what a test does
-//! beside the crate, it does as an administrator ([`admin_url`], [`OwnServer::admin_url`]).
-//! Invariant: what is started here ends with this process, also when that is killed. A destructor can't promise it, so
-//! each server or container has a watchdog: a `sh` that reads a pipe only this process holds open (see [`Watchdog`]).
+//! Owns finding or starting a server, and removing it again. Knows only the crate's ACL rules, so
+//! that the benches can include this file as a module. The crate connects as a user with exactly
+//! these rights ([`redis_url`], [`OwnServer::url`]); tests that access Redis directly do so as an
+//! administrator ([`admin_url`], [`OwnServer::admin_url`]). Invariant: everything started here ends
+//! with this process, even if it is killed. A destructor cannot guarantee that, so each server or
+//! container has a watchdog: a `sh` that reads a pipe only this process holds open (see
+//! [`Watchdog`]).
 
 #![allow(
     dead_code,
@@ -41,33 +42,34 @@ const URL: &str = "COMMONTRIP_TEST_REDIS_URL";
 const IMAGE: &str = "COMMONTRIP_TEST_REDIS_IMAGE";
 const SOURCE: &str = "COMMONTRIP_TEST_REDIS_SOURCE";
 
-/// Keeps nothing on disk; the same words for a server and for a container.
+/// Keeps nothing on disk; the same arguments for a server and a container.
 const NO_PERSISTENCE: [&str; 4] = ["--save", "", "--appendonly", "no"];
 
 const POLL: Duration = Duration::from_millis(10);
 const POLLS: u32 = 2_000;
 
-/// Returns the URL of the server that all tests of this process share, and starts it at the first call. Its user may do
-/// what the README says that the crate needs, and nothing else.
+/// Returns the URL of the server that all tests of this process share, and starts it at the first
+/// call. Its user has exactly the rights that docs/redis.md lists.
 ///
-/// The first of these that works: the URL in `COMMONTRIP_TEST_REDIS_URL`; a container of `COMMONTRIP_TEST_REDIS_IMAGE`
-/// (default `redis:7`); a `redis-server` on PATH; the same from Debian's packages. `COMMONTRIP_TEST_REDIS_SOURCE` =
-/// `url`, `docker` or `server` allows only that one. The choice is printed to stderr.
+/// Uses the first of these that works: the URL in `COMMONTRIP_TEST_REDIS_URL`; a container of
+/// `COMMONTRIP_TEST_REDIS_IMAGE` (default `redis:7`); a `redis-server` on PATH; the same from
+/// Debian's packages. `COMMONTRIP_TEST_REDIS_SOURCE` = `url`, `docker` or `server` allows only that
+/// one. The choice is printed to stderr.
 ///
-/// On a server that was given by its URL the user is made for this run and removed after it, if that URL's user may do
-/// so; else the crate is the URL's user too, which is said.
+/// On a server given by its URL, the user is created for this run and removed afterwards, if the
+/// URL's user may do so. Otherwise the crate connects as the URL's user, which is printed.
 ///
 /// # Panics
-/// When there is no Redis, with what to do about it.
+/// When there is no Redis; the message says what to do.
 #[track_caller]
 pub fn redis_url() -> &'static str {
     &shared().url
 }
 
-/// Returns the same server's URL for who may do everything.
+/// Returns the same server's URL for an administrator.
 ///
 /// # Panics
-/// As [`redis_url`] does.
+/// Like [`redis_url`].
 #[track_caller]
 pub fn admin_url() -> &'static str {
     &shared().admin_url
@@ -82,24 +84,26 @@ fn shared() -> &'static Found {
     }
 }
 
-/// Returns a name no other test has, in this process or another: for a circuit or a key prefix on a shared server.
+/// Returns a name that no other test has, in this process or another, for a circuit or a key prefix
+/// on a shared server.
 pub fn unique(name: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{name}-{}-{count}-{:08x}", process::id(), fastrand::u32(..))
 }
 
-/// Says something past the harness, which shows what a test prints only when it failed.
+/// Prints a message past the harness, which shows output of failed tests only.
 pub fn say(words: &str) {
     let _ = writeln!(io::stderr(), "{words}");
 }
 
-/// A server of one test's own, to break as it likes. Dropping it kills it.
+/// A server for one test, which may break it. Dropping it kills it.
 ///
-/// Always a `redis-server` process, whatever the shared server is: only a process can be stopped and killed at once.
+/// Always a `redis-server` process, whatever the shared server is, because only a process can be
+/// stopped and killed at once.
 pub struct OwnServer {
     port: u16,
-    /// What its URL says of the user.
+    /// The user part of its URL.
     user: String,
     folder: PathBuf,
     watchdog: Mutex<Watchdog>,
@@ -117,39 +121,39 @@ impl OwnServer {
     /// Starts a server with more arguments, such as `["--maxmemory", "10mb"]`.
     ///
     /// # Panics
-    /// As [`start`](OwnServer::start) does.
+    /// Like [`start`](OwnServer::start).
     #[track_caller]
     pub fn start_with(args: &[&str]) -> OwnServer {
         let server = program().and_then(|program| OwnServer::launch(program, None, args));
         server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
     }
 
-    /// Starts a server by a program that runs `redis-server` in its own way.
+    /// Starts a server with a program that runs `redis-server` in its own way.
     ///
     /// # Panics
-    /// As [`start`](OwnServer::start) does.
+    /// Like [`start`](OwnServer::start).
     #[track_caller]
     pub fn start_by(program: &Path, args: &[&str]) -> OwnServer {
         let server = OwnServer::launch(program, None, args);
         server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
     }
 
-    /// Starts a server as a configuration file says, which it may write to; a sentinel, say.
+    /// Starts a server with a configuration file that it may write to, such as a sentinel's.
     ///
     /// # Panics
-    /// As [`start`](OwnServer::start) does.
+    /// Like [`start`](OwnServer::start).
     #[track_caller]
     pub fn start_as(config: &str, args: &[&str]) -> OwnServer {
         let server = program().and_then(|program| OwnServer::launch(program, Some(config), args));
         server.unwrap_or_else(|reason| panic!("no redis of its own for this test: {reason}"))
     }
 
-    /// For the crate: its user may do what the README says, and nothing else.
+    /// The URL for the crate, whose user has exactly the rights in docs/redis.md.
     pub fn url(&self) -> String {
         format!("redis://{}127.0.0.1:{}/", self.user, self.port)
     }
 
-    /// For who may do everything.
+    /// The URL for an administrator.
     pub fn admin_url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
@@ -158,17 +162,17 @@ impl OwnServer {
         self.port
     }
 
-    /// What the server said since it was started last.
+    /// The server's log since its last start.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// Kills the server (SIGKILL), paused or not. Its port refuses connections when this returns.
+    /// Kills the server (SIGKILL), even if paused. Its port refuses connections when this returns.
     pub fn kill(&self) {
         self.order("kill");
     }
 
-    /// Starts the server again on the same port, killing it first when it still runs. Its data is gone.
+    /// Starts the server again on the same port; kills it first if it still runs. Its data is lost.
     ///
     /// # Panics
     /// When it does not answer.
@@ -177,7 +181,7 @@ impl OwnServer {
         self.until_ready();
     }
 
-    /// Waits until a server that was started answers.
+    /// Waits until a started server answers.
     ///
     /// # Panics
     /// When it does not answer.
@@ -187,17 +191,18 @@ impl OwnServer {
         }
     }
 
-    /// As [`restart`](OwnServer::restart), without waiting: the server may have data to load first.
+    /// Like [`restart`](OwnServer::restart), without waiting, because the server may have data to
+    /// load.
     pub fn begin_restart(&self) {
         self.order("start");
     }
 
-    /// Freezes the server (SIGSTOP): connections open, nothing answers.
+    /// Freezes the server (SIGSTOP): connections stay open, nothing answers.
     pub fn pause(&self) {
         self.order("STOP");
     }
 
-    /// Lets a paused server go on (SIGCONT).
+    /// Resumes a paused server (SIGCONT).
     pub fn resume(&self) {
         self.order("CONT");
     }
@@ -208,7 +213,7 @@ impl OwnServer {
             let port = free_port()?;
             let folder = env::temp_dir().join(unique("commontrip-redis"));
             let file = folder.join("config");
-            // A sentinel's users are others.
+            // A sentinel has its own users.
             let (user, user_args) = match config {
                 None => (format!("{}@", user::userinfo()), user::server_args()),
                 Some(_) => (String::new(), Vec::new()),
@@ -254,7 +259,8 @@ impl OwnServer {
         });
     }
 
-    /// Waits for the server's own word in its log: somebody else's server could answer a PING on a port it lost.
+    /// Waits for the server's message in its log, because another server could answer a PING on a
+    /// port that this one failed to bind.
     fn ready(&self) -> Result<(), Start> {
         let mut log = String::new();
         for _ in 0..POLLS {
@@ -281,24 +287,24 @@ impl OwnServer {
     }
 }
 
-/// Why a server that was started is not there.
+/// Why a server did not start.
 enum Start {
     TakenPort(String),
     Failed(String),
 }
 
-/// A `sh` that cleans up when its standard input ends, which it does however this process ends.
+/// A `sh` that cleans up when its standard input ends, which happens however this process ends.
 ///
-/// It has a process group of its own, out of the way of Ctrl-C and of a test runner that kills its group, and none of
-/// our output streams, which would keep a reader of them waiting.
+/// It has its own process group, so that neither Ctrl-C nor a test runner that kills its group
+/// reaches it. It does not inherit the output streams, because a reader of these would wait for it.
 pub struct Watchdog {
     shell: Child,
     orders: Option<ChildStdin>,
     done: BufReader<ChildStdout>,
 }
 
-/// Runs the server as its child, so that it can't mistake another process for it. Words in: `start`, `kill` or a
-/// signal's name. Each comes back when it is carried out.
+/// Runs the server as its child, so that it cannot mistake another process for it. Input: `start`,
+/// `kill` or a signal's name. Each is echoed once it is done.
 const SERVER_WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 folder=$1 pid=
@@ -368,7 +374,8 @@ fn provide() -> Result<Found, String> {
     };
     match found {
         Ok(found) => {
-            // Straight to stderr: what eprintln! writes is hidden by the test harness unless the test fails.
+            // Written to stderr directly, because the test harness shows `eprintln!` of failed
+            // tests only.
             say(&format!("redis for the tests: {}", found.origin));
             Ok(found)
         }
@@ -386,12 +393,12 @@ fn provide() -> Result<Found, String> {
 struct Found {
     url: String,
     admin_url: String,
-    /// Where it comes from, for people.
+    /// Where it comes from, in words.
     origin: String,
 }
 
 impl Found {
-    /// One that was started with the tests' user.
+    /// A server that was started with the tests' user.
     fn started(host: &str, port: u16, origin: String) -> Found {
         Found {
             url: format!("redis://{}@{host}:{port}/", user::userinfo()),
@@ -405,20 +412,20 @@ fn server() -> Result<Found, String> {
     let program = program()?;
     let server = OwnServer::launch(program, None, &[])?;
     let port = server.port();
-    // It is to live as long as this process does; then its watchdog ends it.
+    // It lives as long as this process; then its watchdog ends it.
     std::mem::forget(server);
     let origin = format!("started {}", program.display());
     Ok(Found::started("127.0.0.1", port, origin))
 }
 
-/// The `redis-server` program, installed first if this is a Debian and we may.
+/// The `redis-server` program; installs it first on Debian, if permitted.
 fn program() -> Result<&'static Path, String> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| tool("redis-server", "redis-server"));
     program.as_deref().map_err(Clone::clone)
 }
 
-/// A program, from Debian's package if it is not there.
+/// A program; installs Debian's package if it is missing.
 pub fn tool(program: &str, package: &str) -> Result<PathBuf, String> {
     if let Some(found) = on_path(program) {
         return Ok(found);
@@ -428,7 +435,7 @@ pub fn tool(program: &str, package: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{program} is not on PATH, although apt-get installed {package}"))
 }
 
-/// Installs Debian's package of `what`, if this is a Debian and we may.
+/// Installs Debian's package of `what`, if this is a Debian and the user may.
 pub fn install(what: &str, package: &str) -> Result<(), String> {
     let missing = format!("{what} is missing (Debian's package is {package})");
     if on_path("apt-get").is_none() {
@@ -475,8 +482,9 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A port nobody listens on, below those the kernel gives to outgoing connections: a client that keeps dialling a dead
-/// server's port there would sooner or later be given that very port, and talk to itself.
+/// A port that nobody listens on, below the kernel's range for outgoing connections. In that range,
+/// a client that keeps connecting to a dead server's port would sooner or later be assigned that
+/// port, and talk to itself.
 pub fn free_port() -> Result<u16, String> {
     (0..100)
         .map(|_| fastrand::u16(20_000..32_000))
@@ -484,7 +492,7 @@ pub fn free_port() -> Result<u16, String> {
         .ok_or_else(|| "no free port between 20000 and 32000".to_owned())
 }
 
-/// Whether a Redis answers: also an error, such as one that wants a password, is an answer.
+/// Whether a Redis answers. An error counts as an answer, such as one that asks for a password.
 fn answers(port: u16) -> bool {
     let ping = || -> io::Result<u8> {
         let second = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Breaking switched off in one process: its calls pass whatever the circuit says, and nobody else's.
+//! Circuit breaking switched off in one process: its calls pass whatever the circuit says, and only
+//! its own.
 
 use std::{
     sync::{
@@ -40,7 +41,7 @@ async fn trip(breaker: &CircuitBreaker) {
     until("it is open", async || breaker.state() == State::Open).await;
 }
 
-/// Every way to make a call passes, and none is a probe.
+/// Checks that every kind of call passes, and none is a probe.
 async fn passes(breaker: &CircuitBreaker) {
     assert!(!breaker.acquire().await.unwrap().is_probe());
     assert!(!breaker.try_acquire().unwrap().is_probe());
@@ -62,9 +63,9 @@ async fn one_process_is_off_and_the_rest_of_the_fleet_is_not() {
     assert!(!off.health().enabled && on.health().enabled);
     passes(&mine).await;
     assert!(theirs.acquire().await.is_err());
-    // The circuit is what it is, and so is what is known of it.
+    // The circuit's state and the process' view of it do not change.
     assert_eq!(mine.state(), State::Open);
-    // What is pushed meanwhile does not matter: an override, its end, another trip.
+    // Changes that are pushed meanwhile do not matter: an override, its end, another trip.
     let because = Override::because("a test");
     theirs.force_open(because).await.unwrap();
     until("it is heard", async || mine.state() == State::ForcedOpen).await;
@@ -72,7 +73,7 @@ async fn one_process_is_off_and_the_rest_of_the_fleet_is_not() {
     theirs.reset().await.unwrap();
     until("it is heard", async || mine.state() == State::Closed).await;
     passes(&mine).await;
-    // Its failures are recorded as before, and protect the others.
+    // Its failures are still recorded, and protect the others.
     for _ in 0..20 {
         mine.acquire().await.unwrap().failure();
     }
@@ -97,7 +98,7 @@ async fn nothing_is_asked_of_the_store_and_a_new_circuit_is_off_too() {
     let strict = circuit(&circuits, "strict", policy().decision_ttl(Duration::ZERO));
     strict.acquire().await.unwrap().success();
     circuits.flush().await;
-    // Waiting for the store is a failure by its time limit.
+    // A wait for the store ends by its timeout.
     server.pause();
     circuits.set_enabled(false);
     let quick = Duration::from_secs(5);
@@ -122,10 +123,10 @@ async fn while_the_store_is_away_local_circuits_are_off_too() {
     let rejects = circuit(&circuits, "rejects", rejects);
     let local = circuit(&circuits, "local", policy());
     server.kill();
-    until("it is away", async || {
+    until("it is unavailable", async || {
         let _ = local.acquire().await;
         let _ = rejects.acquire().await;
-        circuits.health().circuits_away == 2
+        circuits.health().circuits_unavailable == 2
     })
     .await;
     until("it opens for itself", async || {
@@ -143,7 +144,10 @@ async fn while_the_store_is_away_local_circuits_are_off_too() {
     assert!(rejects.acquire().await.is_err() && local.acquire().await.is_err());
     circuits.set_enabled(false);
     server.restart();
-    until("it is back", async || circuits.health().away_for.is_none()).await;
+    until("it is back", async || {
+        circuits.health().unavailable_for.is_none()
+    })
+    .await;
     passes(&rejects).await;
     passes(&local).await;
     circuits.shutdown().await;
@@ -174,7 +178,7 @@ async fn half_open_is_off_and_on_again_and_time_that_passed_has_passed() {
     passes(&breaker).await;
     circuits.set_enabled(true);
     assert!(breaker.acquire().await.is_err(), "the one probe is out");
-    // A probe that was out all the while still counts.
+    // A probe that was in flight all the time still counts.
     circuits.set_enabled(false);
     probe.failure();
     until("it is open again", async || breaker.state() == State::Open).await;
@@ -206,7 +210,7 @@ async fn calls_that_begin_while_it_is_off_all_pass_whatever_comes_meanwhile() {
             .await
             .unwrap();
         breaker.reset().await.unwrap();
-        // A circuit that is taken now, and policies that change.
+        // Circuits are created and policies change meanwhile.
         circuits
             .circuit("c", policy().jitter(fastrand::u64(..50)).build().unwrap())
             .unwrap();
@@ -216,5 +220,60 @@ async fn calls_that_begin_while_it_is_off_all_pass_whatever_comes_meanwhile() {
     for caller in callers {
         caller.await.unwrap();
     }
+    circuits.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_circuit_is_off_in_one_process_and_its_others_are_not() {
+    let (off, on) = (patient(redis_url()), patient(redis_url()));
+    let (name, beside) = (unique("switch"), unique("switch"));
+    let mine = circuit(&off, &name, policy());
+    let beside = circuit(&off, &beside, policy());
+    let theirs = circuit(&on, &name, policy());
+    theirs.acquire().await.unwrap().success();
+    trip(&mine).await;
+    trip(&beside).await;
+    until("both know", async || theirs.state() == State::Open).await;
+    mine.set_enabled(false);
+    assert_eq!(off.health().circuits_off, 1);
+    assert!(off.health().enabled && !mine.is_enabled() && beside.is_enabled());
+    passes(&mine).await;
+    assert!(beside.acquire().await.is_err() && theirs.acquire().await.is_err());
+    assert_eq!(mine.state(), State::Open, "it is what it is");
+    // With another policy it is still the same circuit.
+    passes(&circuit(&off, &name, policy().jitter(3))).await;
+    // Its failures are still recorded, and protect the others.
+    theirs.reset().await.unwrap();
+    until("it is heard", async || mine.state() == State::Closed).await;
+    for _ in 0..20 {
+        mine.acquire().await.unwrap().failure();
+    }
+    off.flush().await;
+    until("both know", async || {
+        theirs.state() == State::Open && mine.state() == State::Open
+    })
+    .await;
+    passes(&mine).await;
+    // Both switches must be on.
+    off.set_enabled(false);
+    mine.set_enabled(true);
+    passes(&mine).await;
+    assert!(!mine.is_enabled());
+    off.set_enabled(true);
+    assert!(mine.acquire().await.is_err() && mine.is_enabled());
+    assert_eq!(off.health().circuits_off, 0);
+    off.shutdown().await;
+    on.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_circuit_that_is_off_and_idle_is_kept() {
+    let circuits = Commontrip::builder();
+    let circuits = circuits.idle_timeout(Duration::from_millis(40));
+    let circuits = circuits.build().unwrap();
+    circuit(&circuits, "off", policy()).set_enabled(false);
+    circuit(&circuits, "on", policy());
+    until("the other is let go", async || circuits.stats().len() == 1).await;
+    assert!(!circuit(&circuits, "off", policy()).is_enabled());
     circuits.shutdown().await;
 }

@@ -1,5 +1,5 @@
-//! Callers that cannot wait: what is known decides, nobody is rejected for want of an answer, and
-//! permits that were fetched ahead are used in time or given back.
+//! Callers that cannot wait: the cached decision applies, no call is rejected because an answer is
+//! missing, and prefetched permits are used in time or given back.
 
 use std::{
     sync::{
@@ -46,7 +46,7 @@ fn breaker(circuits: &Commontrip, policy: PolicyBuilder) -> CircuitBreaker {
     circuits.circuit("c", policy).unwrap()
 }
 
-/// Half-open at the next question.
+/// Half-open at the next request.
 fn one_probe() -> PolicyBuilder {
     Policy::builder()
         .wait_duration_in_open_state(50 * MS)
@@ -66,7 +66,7 @@ async fn the_first_calls_of_a_process_are_made_also_where_nothing_is_awaited() {
     for circuits in [Commontrip::embedded().unwrap(), on(distant()), redis] {
         let policy = Policy::default();
         let breaker = circuits.circuit(&unique("first"), policy).unwrap();
-        // Nothing else of this runtime runs meanwhile.
+        // No other task of this runtime runs meanwhile.
         let made = (0..1000).filter(|_| breaker.call_sync(|| Ok::<_, ()>(())).is_ok());
         assert_eq!(made.count(), 1000);
         circuits.flush().await;
@@ -172,11 +172,11 @@ async fn a_permit_fetched_before_the_circuit_opened_again_is_not_given_out() {
         let (one, other) = (breaker(&here, policy()), breaker(&there, policy()));
         opened(&one).await;
         assert!(one.try_acquire().is_err());
-        // The other one's decision is stale by then.
+        // The other replica's decision is stale by then.
         sleep(300 * MS).await;
         let probe = other.acquire().await.unwrap();
         assert!(probe.is_probe());
-        // From here on it waits for a minute.
+        // The next wait is a minute.
         other
             .store_policy("wait_duration_in_open_state_ms=60000")
             .await
@@ -202,14 +202,14 @@ fn outside_of_a_runtime_a_blocking_caller_waits_for_the_answer() {
         opened(&breaker).await;
         (circuits, breaker)
     });
-    // Not the second time: the first.
+    // The very first call passes, not only the second.
     breaker.call_blocking(|| Ok::<_, ()>(())).unwrap();
     runtime.block_on(circuits.flush());
     assert_eq!(breaker.state(), State::Closed);
     runtime.block_on(circuits.shutdown());
 }
 
-/// A process that stands still while its question is answered.
+/// A process that is suspended while its request is answered.
 #[derive(Clone, Debug)]
 struct Sleepy {
     inner: Distant,
@@ -274,9 +274,7 @@ async fn what_a_late_probe_asks_for_is_asked_of_no_other_generation() {
         );
         first.success();
         until("closed", async || breaker.state() == State::Closed).await;
-        second.record(Outcome::Failure {
-            retry_after: Some(Duration::from_secs(5)),
-        });
+        second.record(Outcome::failure().with_retry_after(Duration::from_secs(5)));
         circuits.flush().await;
         breaker.acquire().await.unwrap().record(Outcome::trip());
         until("open", async || breaker.state() == State::Open).await;
@@ -293,9 +291,10 @@ async fn what_an_unreported_failure_asks_for_ends_with_its_generation() {
     let (one, other) = (breaker(&here, policy()), breaker(&there, policy()));
     here.flush().await;
     one.acquire().await.unwrap().success();
-    one.acquire().await.unwrap().record(Outcome::Failure {
-        retry_after: Some(Duration::from_secs(5)),
-    });
+    one.acquire()
+        .await
+        .unwrap()
+        .record(Outcome::failure().with_retry_after(Duration::from_secs(5)));
     let reset = other.reset().await.unwrap();
     until("heard", async || {
         one.cached().generation == reset.generation

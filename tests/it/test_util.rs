@@ -1,4 +1,5 @@
-//! What users test with: faults do what they say, a fleet agrees, differences are told.
+//! The `test-util` feature: faults act as described, a fleet agrees, and assertions explain
+//! differences.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ async fn generation(store: &MemoryStore) -> u64 {
     seen.unwrap().generation
 }
 
-/// Trips a circuit of this store by a registry of its own, so that its generation is 1.
+/// Trips a circuit of this store through another registry, so that its generation is 1.
 async fn tripped() -> (MemoryStore, FaultyStore) {
     let inner = MemoryStore::default();
     let circuits = Commontrip::builder().store(inner.clone()).build().unwrap();
@@ -40,9 +41,9 @@ fn reset() -> commontrip::model::Control {
 #[tokio::test]
 async fn an_error_carries_nothing_out_and_a_lost_answer_does() {
     let (inner, store) = tripped().await;
-    let away = store.inject(Fault::away());
+    let away = store.inject(Fault::unavailable());
     let error = store.control(&name(), &reset()).await.unwrap_err();
-    assert!(error.is_away(), "{error}");
+    assert!(error.is_unavailable(), "{error}");
     assert_eq!(generation(&inner).await, 1);
     away.end();
     let refused = Fault::fail(StoreError::Refused("no".to_owned()));
@@ -71,7 +72,7 @@ async fn what_hangs_is_carried_out_later_and_what_is_held_back_at_once() {
             generation(&inner).await == meanwhile
         })
         .await;
-        // The fault has met its one operation: the next passes.
+        // The fault applied to one operation; the next one passes.
         store.ping().await.unwrap();
         assert!(!waiting.is_finished());
         fault.end();
@@ -93,9 +94,15 @@ async fn faults_that_hang_are_given_up_by_who_does_not_wait() {
     let breaker = circuits.circuit("new", Policy::default()).unwrap();
     store.inject(Fault::hang());
     breaker.acquire().await.unwrap().success();
-    until("it is away", async || circuits.health().away_for.is_some()).await;
+    until("it is unavailable", async || {
+        circuits.health().unavailable_for.is_some()
+    })
+    .await;
     store.heal();
-    until("it is back", async || circuits.health().away_for.is_none()).await;
+    until("it is back", async || {
+        circuits.health().unavailable_for.is_none()
+    })
+    .await;
     circuits.flush().await;
     assert_eq!(breaker.snapshot().await.unwrap().successes_total, 1);
 }
@@ -107,7 +114,7 @@ async fn a_fleet_agrees_and_a_replica_that_is_cut_off_does_not_hear() {
     fleet.settle().await;
     let link = fleet.link(2).unwrap();
     assert!(fleet.link(3).is_none());
-    let cut = link.inject(Fault::away());
+    let cut = link.inject(Fault::unavailable());
     let push = |number| fleet.replicas().nth(number).unwrap().health().push;
     until("nothing is pushed to it", async || !push(2)).await;
     trip(&payments[0]).await;
@@ -201,7 +208,7 @@ async fn what_never_comes_is_waited_for_no_longer_than_said() {
     let panicked = waiting.await.unwrap_err().into_panic();
     let words = panicked.downcast_ref::<String>().unwrap();
     assert_eq!(words, "circuit \"payments\" is closed after 30s, not open");
-    // Not a transition: counted, and nothing else.
+    // Not a transition; it is only counted.
     payments.acquire().await.unwrap().record(Outcome::Ignored);
     assert_transitions!(payments, []);
     let request = Acquire::default();

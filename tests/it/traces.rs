@@ -1,8 +1,8 @@
-//! What is logged: each transition once by each replica, with what led to it, and nothing for a call.
+//! The logs: one line for each transition in each replica, with its cause, and none for a call.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use commontrip::{CircuitBreaker, Commontrip, Outcome, Permit, Policy, State};
+use commontrip::{CircuitBreaker, Commontrip, Outcome, Override, Permit, Policy, State};
 use parking_lot::Mutex;
 use tracing::{
     Event, Subscriber,
@@ -15,7 +15,7 @@ use crate::{
     wait::until,
 };
 
-/// An event's fields, in words.
+/// An event's fields as text.
 #[derive(Clone, Debug, Default)]
 pub struct Line(BTreeMap<&'static str, String>);
 
@@ -41,7 +41,7 @@ impl Visit for Line {
     }
 }
 
-/// Everything that the crate says on this thread.
+/// Everything that the crate logs on this thread.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<Line>>>);
 
@@ -57,13 +57,17 @@ impl<S: Subscriber> Layer<S> for Log {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         if event.metadata().target().starts_with("commontrip") {
             let mut line = Line::default();
+            line.0.insert("level", event.metadata().level().to_string());
             event.record(&mut line);
+            let about = event.metadata();
+            line.0.insert("level", about.level().to_string());
+            line.0.insert("target", about.target().to_owned());
             self.0.lock().push(line);
         }
     }
 }
 
-/// Tests here run on one thread, tasks of the crate included.
+/// Tests here run on one thread, including the crate's tasks.
 pub fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let subscriber = tracing_subscriber::registry().with(log.clone());
@@ -71,7 +75,7 @@ pub fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
 }
 
 const FLEET: &str = "circuit changed";
-const ALONE: &str = "circuit of this replica alone changed";
+const ALONE: &str = "local circuit changed";
 const CALLS: usize = 200;
 
 fn policy(wait: Duration) -> Policy {
@@ -85,7 +89,7 @@ fn policy(wait: Duration) -> Policy {
     policy.build().unwrap()
 }
 
-/// However slow the machine is, its Redis is there.
+/// A timeout that a slow machine does not exceed.
 fn patient(url: &str) -> Commontrip {
     let builder = Commontrip::builder().redis(url);
     builder
@@ -167,9 +171,16 @@ async fn each_transition_is_logged_once_by_each_replica_and_no_call_is() {
         );
         let open = own[0];
         assert_eq!(open.get("circuit"), name);
+        assert_eq!(
+            (open.get("level"), open.get("target")),
+            ("WARN", "commontrip::circuit")
+        );
         assert_eq!(open.number("since_ms"), opened.at_ms);
         assert_eq!(open.number("until_ms"), opened.until_ms);
         assert!(open.number("left_ms") <= 2000);
+        let closed = own[2];
+        assert_eq!(closed.get("level"), "INFO");
+        assert_eq!((closed.get("until_ms"), closed.get("left_ms")), ("", ""));
         let numbers = ["opens", "calls", "failures", "slow"].map(|field| open.number(field));
         let counted = [opened.calls, opened.failures, opened.slow];
         assert_eq!(numbers, [1, counted[0], counted[1], counted[2]]);
@@ -190,12 +201,12 @@ async fn what_a_replica_decides_alone_is_logged_with_the_same_fields() {
     breaker.acquire().await.unwrap().success();
     circuits.flush().await;
     server.kill();
-    until("the store is away", async || {
+    until("the store is unavailable", async || {
         let _ = breaker.acquire().await.map(Permit::success);
-        circuits.health().away_for.is_some()
+        circuits.health().unavailable_for.is_some()
     })
     .await;
-    // A verdict of its own, which the fleet is not told.
+    // The replica's own verdict, which is not reported to the fleet.
     breaker.acquire().await.unwrap().record(Outcome::trip());
     until("it opens for itself", async || {
         breaker.state() == State::Open
@@ -209,7 +220,14 @@ async fn what_a_replica_decides_alone_is_logged_with_the_same_fields() {
     let replica = circuits.replica();
     assert_eq!(
         words,
-        ["traces", replica, "closed", "open", "tripped", "away"]
+        [
+            "traces",
+            replica,
+            "closed",
+            "open",
+            "tripped",
+            "unavailable"
+        ]
     );
     assert!(line.number("failures") > 0 && line.number("calls") >= line.number("failures"));
     assert!(line.number("left_ms") > 3_000_000);
@@ -220,12 +238,12 @@ async fn what_a_replica_decides_alone_is_logged_with_the_same_fields() {
     server.restart();
     until("the fleet's circuit decides again", async || {
         circuits.flush().await;
-        circuits.health().away_for.is_none() && breaker.state() == State::Closed
+        circuits.health().unavailable_for.is_none() && breaker.state() == State::Closed
     })
     .await;
     let back = log.of(ALONE).pop().unwrap();
     let words = ["from", "to", "store"].map(|field| back.get(field));
-    assert_eq!(words, ["open", "closed", "there"], "{:?}", log.0.lock());
+    assert_eq!(words, ["open", "closed", "available"], "{:?}", log.0.lock());
     circuits.shutdown().await;
 }
 
@@ -255,4 +273,21 @@ async fn an_unwise_policy_is_said_once_and_a_stored_one_that_contradicts_other_c
     assert_eq!(said[1].0, "llm");
     let contradiction = "probe_lease_ms is 5000, but call_timeout_ms is 20000: ";
     assert!(said[1].1.starts_with(contradiction), "{said:?}");
+}
+
+#[tokio::test]
+async fn an_override_is_logged_with_who_set_it_and_why() {
+    let (log, _guard) = listen();
+    let circuits = Commontrip::embedded().unwrap();
+    let breaker = circuits.circuit("traces", Policy::default()).unwrap();
+    let with = Override::because("db upgrade").by("ana");
+    breaker.force_open(with).await.unwrap();
+    breaker.reset().await.unwrap();
+    let [set, ended] = &log.of(FLEET)[..] else {
+        panic!("{:?}", log.of(FLEET));
+    };
+    let words = ["level", "to", "override_author", "override_reason"].map(|field| set.get(field));
+    assert_eq!(words, ["WARN", "forced_open", "ana", "db upgrade"]);
+    let words = ["level", "to", "override_author"].map(|field| ended.get(field));
+    assert_eq!(words, ["INFO", "closed", ""]);
 }

@@ -1,4 +1,4 @@
-//! An HTTP server that answers as its paths say, and replicas that ask it.
+//! An HTTP server whose paths choose the answer, and replicas that call it.
 
 use std::sync::{
     Arc,
@@ -21,8 +21,8 @@ use crate::wait::until;
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// `/{status}`, `/{status}/{retry_after}`, `/breaks`: a body that breaks off, `/stalls`: one that
-/// does not go on, `/hangs`: no answer.
+/// Paths: `/{status}`, `/{status}/{retry_after}`, `/breaks` (the body breaks off), `/stalls` (the
+/// body stalls), `/hangs` (no answer).
 pub struct Upstream {
     pub url: String,
     hits: Arc<AtomicU64>,
@@ -42,12 +42,12 @@ impl Upstream {
         Upstream { url, hits, task }
     }
 
-    /// Requests that came in.
+    /// The number of requests.
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::SeqCst)
     }
 
-    /// Its address as keys of hosts have it.
+    /// Its address in the form of a host key.
     pub fn host(&self) -> &str {
         self.url.trim_start_matches("http://")
     }
@@ -68,7 +68,7 @@ async fn answer(State(hits): Hits, Path(answer): Path<String>) -> Response<Body>
         "breaks" => {
             let part = stream::iter([Ok(Bytes::from_static(b"so far"))]);
             let end = stream::once(async {
-                // What came before is sent.
+                // Gives the earlier bytes time to be sent.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 Err(std::io::Error::other("and no further"))
             });
@@ -95,12 +95,12 @@ async fn answer_and_ask_for_rest(
     response
 }
 
-/// reqwest's, whatever proxy there may be.
+/// A reqwest client that ignores proxies.
 pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-/// A registry of a fleet's; the fleet is who has the prefix.
+/// A registry in the fleet with this prefix.
 pub fn replica(prefix: &str) -> Commontrip {
     Commontrip::builder()
         .redis(redis_url())
@@ -110,7 +110,7 @@ pub fn replica(prefix: &str) -> Commontrip {
         .unwrap()
 }
 
-/// Opens at so many failures in a row, for an hour.
+/// A policy that opens at this many consecutive failures, for an hour.
 pub fn after(failures: u64) -> Policy {
     Policy::builder()
         .no_failure_rate_threshold()

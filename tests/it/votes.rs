@@ -1,4 +1,4 @@
-//! What a replica decided while its store was away, and what becomes of that when it is back.
+//! Decisions of a replica while its store was unavailable, and their fate when the store returns.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -34,7 +34,7 @@ async fn replicas(urls: [&str; 2], policy: PolicyBuilder) -> [(Commontrip, Circu
         until("push is heard", async || circuits.health().push).await;
         circuits.flush().await;
         until("the store is there", async || {
-            circuits.health().away_for.is_none()
+            circuits.health().unavailable_for.is_none()
         })
         .await;
     }
@@ -46,10 +46,10 @@ async fn call(breaker: &CircuitBreaker, ok: bool) -> Result<(), CallError<()>> {
     breaker.call(|| async { answer }).await
 }
 
-async fn away(circuits: &Commontrip, breaker: &CircuitBreaker) {
-    until("the store is away", async || {
+async fn unavailable(circuits: &Commontrip, breaker: &CircuitBreaker) {
+    until("the store is unavailable", async || {
         let _ = call(breaker, true).await;
-        circuits.health().away_for.is_some()
+        circuits.health().unavailable_for.is_some()
     })
     .await;
 }
@@ -57,10 +57,10 @@ async fn away(circuits: &Commontrip, breaker: &CircuitBreaker) {
 async fn back(replicas: &[(Commontrip, CircuitBreaker); 2]) {
     for (circuits, _) in replicas {
         until("the store is back", async || {
-            circuits.health().away_for.is_none()
+            circuits.health().unavailable_for.is_none()
         })
         .await;
-        // What comes first asks for news; what was kept goes with it or after it.
+        // The first report requests the state; the kept outcomes go with it or after it.
         circuits.flush().await;
         circuits.flush().await;
     }
@@ -74,7 +74,7 @@ async fn a_trip_while_away_is_evidence_for_the_fleet_and_no_verdict() {
     let [(_, bad), (_, good)] = &replicas;
     server.pause();
     for (circuits, breaker) in &replicas {
-        away(circuits, breaker).await;
+        unavailable(circuits, breaker).await;
     }
     let mut failures = 0;
     while bad.state() == State::Closed {
@@ -120,7 +120,7 @@ async fn the_evidence_of_all_opens_the_fleet_though_none_had_enough() {
     let replicas = replicas([&url, &url], count).await;
     server.pause();
     for (circuits, breaker) in &replicas {
-        away(circuits, breaker).await;
+        unavailable(circuits, breaker).await;
         let mut failed = 0;
         while failed < 20 {
             failed += u32::from(call(breaker, false).await.is_err());
@@ -140,20 +140,20 @@ async fn what_the_fleet_decided_meanwhile_wins_over_what_a_replica_decided_alone
     let proxy = Proxy::start(Ipv4Addr::LOCALHOST, server.port()).await;
     let replicas = replicas([&proxy.url(), &server.url()], policy()).await;
     let [(circuits, cut_off), (_, operator)] = &replicas;
-    // It admits; the fleet is forced open.
+    // It admits calls; the fleet is forced open.
     proxy.set(Mode::Hang);
-    away(circuits, cut_off).await;
+    unavailable(circuits, cut_off).await;
     let forced = operator.force_open(Override::because("test")).await;
     assert_eq!(forced.unwrap().generation, 1);
     call(cut_off, true).await.unwrap();
     proxy.set(Mode::Pass);
     until("it follows", async || cut_off.state() == State::ForcedOpen).await;
 
-    // It opens; the fleet was closed anew, and what it has seen is of an older generation.
+    // It opens; the fleet was closed again, and its evidence has an older generation.
     operator.reset().await.unwrap();
     until("it follows", async || cut_off.state() == State::Closed).await;
     proxy.set(Mode::Hang);
-    away(circuits, cut_off).await;
+    unavailable(circuits, cut_off).await;
     until("it opens for itself", async || {
         let _ = call(cut_off, false).await;
         cut_off.state() == State::Open

@@ -1,8 +1,8 @@
-//! Waiting for something to hold, with a limit that only a fault reaches.
+//! Waiting for a condition, with a limit that only a fault reaches.
 
 use std::time::Duration;
 
-/// Looks every 10 ms, for 30 s at most.
+/// Checks every 10 ms, for at most 30 s.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..3000 {
         if holds().await {

@@ -1,6 +1,6 @@
-//! A webhook over TLS: it trusts whom the system trusts, and nobody else.
+//! A webhook over TLS: it trusts only the system's authorities.
 //!
-//! What the system trusts is said by `SSL_CERT_FILE`, so the sender is a process of its own.
+//! `SSL_CERT_FILE` sets these authorities, so the sender is a separate process.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +20,7 @@ use crate::topology::tls::Certificates;
 const URL: &str = "COMMONTRIP_TEST_WEBHOOK";
 const LONG: Duration = Duration::from_secs(60);
 
-/// Ends with its test.
+/// A process that ends with its test.
 struct Process(Child);
 
 impl Drop for Process {
@@ -30,7 +30,7 @@ impl Drop for Process {
     }
 }
 
-/// Answers over TLS; tells the request's first line, or what went wrong.
+/// Answers over TLS; reports the request's first line, or the error.
 fn serve(certificates: &Certificates) -> (String, Receiver<Result<String, String>>) {
     let chain = CertificateDer::from_pem_file(certificates.path("server.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
@@ -72,7 +72,7 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<Strin
     Ok(line)
 }
 
-/// This test in a process of its own, as the sender.
+/// Runs this test as the sender, in its own process.
 fn sender(url: &str, trusted: Option<&Certificates>) -> Process {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args([
@@ -111,7 +111,7 @@ async fn a_webhook_trusts_whom_the_system_trusts() {
     assert!(told.unwrap_err().contains("UnknownCA"));
     drop(stranger);
     let _known = sender(&url, Some(&certificates));
-    // The stranger may have tried again before it ended.
+    // The untrusting sender may have tried again before it ended.
     let told = std::iter::from_fn(|| tells.recv_timeout(LONG).ok()).find_map(Result::ok);
     assert_eq!(told.unwrap(), "POST /hook HTTP/1.1\r\n");
 }

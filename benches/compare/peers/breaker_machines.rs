@@ -1,7 +1,7 @@
 //! breaker-machines: failures of the last 60 seconds, in a list of at most 1,000 events.
 //!
-//! Its `CircuitBreaker` is called through `&mut`: one thread has it to itself, two share it in the
-//! kind of mutex that its `AsyncCircuitBreaker` has.
+//! Its `CircuitBreaker` is called through `&mut`. One thread owns it; two threads share it in the
+//! kind of mutex that its `AsyncCircuitBreaker` uses.
 
 use std::{
     hint::black_box,

@@ -1,4 +1,5 @@
-//! failsafe: failures in a row alone, and its default, which adds a success rate in a time window.
+//! failsafe: consecutive failures only, and its default, which adds a success rate over a time
+//! window.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ fn rejected(error: &Error<Refused>) -> bool {
 pub fn subjects(state: State) -> Vec<Subject> {
     let wait = || backoff::constant(LONG);
     let consecutive = || consecutive_failures(5, wait());
-    // What `Config::new()` has, with that wait.
+    // The values of `Config::new()`, with a different wait.
     let rate = success_rate_over_time_window(0.8, 5, Duration::from_secs(30), wait());
     let mut both = of("failsafe", state, rate.or_else(consecutive()));
     both.extend(of("failsafe (consecutive)", state, consecutive()));

@@ -1,5 +1,5 @@
-//! The other breakers, each as its own documentation uses it and with its own defaults; only the
-//! wait in open is longer than the run.
+//! The other breakers, each used as its documentation shows and with its defaults. Only the wait in
+//! the open state is longer than the run.
 
 mod breaker_machines;
 mod circuitbreaker_rs;
@@ -9,7 +9,7 @@ pub mod tower_resilience;
 
 use crate::subject::{State, Subject};
 
-/// Every peer in that state, for calls from so many threads.
+/// Every peer in this state, for calls from this many threads.
 pub fn subjects(state: State, threads: usize) -> Vec<Subject> {
     let mut all = recloser::subjects(state);
     all.extend(failsafe::subjects(state));

@@ -1,4 +1,4 @@
-//! recloser: a ring of the last 100 calls, no window in time.
+//! recloser: a ring of the last 100 calls, without a time window.
 
 use std::sync::Arc;
 

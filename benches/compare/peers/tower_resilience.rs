@@ -1,7 +1,7 @@
-//! tower-resilience-circuitbreaker: a tower service, so `ready` and `call`; counts by default, and
-//! a list of calls with a time window.
+//! tower-resilience-circuitbreaker: a tower service (`ready` and `call`), with its default count
+//! window and with a time window that keeps a list of calls.
 //!
-//! Two threads that meet in its open state wait for a timer of a millisecond, and show it.
+//! Two threads that meet in its open state wait for a timer of 1 ms, which shows in the figures.
 
 use tower::{Service, ServiceExt, service_fn};
 use tower_resilience_circuitbreaker::{
@@ -47,7 +47,7 @@ pub fn subject(state: State) -> Subject {
     protect(&layer.build().expect("the settings are valid"), state)
 }
 
-/// Closed, with so many calls in its time window.
+/// A closed breaker with this many calls in its time window.
 pub fn with_history(records: u64) -> Subject {
     let layer = CircuitBreakerLayer::builder()
         .sliding_window_type(SlidingWindowType::TimeBased)

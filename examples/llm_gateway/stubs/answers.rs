@@ -1,15 +1,15 @@
-//! What providers answer, each in its own shape.
+//! Answers of providers, each in its own shape.
 
 use serde_json::{Value, json};
 
 use super::{Provider, requests::Asked};
 
-/// An answer, as the provider writes it.
+/// An answer in the provider's shape.
 pub fn answer(provider: Provider, asked: &Asked) -> Value {
     let model = provider.model();
     let last = asked.texts.last().map_or("", String::as_str);
     let text = format!("{model} has read: {last}");
-    // Roughly what a tokenizer makes of English.
+    // Roughly the number of tokens of English text.
     let tokens = |text: &str| text.len().div_ceil(4);
     let prompt: usize = asked.texts.iter().map(|text| tokens(text)).sum();
     let completion = tokens(&text);

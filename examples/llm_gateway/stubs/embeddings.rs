@@ -1,5 +1,4 @@
-//! OpenAI's `POST /v1/embeddings`: what it takes, as strictly, and what it answers, in the same
-//! shape.
+//! OpenAI's `POST /v1/embeddings`: checks requests as strictly and answers in the same shape.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -18,10 +17,10 @@ pub const PATH: &str = "/v1/embeddings";
 
 const MODEL: &str = "text-embedding-3-small";
 
-/// Numbers in a vector of the model.
+/// The length of the model's vectors.
 const DIMENSIONS: u32 = 1536;
 
-/// The most texts of one request.
+/// The maximum number of texts in one request.
 const MOST: usize = 2048;
 
 #[derive(Deserialize)]
@@ -87,12 +86,12 @@ fn read(body: &[u8]) -> Result<Vec<String>, Said> {
     Ok(texts)
 }
 
-/// Vectors of unit length: the same for the same text, and another for another.
+/// Vectors of unit length, equal for equal texts and different for different texts.
 fn answer(texts: &[String]) -> Value {
     let all = texts.iter().enumerate();
     let data: Vec<_> = all
         .map(|(index, text)| {
-            json!({"object": "embedding", "index": index, "embedding": vector(text)})
+            json!({"object": "embedding", "index": index, "embedding": vector(text, DIMENSIONS)})
         })
         .collect();
     let tokens: usize = texts.iter().map(|text| text.len().div_ceil(4)).sum();
@@ -104,12 +103,13 @@ fn answer(texts: &[String]) -> Value {
     })
 }
 
-fn vector(text: &str) -> Vec<f32> {
+/// The text's own vector of unit length.
+pub fn vector(text: &str, dimensions: u32) -> Vec<f32> {
     let seed = text.bytes().fold(7_u32, |seed, byte| {
         seed.wrapping_mul(31).wrapping_add(u32::from(byte))
     });
     let one_of = |i: u32| f64::from(seed.wrapping_add(i)).sin() as f32;
-    let numbers: Vec<f32> = (0..DIMENSIONS).map(one_of).collect();
+    let numbers: Vec<f32> = (0..dimensions).map(one_of).collect();
     let length = numbers.iter().map(|n| n * n).sum::<f32>().sqrt();
     numbers.iter().map(|n| n / length).collect()
 }

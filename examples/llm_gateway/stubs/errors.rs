@@ -1,4 +1,4 @@
-//! What providers say when they do not answer, each in its own shape.
+//! Errors of providers, each in its own shape.
 
 use axum::{
     Json,
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::Provider;
 
-/// When to come back, in seconds, for who asks too often.
+/// When to retry after a rate limit, in seconds.
 const COME_BACK: u16 = 8;
 
 /// Anthropic's own status for an overload.
 const OVERLOADED: u16 = 529;
 
-/// An error as a provider writes it.
+/// An error in the provider's shape.
 pub struct Said {
     status: u16,
     retry_after: Option<u16>,
@@ -31,7 +31,7 @@ impl Said {
     pub fn too_many(provider: Provider) -> Self {
         let mut said = Self::new(provider, 429, "Rate limit reached for requests");
         if provider == Provider::Gemini {
-            // Google has no header for it.
+            // Google has no header for this.
             let wait = format!("{COME_BACK}s");
             said.body["error"]["details"] = json!([
                 {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}
@@ -56,7 +56,7 @@ impl Said {
         if provider != Provider::Gemini {
             return Self::new(provider, 401, "Incorrect API key provided");
         }
-        // Of all statuses Google takes this one.
+        // Google uses this status for a wrong key.
         let words = "API key not valid. Please pass a valid API key.";
         let mut said = Self::new(provider, 400, words);
         said.body["error"]["details"] = json!([{

@@ -1,8 +1,9 @@
-//! The providers, played by servers on loopback that can be broken.
+//! Stubs of the providers: servers on loopback that can be broken.
 //!
-//! Owns the sockets and the ways to fail; what a provider takes and says is in the modules below.
+//! Owns the sockets and the ways to fail; the modules below own requests and answers.
 
 mod answers;
+mod embedders;
 mod embeddings;
 mod errors;
 mod models;
@@ -39,35 +40,35 @@ use super::provider::Provider;
 /// How long a model thinks.
 const THINKS: Duration = Duration::from_millis(20);
 
-/// How a provider is.
+/// How a provider behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// It answers.
     Ok,
-    /// 500.
+    /// It answers with 500.
     Fail,
-    /// 429, and when to come back.
+    /// It answers with 429, and when to retry.
     RateLimit,
-    /// 503, or Anthropic's 529, and when to come back.
+    /// It answers with 503, or Anthropic's 529, and when to retry.
     Overloaded,
-    /// It takes the request and says nothing.
+    /// It accepts the request and never answers.
     Hang,
-    /// Nobody listens.
+    /// It refuses connections.
     Refuse,
-    /// Its streams have a head, and no token. These and the following concern streams only.
+    /// Its streams have a head, and no token. This and the following modes concern streams only.
     NoToken,
-    /// Its streams say nothing after some tokens,
+    /// Its streams fall silent after some tokens.
     Stall,
-    /// end after them without the mark of a whole answer,
+    /// Its streams end after some tokens without the mark of a complete answer.
     EndEarly,
-    /// break off with the connection,
+    /// Its connection breaks after some tokens.
     Cut,
-    /// or go on with an error.
+    /// Its streams send an error after some tokens.
     ErrorEvent,
 }
 
-/// A provider on a port of its own; ends when it is dropped.
+/// A provider on its own port; stops when dropped.
 pub struct Stub {
     pub addr: SocketAddr,
     inner: Arc<Inner>,
@@ -80,12 +81,12 @@ struct Inner {
     mode: watch::Sender<Mode>,
     requests: AtomicU64,
     streams: AtomicU64,
-    /// Tokens of a stream that fails, before it does.
+    /// How many tokens a failing stream sends before it fails.
     fails_after: AtomicUsize,
 }
 
 impl Inner {
-    /// Ends when the provider is ready to answer, or has said why it does not.
+    /// Waits until the provider is ready to answer; an error is its answer instead.
     async fn ready(&self) -> Result<(), errors::Said> {
         let mut mode = self.mode.subscribe();
         let mode = mode.wait_for(|mode| *mode != Mode::Hang).await;
@@ -100,8 +101,8 @@ impl Inner {
 
 impl Stub {
     pub async fn start(provider: Provider) -> io::Result<Self> {
-        // This socket never listens. It keeps the port while nobody does, so that it is refused
-        // and not given to somebody else.
+        // This socket never listens. While the stub does not listen either, it keeps the port, so
+        // that connections are refused and nobody else gets the port.
         let held = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let addr = held.local_addr()?;
         let inner = Arc::new(Inner {
@@ -118,7 +119,7 @@ impl Stub {
                 eprintln!("{provider:?} cannot be played: {error}");
             }
         });
-        // An error means that the server has ended, and said why.
+        // An error means that the server has ended, and has printed why.
         let _ = listening.wait_for(|listening| *listening).await;
         Ok(Self {
             addr,
@@ -128,32 +129,32 @@ impl Stub {
         })
     }
 
-    /// Changes how the provider is; it is so when this returns.
+    /// Changes how the provider behaves; the change is in effect when this returns.
     pub async fn set(&self, mode: Mode) {
         self.inner.mode.send_replace(mode);
         let listens = mode != Mode::Refuse;
         let _ = self.listening.clone().wait_for(|is| *is == listens).await;
     }
 
-    /// How many requests it has had, apart from those for its list of models.
+    /// The number of requests, without those for its list of models.
     pub fn requests(&self) -> u64 {
         self.inner.requests.load(Ordering::SeqCst)
     }
 
-    /// Sets how many tokens a stream has before it fails; 2 unless it is said here.
+    /// Sets how many tokens a failing stream sends before it fails. Default 2.
     #[allow(dead_code, reason = "only tests set it")]
     pub fn fail_after(&self, tokens: usize) {
         self.inner.fails_after.store(tokens, Ordering::SeqCst);
     }
 
-    /// How many streams somebody reads.
+    /// The number of streams that are being read.
     #[allow(dead_code, reason = "only tests look")]
     pub fn streams(&self) -> u64 {
         self.inner.streams.load(Ordering::SeqCst)
     }
 }
 
-/// A stream that somebody reads, as long as it is not dropped.
+/// A stream that is being read; it ends when this is dropped.
 struct Open(Arc<Inner>);
 
 impl Open {
@@ -182,7 +183,7 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Listens whenever the provider does not refuse.
+/// Listens, except while the provider refuses connections.
 async fn serve(
     _held: &TcpSocket,
     addr: SocketAddr,
@@ -196,12 +197,17 @@ async fn serve(
         told.send_replace(true);
         let app = match inner.provider {
             Provider::OpenAi => Router::new().route(embeddings::PATH, post(embeddings::embed)),
-            Provider::Ollama => Router::new().route(models::PATH, get(models::list)),
+            Provider::Gemini => {
+                Router::new().route(embedders::GEMINI_PATH, post(embedders::gemini))
+            }
+            Provider::Ollama => Router::new()
+                .route(models::PATH, get(models::list))
+                .route(embedders::OLLAMA_PATH, post(embedders::ollama)),
             _ => Router::new(),
         };
         let app = app.fallback(answer).with_state(Arc::clone(inner));
         let mut mode = mode.clone();
-        // Ends connections, too: one that is kept alive would go on being served.
+        // The shutdown also ends connections: otherwise a kept-alive one would still be served.
         axum::serve(listener, app)
             .with_graceful_shutdown(async move {
                 let _ = mode.wait_for(|mode| *mode == Mode::Refuse).await;

@@ -1,4 +1,4 @@
-//! Ollama's `GET /api/tags`: the models that it has.
+//! Ollama's `GET /api/tags`: its list of models.
 
 use std::sync::Arc;
 

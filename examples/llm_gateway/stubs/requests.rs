@@ -1,7 +1,7 @@
-//! What providers take, each in its own shape.
+//! Requests to providers, each in its own shape.
 //!
-//! A request is read strictly: an unknown field, another path or a wrong key is refused, so that what
-//! the gateway sends is known to be what the provider documents.
+//! Requests are parsed strictly: an unknown field, another path or a wrong key is an error. So the
+//! gateway is known to send what the provider documents.
 
 use axum::http::{HeaderMap, Method};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -10,10 +10,10 @@ use super::{Provider, errors::Said};
 
 const GEMINI_STREAM: &str = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse";
 
-/// What a request asks for, whatever its shape.
+/// The content of a request, independent of its shape.
 pub struct Asked {
     pub texts: Vec<String>,
-    /// Whether the answer is to be a stream.
+    /// Whether the answer should be a stream.
     pub stream: bool,
     max_tokens: Option<u32>,
 }
@@ -44,7 +44,7 @@ struct Message {
     content: String,
 }
 
-/// OpenAI's, and DeepSeek's.
+/// The shape of OpenAI and DeepSeek.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Completion {
@@ -56,7 +56,7 @@ struct Completion {
     max_tokens: Option<u32>,
 }
 
-/// Without it a stream does not say what it cost.
+/// Without this option a stream does not report its usage.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StreamOptions {
@@ -118,7 +118,7 @@ struct OllamaOptions {
     num_predict: Option<u32>,
 }
 
-/// Reads a request, as the provider would.
+/// Parses a request as the provider would.
 pub fn read(
     provider: Provider,
     method: &Method,
@@ -159,7 +159,7 @@ pub fn read(
         let words = "The requested model does not exist";
         return Err(Said::new(provider, 404, words));
     }
-    // Gemini's is in its path.
+    // Gemini has this in the path.
     asked.stream = stream || path == GEMINI_STREAM;
     let hottest = match provider {
         Provider::Anthropic => 1.0,

@@ -1,4 +1,4 @@
-//! What providers answer as a stream, each in its own shape, and the ways in which a stream fails.
+//! Streamed answers of providers, each in its own shape, and the ways in which a stream fails.
 
 use std::{
     io,
@@ -17,10 +17,10 @@ use tokio::time::sleep;
 
 use super::{Inner, Mode, Open, Provider, answers::answer, errors::Said, requests::Asked};
 
-/// Between two tokens.
+/// The time between two tokens.
 const WRITES: Duration = Duration::from_millis(5);
 
-/// A stream, whole or as the mode says.
+/// A stream, complete or as the mode says.
 pub fn respond(inner: &Arc<Inner>, mode: Mode, asked: &Asked) -> Response {
     let provider = inner.provider;
     let Script {
@@ -57,7 +57,7 @@ pub fn respond(inner: &Arc<Inner>, mode: Mode, asked: &Asked) -> Response {
     } else {
         frames.right_stream()
     };
-    // Lives as long as the stream does.
+    // Lives as long as the stream.
     let frames = frames.inspect(move |_| {
         let _ = &open;
     });
@@ -68,7 +68,7 @@ pub fn respond(inner: &Arc<Inner>, mode: Mode, asked: &Asked) -> Response {
     ([(CONTENT_TYPE, kind)], Body::from_stream(frames)).into_response()
 }
 
-/// A whole stream.
+/// A complete stream.
 struct Script {
     opening: Vec<String>,
     tokens: Vec<String>,
@@ -159,7 +159,7 @@ impl Script {
                             .as_object_mut()
                             .map(|all| all.remove("finishReason"));
                     }
-                    // Google ends its lines so.
+                    // Google uses these line endings.
                     format!("data: {chunk}\r\n\r\n")
                 };
                 Self {
@@ -203,7 +203,7 @@ fn data(body: &Value) -> String {
     format!("data: {body}\n\n")
 }
 
-/// An event that is called as its type.
+/// An event that is named after its type.
 fn event(body: &Value) -> String {
     let name = body["type"].as_str().unwrap_or_default();
     format!("event: {name}\n{}", data(body))

@@ -1,29 +1,34 @@
--- jobs: what every script of a queue begins with: keys, request, server time, and a job's moves between its places.
+-- jobs: the common start of every queue script: keys, request, server time, and a job's moves
+-- between its places.
 --
--- Owns the records and that a job is in one place at a time; knows nothing of circuits. Invariants: `ready` has one entry for
--- each job that is ready or running, and of those the running ones have a lease; a job that runs carries the token of its run.
+-- Owns the records, and that a job is in one place at a time; knows nothing of circuits.
+-- Invariants: `ready` has one entry for each job that is ready or running, and each running job has
+-- a lease; a running job has the token of its run.
 -- Every script takes the same ten KEYS, all of one queue and so of one slot:
 --
--- KEYS[1]  ready     stream  group `workers`; an entry a job that is ready or running: job = its ID
--- KEYS[2]  jobs      hash    ID -> JSON: state, attempts, key, times (Unix ms), error, worker, token, its entry in `ready`
--- KEYS[3]  payloads  hash    ID -> what was enqueued, MessagePack
+-- KEYS[1]  ready     stream  group `workers`; one entry per ready or running job: job = its ID
+-- KEYS[2]  jobs      hash    ID -> JSON: state, attempts, key, times (Unix ms), error, worker,
+--                            token, its entry in `ready`
+-- KEYS[3]  payloads  hash    ID -> payload, MessagePack
 -- KEYS[4]  delayed   zset    member = ID, score = when it is due (Unix ms)
--- KEYS[5]  leases    zset    member = ID of a running job, score = until when its worker has it (Unix ms)
+-- KEYS[5]  leases    zset    member = ID of a running job, score = lease deadline (Unix ms)
 -- KEYS[6]  dead      zset    member = ID, score = since when (Unix ms)
--- KEYS[7]  expiring  zset    member = ID, score = when it expires (Unix ms); no dead ones
+-- KEYS[7]  expiring  zset    member = ID, score = when it expires (Unix ms); no dead letters
 -- KEYS[8]  names     hash    "key:" + idempotency key, or "id:" + ID -> ID
--- KEYS[9]  kept      zset    member = field of `names` whose job is done, score = until when it is known (Unix ms)
+-- KEYS[9]  kept      zset    member = field of `names` whose job is done, score = until when the
+--                            field is kept (Unix ms)
 -- KEYS[10] counts    hash    enqueued, done, retried, died, expired, discarded
 --
--- ARGV[1] is one MessagePack array; `enqueue` takes the payload beside it, for bytes have no type in Redis' MessagePack.
+-- ARGV[1] is one MessagePack array. `enqueue` takes the payload as a second argument, because
+-- Redis' MessagePack has no type for bytes.
 -- Errors: EARITY (counts above do not match), EREQUEST (a part has the wrong type or range).
 
 local READY, JOBS, PAYLOADS, DELAYED, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local DEAD, EXPIRING, NAMES, KEPT, COUNTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
--- The group and its one consumer: who runs a job says the job's record.
+-- The group and its one consumer. The job's record says which worker runs it.
 local GROUP = 'workers'
--- How many are moved at most by one script beside what it is for.
+-- How many jobs one script moves at most besides its main task.
 local AT_ONCE = 100
 local CENTURY_MS = 3153600000000
 
@@ -61,7 +66,7 @@ local function count(field)
   redis.call('HINCRBY', COUNTS, field, 1)
 end
 
--- A job's record; nil when there is none, or somebody wrote over it.
+-- Returns the record of a job; nil when it does not exist or was overwritten.
 local function load(id)
   local stored = redis.call('HGET', JOBS, id)
   local fine, job = pcall(cjson.decode, stored or '')
@@ -77,7 +82,7 @@ local function name_of(id, job)
   return job.key ~= '' and 'key:' .. job.key or 'id:' .. id
 end
 
--- Takes a job out of the place where it is.
+-- Removes a job from its place.
 local function leave(id, job)
   if job.state == 'delayed' then
     redis.call('ZREM', DELAYED, id)
@@ -106,14 +111,15 @@ local function delay(id, job, for_ms)
   save(id, job)
 end
 
--- Removes a job that is in no place any more.
+-- Deletes a job that is no longer in any place.
 local function forget(id)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', PAYLOADS, id)
   redis.call('ZREM', EXPIRING, id)
 end
 
--- Makes a dead letter of a job that is in no place any more; of too many the oldest goes.
+-- Makes a dead letter of a job that is no longer in any place. If there are too many, the oldest
+-- are discarded.
 local function bury(id, job, reason, words, most_dead)
   job.state, job.at_ms, job.reason, job.error = 'dead', now, reason, words
   redis.call('ZREM', EXPIRING, id)
@@ -131,7 +137,7 @@ local function bury(id, job, reason, words, most_dead)
   end
 end
 
--- Buries what has waited for too long. What runs may still succeed.
+-- Buries the jobs that have expired. A running job may still succeed, so it is left alone.
 local function expire(most_dead)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', EXPIRING, '-inf', ms(now), 'LIMIT', 0, AT_ONCE)) do
     local job = load(id)

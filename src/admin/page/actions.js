@@ -1,23 +1,23 @@
-// What changes something: one dialog for all of it, the token, and what came of it.
-// Nothing is sent but by the confirming button, and that only as a whole press.
+// Commands: one dialog for all of them, the token, and their results.
+// Only a full press of the confirming button sends anything.
 
 const ACTIONS = {
-  "force-open": { word: "Force open", lasts: true, did: "is forced open", about: "Rejects every call, on every replica. Only the end of its time or a reset ends it." },
-  disable: { word: "Disable", lasts: true, did: "is disabled", about: "Lets every call pass and counts none in the window: nothing is protected and nothing opens the circuit until it ends." },
-  "metrics-only": { word: "Metrics only", lasts: true, did: "only measures", about: "Lets every call pass and counts them, but nothing opens the circuit: a dry run." },
-  reset: { word: "Reset", lasts: false, did: "was reset", about: "Closes the circuit at once, ends any override, and begins with an empty window and the shortest wait. Calls go out again on every replica. Stored settings stay." },
+  "force-open": { word: "Force open", lasts: true, did: "is forced open", about: "Rejects every call on every replica, until it expires or somebody resets the circuit." },
+  disable: { word: "Disable", lasts: true, did: "is disabled", about: "Lets every call pass and counts none in the window. Nothing opens the circuit, so the upstream is not protected." },
+  "metrics-only": { word: "Metrics only", lasts: true, did: "only measures", about: "Lets every call pass and counts it, but never opens the circuit: a dry run." },
+  reset: { word: "Reset", lasts: false, did: "was reset", about: "Closes the circuit at once on every replica, ends any override, empties the window and resets the backoff. Stored settings stay." },
 };
 
 const ADVICE = {
-  0: "It is not known whether it was done: look at the state before you try again.",
-  401: "The token is forgotten; give the right one.",
-  403: "This server takes no commands; use one that was started with a token.",
-  404: "The circuit may be gone: close this and look at the list.",
-  412: "Close this, look at what is stored now, and decide again.",
-  413: "Write less.",
-  422: "Nothing was changed. Mend it and try again.",
+  0: "The command may or may not have been carried out: check the state before you try again.",
+  401: "Enter the right token.",
+  409: "Look at what is in force now, and decide again.",
+  404: "The circuit may be gone: close this dialog and check the list.",
+  412: "Close this dialog, check the stored settings, and decide again.",
+  413: "Shorten the text.",
+  422: "Nothing was changed. Correct it and try again.",
 };
-const advice = (status) => ADVICE[status] ?? (status >= 500 ? "The store may be away. Look at the state before you try again." : "Nothing was changed.");
+const advice = (status) => ADVICE[status] ?? (status >= 500 ? "Redis may be unreachable. Check the state before you try again." : "Nothing was changed.");
 
 const authorKey = "commontrip author";
 let asked = null; // what the open dialog is about
@@ -29,21 +29,29 @@ function openAction(name, kind) {
 function openResetAll() {
   const others = [...live.circuits.values()].filter((c) => c.state !== "closed").length;
   openDialog({
-    title: "Reset all circuits", typed: "reset-all", confirm: "Reset all", danger: true,
-    about: [h("p", {}, `Resets ${count(live.circuits.size, "circuit")}, of which ${others ? number(others) : "none"} ${others === 1 ? "is" : "are"} not closed: closes each at once and ends every override. Calls go out again everywhere.`)],
+    title: "Reset all circuits", typed: "reset-all", confirm: "Reset all", danger: true, endsAll: true,
+    about: [h("p", {}, `Closes ${live.circuits.size === 1 ? "the only circuit" : `all ${number(live.circuits.size)} circuits`} at once on every replica and ends every override. Not closed now: ${number(others)}.`)],
     run: ({ reason, author, token, typed }) => ask("reset-all", { method: "POST", body: { confirm: typed, reason, author }, token }),
     done: ({ reset, failed }) => {
       if (!failed.length) return `${count(reset.length, "circuit was", "circuits were")} reset.`;
       return [`${count(reset.length, "circuit was", "circuits were")} reset, ${number(failed.length)} not: `,
-        ...failed.flatMap(({ name, error }, i) => [i ? "; " : "", foreign(name), ` (${error})`]), ". Reset those one by one."];
+        ...failed.flatMap(({ name, error }, i) => [i ? "; " : "", foreign(name), ` (${error})`]), ". Reset these one by one."];
     },
   });
 }
 
-/// `about`: what is changed. `run` sends it; `done` says what came of it; `refused` hears of a no.
+/// The generation of the override in force; 0 without one.
+function overrideOf(name) {
+  const c = live.circuits.get(name);
+  const ended = c?.until_ms > 0 && c.until_ms <= serverNow();
+  return c && OVERRIDES.includes(c.state) && !ended ? c.generation : 0;
+}
+
+/// `about` describes the change, `run` sends it, `done` words the result, `refused` is called when
+/// it is rejected. `unsaid` needs no reason; `blocked` says whether it cannot be sent now.
 function openDialog(given) {
-  if (live.status?.read_only || byId("dialog").open) return;
-  asked = { ...given, sending: false };
+  if (whyReadOnly() || byId("dialog").open) return;
+  asked = { ...given, sending: false, replaces: overrideOf(given.name) };
   setHidden(byId("dialog-name"), !given.name);
   byId("dialog-name").replaceChildren(given.name ? foreign(given.name) : "");
   setHidden(byId("dialog-kinds"), !given.kinds || Boolean(given.kind));
@@ -59,12 +67,13 @@ function openDialog(given) {
   complain("");
   drawDialog();
   byId("dialog").showModal();
-  (given.kinds && !given.kind ? byId("dialog-kinds").querySelector("input") : byId("dialog-reason")).focus();
+  const first = given.kinds && !given.kind ? byId("dialog-kinds").querySelector("input") : byId(given.unsaid ? "dialog-title" : "dialog-reason");
+  first.focus();
 }
 
 const chosenKind = () => byId("dialog-kinds").querySelector("input:checked")?.value;
 
-/// How long the override lasts, ms; null: until ended; undefined: no number was given.
+/// How long the override lasts, ms; null: until a reset; undefined: not a valid number.
 function chosenLength() {
   const choice = byId("dialog-form").querySelector('[name="for"]:checked').value;
   if (choice === "none") return null;
@@ -77,28 +86,48 @@ function drawDialog() {
   if (!asked) return;
   const kind = asked.kinds ? chosenKind() : null;
   const action = kind && ACTIONS[kind];
-  setText(byId("dialog-title"), asked.title ?? (action ? action.word : "Act on a circuit"));
+  setText(byId("dialog-title"), asked.title ?? (action ? action.word : "Choose an action"));
   const c = asked.name != null && live.circuits.get(asked.name);
   const now = byId("dialog-now");
   setHidden(now, !c);
   if (c) {
     if (!now.firstChild) now.append("now ", badge(c.state), h("span"));
     setBadge(now.children[0], c.state);
-    setText(now.children[1], ` ${endingSaid(c)}`);
+    setText(now.children[1], ` ${OVERRIDES.includes(c.state) ? "" : endingSaid(c)}`);
   }
+  drawOverrides(c, kind);
   setHidden(byId("dialog-expiry"), !action?.lasts);
+  setHidden(byId("dialog-reason-line"), Boolean(asked.unsaid));
+  setHidden(byId("dialog-author-line"), Boolean(asked.unsaid || live.status?.you.name));
   setHidden(byId("dialog-other"), byId("dialog-form").querySelector('[name="for"]:checked').value !== "other");
   const ms = chosenLength();
-  setText(byId("dialog-ends"), ms === undefined ? "" : ms === null ? "It lasts until somebody resets the circuit." : `It ends by itself at ${clockTime(serverNow() + ms)}.`);
+  setText(byId("dialog-ends"), ms === undefined ? "" : ms === null ? "It lasts until somebody resets the circuit." : `It expires at ${clockTime(serverNow() + ms)}.`);
   const token = remembered.read("sessionStorage", tokenKey);
   setHidden(byId("dialog-token-line"), Boolean(token));
   setHidden(byId("dialog-token-kept"), !token);
   const confirm = byId("dialog-confirm");
-  const words = asked.confirm ?? (action ? (action.lasts && ms !== undefined ? `${action.word} ${ms === null ? "until ended" : `for ${length(ms)}`}` : action.word) : "Choose what to do");
+  const words = asked.confirm ?? (action ? (action.lasts && ms !== undefined ? `${action.word} ${ms === null ? "until reset" : `for ${length(ms)}`}` : action.word) : "Choose an action");
   setText(confirm, asked.sending ? "Sending …" : words);
-  confirm.disabled = asked.sending || Boolean(asked.kinds && !action);
+  confirm.disabled = asked.sending || Boolean(asked.kinds && !action) || Boolean(asked.blocked?.());
   confirm.classList.toggle("danger", Boolean(asked.danger || action));
 }
+
+/// Shows the overrides that a command would end or replace.
+function drawOverrides(c, kind) {
+  const all = asked.endsAll ? [...live.circuits.values()].filter(({ state }) => OVERRIDES.includes(state)) : c && asked.kinds ? [c] : [];
+  const lines = all.slice(0, MOST_OVERRIDES).map((c) => (asked.endsAll ? [foreign(c.name, { class: "person" }), " – ", ...overrideSaid(c)] : overrideSaid(c))).filter((parts) => parts.length);
+  const more = all.length - MOST_OVERRIDES;
+  const verb = kind === "reset" || asked.endsAll ? "Ends" : kind ? "Replaces" : "In force";
+  const box = byId("dialog-overrides");
+  setHidden(box, !lines.length);
+  const said = lines.length ? `${verb} ${lines.map(plain).join()} ${more}` : "";
+  if (box.dataset.said === said) return;
+  box.dataset.said = said;
+  if (!lines.length) return;
+  const word = `${verb}${kind || asked.endsAll ? ` ${all.length === 1 ? "this override" : `these ${number(all.length)} overrides`}` : ""}:`;
+  box.replaceChildren(h("strong", {}, word), h("ul", {}, lines.map((parts) => h("li", {}, parts)), more > 0 && h("li", {}, `and ${number(more)} more`)));
+}
+const MOST_OVERRIDES = 5;
 
 function complain(words, field) {
   setText(byId("dialog-error"), words);
@@ -110,8 +139,21 @@ function complain(words, field) {
 
 const bytes = (text) => new TextEncoder().encode(text).length;
 
-/// What was filled in, or null when something is missing, which is then said.
-function fields() {
+/// The holder of the token, or null after showing an error.
+async function whose(token) {
+  const known = remembered.read("sessionStorage", tokenKey) === token && live.status?.you;
+  if (known?.role) return known;
+  const reply = await ask("status", { token });
+  const you = reply.data?.you;
+  if (you?.role === "command") return you;
+  if (you?.role) complain(`The token of ${you.name} has the role ${you.role}; this needs the role command.`, byId("dialog-token"));
+  else if (reply.ok || reply.status === 401) complain(`The token is wrong. ${advice(401)}`, byId("dialog-token"));
+  else complain(`${ended(reply.problem)} Nothing was sent.`);
+  return null;
+}
+
+/// The values of the fields, or null after showing an error.
+async function fields(mine) {
   const value = (id) => byId(id).value.trim();
   const [reason, author, typed] = [value("dialog-reason"), value("dialog-author"), value("dialog-typed")];
   const token = remembered.read("sessionStorage", tokenKey) || value("dialog-token");
@@ -121,41 +163,54 @@ function fields() {
   };
   const kind = asked.kinds ? chosenKind() : null;
   const for_ms = kind && ACTIONS[kind].lasts ? chosenLength() : null;
-  if (for_ms === undefined) return wrong("Give a length from 1 second to 1 year.", "for-count");
-  if (!reason) return wrong("Say why: whoever looks next will want to know.", "dialog-reason");
+  if (for_ms === undefined) return wrong("Enter a duration from 1 second to 1 year.", "for-count");
+  if (!reason && !asked.unsaid) return wrong("Give a reason: it is kept with the change.", "dialog-reason");
   if (bytes(reason) > 1000) return wrong(`The reason has ${bytes(reason)} bytes; 1,000 are allowed.`, "dialog-reason");
-  if (!author) return wrong("Say who you are: it is kept with the change.", "dialog-author");
   if (bytes(author) > 200) return wrong(`The name has ${bytes(author)} bytes; 200 are allowed.`, "dialog-author");
-  if (!token) return wrong("Give the token that this server was started with.", "dialog-token");
+  if (!token) return wrong("Enter your token, or the one that this server was started with.", "dialog-token");
   if (!/^[\x21-\x7e]+$/.test(token)) return wrong("A token has no spaces and only plain characters: look for what was copied along.", "dialog-token");
   if (asked.typed && typed !== asked.typed) return wrong(`Type ${asked.typed} to confirm.`, "dialog-typed");
-  return { kind, for_ms, reason, author, token, typed };
+  const you = await whose(token);
+  if (!you || asked !== mine) return null;
+  if (!you.name && !author && !mine.unsaid) return wrong("Give your name: it is kept with the change.", "dialog-author");
+  return { kind, for_ms, reason, author: you.name ? undefined : author, token, typed };
 }
 
 async function confirmDialog() {
   if (!asked || asked.sending) return;
-  const filled = fields();
-  if (!filled) return;
   const mine = asked;
-  remembered.write("localStorage", authorKey, filled.author);
-  complain("");
   mine.sending = true;
+  complain("");
   drawDialog();
+  const filled = await fields(mine);
+  if (!filled) {
+    mine.sending = false;
+    drawDialog();
+    return;
+  }
+  if (filled.author) remembered.write("localStorage", authorKey, filled.author);
   const reply = await (mine.run ?? runAction)(filled, mine.name);
   mine.sending = false;
   const open = asked === mine;
   if (reply.ok) {
     remembered.write("sessionStorage", tokenKey, filled.token);
-    if (mine.name != null && reply.data.name === mine.name) take(reply.data);
+    if (mine.name != null && reply.data.name === mine.name && !mine.removes) take(reply.data);
     if (open) byId("dialog").close();
     say((mine.done ?? doneAction)(reply.data, filled, mine.name), mine.name);
     render(true);
+    readStatus();
     return;
   }
   if (reply.status === 401) remembered.write("sessionStorage", tokenKey, "");
   else if (reply.status) remembered.write("sessionStorage", tokenKey, filled.token);
   mine.refused?.();
-  const words = `${/[.!?]$/.test(reply.problem) ? reply.problem : `${reply.problem}.`} ${advice(reply.status)}`;
+  // The user decided about the override that was shown. Show the current one, so that the next try
+  // can replace it.
+  if (reply.status === 409 && mine.name != null) {
+    await refresh(mine.name);
+    mine.replaces = overrideOf(mine.name);
+  }
+  const words = `${ended(reply.problem)} ${advice(reply.status)}`;
   if (!open) {
     say(`Not done. ${words}`, mine.name, true);
     return;
@@ -166,10 +221,13 @@ async function confirmDialog() {
 }
 
 function runAction({ kind, for_ms, reason, author, token }, name) {
-  const path = pathOf(name);
-  if (!path) return { ok: false, status: 404, problem: "A browser cannot name this circuit to a server, as it takes the name for a folder" };
-  const body = ACTIONS[kind].lasts ? { for_ms, reason, author } : { reason, author };
-  return ask(`${path}/${kind}`, { method: "POST", body, token });
+  const body = ACTIONS[kind].lasts ? { for_ms, reason, author, replaces: asked.replaces } : { reason, author };
+  return ask(pathOf(name, `/${kind}`), { method: "POST", body, token });
+}
+/// Reads a circuit again, to show its current state.
+async function refresh(name) {
+  const reply = await ask(pathOf(name));
+  if (reply.ok) take(reply.data.circuit);
 }
 function doneAction(_, { kind, for_ms }) {
   const { did, lasts } = ACTIONS[kind];
@@ -178,7 +236,8 @@ function doneAction(_, { kind, for_ms }) {
 
 let sayingNoMore = null;
 const SAID_FOR_MS = 20_000;
-/// Says what came of it, to eyes and ears; what is more than a plain yes stays until it is dismissed.
+/// Shows a result and announces it to screen readers; anything but a plain success stays until it
+/// is dismissed.
 function say(words, name, stays = Array.isArray(words)) {
   clearTimeout(sayingNoMore);
   if (!stays) sayingNoMore = setTimeout(() => !byId("toast").matches(":hover, :focus-within") && unsay(), SAID_FOR_MS);
@@ -207,12 +266,13 @@ function startActions() {
   byId("dialog-cancel").addEventListener("click", () => dialog.close());
   byId("dialog-forget").addEventListener("click", () => {
     remembered.write("sessionStorage", tokenKey, "");
+    if (live.status) live.status.you = { name: null, role: null };
     drawDialog();
     byId("dialog-token").focus();
   });
   const confirm = byId("dialog-confirm");
   byId("dialog-form").addEventListener("submit", (event) => event.preventDefault());
-  // Enter in a field only leads to the button; it takes another press to act.
+  // Enter in a field only moves to the button; it takes another press to act.
   byId("dialog-form").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
     if (event.target === confirm && event.repeat) event.preventDefault();

@@ -1,7 +1,6 @@
-// What the server says: circuits, its clock, its store; the stream that keeps them fresh, and commands.
-// Owns all that is known; `watch` calls back when something changed. Draws nothing.
+// Data from the server: circuits, its clock, its store, and the stream that keeps them fresh. Owns
+// the data; `watch` registers callbacks for changes. Draws nothing.
 
-const base = location.pathname.replace(/\/?$/, "/");
 const OLD_AFTER_MS = 3000; // the server ticks each second
 const HUNG_AFTER_MS = 10_000;
 const HOUR_MS = 3_600_000;
@@ -10,6 +9,7 @@ const RATE_OVER_MS = 10_000;
 const live = {
   circuits: new Map(), // by name; each with `history` and `samples`
   known: false, // whether the circuits were ever read
+  locked: false, // whether reading needs a token that is not here
   status: null,
   store: null,
   latest: null, // the newest entry since the page was opened
@@ -20,10 +20,10 @@ const watchers = { any: [], moved: [], entry: [] };
 const watch = (what, callback) => watchers[what].push(callback);
 const tell = (what, ...about) => watchers[what].forEach((callback) => callback(...about));
 
-// The clock is the server's; the browser's only measures what has passed since it was heard.
+// Times are the server's; the browser's clocks only measure the time since its last message.
 
 const clock = { now_ms: 0, date: Date.now(), steady: performance.now() };
-/// What has passed since the server was heard. Of two clocks the larger: one stands still while a
+/// Time since the server's last message, by the larger of two clocks: one stands still while a
 /// machine sleeps, the other can be set.
 function silence() {
   return Math.max(0, Date.now() - clock.date, performance.now() - clock.steady);
@@ -39,7 +39,7 @@ function heard(now_ms) {
 }
 const isOld = () => silence() > OLD_AFTER_MS;
 
-/// When the stream last ticked; what is shown can be newer, for it can be asked for as well.
+/// When the stream last ticked. The data can be newer, because the page also polls.
 let ticked = { date: Date.now(), steady: performance.now() };
 const streamSilence = () => Math.max(0, Date.now() - ticked.date, performance.now() - ticked.steady);
 function tick(now_ms) {
@@ -50,20 +50,21 @@ function tick(now_ms) {
 
 // Circuits
 
-/// Takes over all circuits: those that are not in the list are gone.
-function takeAll({ now_ms, circuits }) {
+/// Replaces all circuits: those that are not in a complete list are gone.
+function takeAll({ now_ms, circuits, incomplete }) {
   heard(now_ms);
   const names = new Set(circuits.map((c) => c.name));
-  for (const name of live.circuits.keys()) if (!names.has(name)) live.circuits.delete(name);
+  if (!incomplete) for (const name of live.circuits.keys()) if (!names.has(name)) live.circuits.delete(name);
   for (const c of circuits) take(c, live.known);
   live.known = true;
   tell("any");
 }
 
-/// Takes over one circuit; what was rejected and called since the last time becomes history.
+/// Updates one circuit; calls and rejections since the last update are added to its history.
 function take(c, telling = true) {
   const before = live.circuits.get(c.name);
-  // A reply can be older than what the stream has said meanwhile. By much more: the clock was set.
+  // A reply can be older than what the stream has sent meanwhile. If it is much older, the clock
+  // was set back.
   if (before && c.now_ms < before.now_ms && before.now_ms - c.now_ms < HOUR_MS) {
     if (!c.history) return before;
     c = { ...before, history: c.history };
@@ -75,13 +76,13 @@ function take(c, telling = true) {
   return c;
 }
 
-/// A history as the server has it, after what was kept of the time before it.
+/// The server's history, after the kept slices that are older.
 function joined(kept, fresh) {
   if (!fresh.length) return kept;
   return [...kept.filter((slice) => slice.at_ms < fresh[0].at_ms), ...fresh];
 }
 
-/// The history, with what the totals have grown by since.
+/// The history, with the growth of the totals since the last update.
 function counted(before, c) {
   const history = before?.history ?? [];
   const at_ms = Math.floor(c.now_ms / SLICE_MS) * SLICE_MS;
@@ -102,22 +103,42 @@ function counted(before, c) {
 
 function sampled(samples, c) {
   const last = samples.at(-1);
-  if (last && (c.not_permitted_total < last.rejected || c.now_ms < last.at)) samples = [];
-  if (!last || c.now_ms > last.at) samples.push({ at: c.now_ms, rejected: c.not_permitted_total });
+  const now = { at: c.now_ms, rejected: c.rejected_total, made: c.successes_total + c.failures_total + c.ignored_total };
+  if (last && (now.rejected < last.rejected || now.made < last.made || now.at < last.at)) samples = [];
+  if (!last || now.at > last.at) samples.push(now);
   while (samples.length > 2 && samples[1].at < c.now_ms - RATE_OVER_MS) samples.shift();
   return samples;
 }
 
-/// Rejected calls a second over the last 10 s that were heard of. Numbers that did not move are not
-/// sent, so what a circuit grew by is newer than the sample before it is old.
-function rejectedPerSecond(c) {
+/// Calls per second over the last 10 s, made and rejected. Numbers that did not change are not
+/// sent, so growth counts as recent even if the sample before it is old.
+function perSecond(c) {
   const now = clock.now_ms;
   const since = now - RATE_OVER_MS;
   const from = c.samples.findLast((sample) => sample.at <= since) ?? c.samples[0];
-  if (now - from.at >= 2000) return ((c.samples.at(-1).rejected - from.rejected) * 1000) / (now - Math.max(from.at, since));
-  // Too new to tell: what the last whole slice says.
+  if (now - from.at >= 2000) {
+    const to = c.samples.at(-1);
+    const over = (now - Math.max(from.at, since)) / 1000;
+    return { made: (to.made - from.made) / over, rejected: (to.rejected - from.rejected) / over };
+  }
+  // There are too few samples: use the last whole slice.
   const at_ms = Math.floor(now / SLICE_MS - 1) * SLICE_MS;
-  return ((c.history.find((slice) => slice.at_ms === at_ms)?.not_permitted ?? 0) * 1000) / SLICE_MS;
+  const slice = c.history.find((slice) => slice.at_ms === at_ms);
+  const over = SLICE_MS / 1000;
+  return slice ? { made: (slice.successes + slice.failures + slice.ignored) / over, rejected: slice.rejected / over } : { made: 0, rejected: 0 };
+}
+
+/// Calls per second of all circuits together, summed up once per tick.
+const fleet = { now_ms: -1, perSecond: 0 };
+function fleetPerSecond() {
+  if (fleet.now_ms === clock.now_ms) return fleet.perSecond;
+  let all = 0;
+  for (const c of live.circuits.values()) {
+    const { made, rejected } = perSecond(c);
+    all += made + rejected;
+  }
+  Object.assign(fleet, { now_ms: clock.now_ms, perSecond: all });
+  return all;
 }
 
 // The stream
@@ -125,45 +146,69 @@ function rejectedPerSecond(c) {
 let source = null;
 let failures = 0;
 let polledAt = 0;
+let answeredAt = -Infinity; // when the server, and not a proxy, answered a request
+const serverAnswers = () => performance.now() - answeredAt < HUNG_AFTER_MS;
 let connectedAt = 0;
 
-function connect() {
-  source?.close();
-  live.stream = "connecting";
-  connectedAt = performance.now();
-  source = new EventSource(`${base}events`);
-  const on = (kind, callback) => source.addEventListener(kind, (event) => {
-    let data;
-    try {
-      data = JSON.parse(event.data);
-    } catch {
-      return; // a proxy's words are no news
-    }
-    callback(data);
-    tell("any");
-  });
-  on("circuits", (all) => {
+const HEARD = {
+  circuits(all) {
     failures = 0;
     takeAll(all);
     tick(all.now_ms);
     readStatus();
-  });
-  on("circuit", (c) => take(c));
-  on("gone", ({ name }) => live.circuits.delete(name));
-  on("entry", (entry) => {
+  },
+  circuit: (c) => take(c),
+  gone: ({ name }) => live.circuits.delete(name),
+  entry(entry) {
     live.latest = entry;
     tell("entry", entry);
-  });
-  on("store", (store) => {
+  },
+  store(store) {
     live.store = store;
-  });
-  on("tick", ({ now_ms }) => tick(now_ms));
-  source.onerror = retry;
+  },
+  tick: ({ now_ms }) => tick(now_ms),
+};
+
+async function connect() {
+  source?.abort();
+  const mine = (source = new AbortController());
+  live.stream = "connecting";
+  connectedAt = performance.now();
+  const heard = (kind, data) => {
+    if (source !== mine || !Object.hasOwn(HEARD, kind)) return;
+    HEARD[kind](data);
+    tell("any");
+  };
+  const status = await listen("events", mine.signal, heard);
+  if (source !== mine) return;
+  if (status === 401) lock();
+  else retry();
+}
+
+/// Reading needs a token, and this tab has no valid one.
+function lock() {
+  source?.abort();
+  source = null;
+  remembered.write("sessionStorage", tokenKey, "");
+  Object.assign(live, { locked: true, known: false, status: null, store: null, latest: null });
+  live.circuits.clear();
+  tell("any");
+}
+
+/// Stores a token if the server accepts it; otherwise returns what is wrong.
+async function logIn(token) {
+  const reply = await ask("status", { token });
+  if (!reply.ok) return reply.problem;
+  remembered.write("sessionStorage", tokenKey, token);
+  Object.assign(live, { locked: false, status: reply.data, store: reply.data.store });
+  connectNow();
+  return "";
 }
 
 function retry() {
   if (live.stream === "waiting") return;
-  source?.close();
+  source?.abort();
+  source = null;
   const wait = Math.min(15_000, 1000 * 2 ** failures) * (0.75 + Math.random() / 2);
   failures += 1;
   live.stream = "waiting";
@@ -171,11 +216,12 @@ function retry() {
   tell("any");
 }
 
-/// Once a second: has the stream gone silent, and what is to be done?
+/// Runs once a second: reconnects and polls while the stream is silent.
 function watchStream() {
+  if (live.locked) return;
   if (live.stream === "waiting" && performance.now() >= live.retryAt) connect();
   else if (live.stream !== "waiting" && Math.min(streamSilence(), performance.now() - connectedAt) > HUNG_AFTER_MS) retry();
-  // A proxy can hold streams back and yet let plain requests through.
+  // A proxy can hold back streams but let plain requests through.
   if (streamSilence() > OLD_AFTER_MS && performance.now() - polledAt > 5000) poll();
 }
 
@@ -183,9 +229,11 @@ async function poll() {
   polledAt = performance.now();
   const reply = await ask("circuits?history=60");
   if (reply.ok && Array.isArray(reply.data?.circuits) && streamSilence() > OLD_AFTER_MS) takeAll(reply.data);
+  else if (reply.answered) readStatus();
 }
 
 function connectNow() {
+  if (live.locked) return;
   failures = 0;
   connect();
   poll();
@@ -193,7 +241,10 @@ function connectNow() {
 
 async function readStatus() {
   const reply = await ask("status");
+  if (reply.status === 401) lock();
   if (!reply.ok) return;
+  // Forget a token that the server no longer knows.
+  if (!reply.data.you.role) remembered.write("sessionStorage", tokenKey, "");
   live.status = reply.data;
   live.store = reply.data.store;
   tell("any");
@@ -208,56 +259,4 @@ function startLive() {
   document.addEventListener("visibilitychange", wake);
   addEventListener("online", wake);
   addEventListener("pageshow", (event) => event.persisted && connectNow());
-}
-
-// Requests
-
-const tokenKey = `commontrip ${base} token`;
-const remembered = {
-  // Storage can be forbidden; then nothing is remembered.
-  read(storage, key) {
-    try {
-      return window[storage].getItem(key) ?? "";
-    } catch {
-      return "";
-    }
-  },
-  write(storage, key, value) {
-    try {
-      if (value) window[storage].setItem(key, value);
-      else window[storage].removeItem(key);
-    } catch {
-      // as above
-    }
-  },
-};
-
-/// Where a circuit is; null for the two names that every browser takes for a way through folders.
-function pathOf(name) {
-  return name === "." || name === ".." ? null : `circuits/${encodeURIComponent(name)}`;
-}
-
-/// Sends a request; never throws. What went wrong is in `problem`, in words.
-async function ask(path, { method = "GET", body, token, version } = {}) {
-  const headers = { Accept: "application/json" };
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (token) headers.Authorization = `Bearer ${token}`;
-  if (version !== undefined) headers["If-Match"] = `"${version}"`;
-  let response, text;
-  try {
-    response = await fetch(base + path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal: AbortSignal.timeout(10_000) });
-    text = await response.text();
-  } catch (error) {
-    const late = error.name === "TimeoutError";
-    return { ok: false, status: 0, problem: late ? "The server did not answer within 10 s." : "The server cannot be reached." };
-  }
-  let data = null;
-  try {
-    data = JSON.parse(text);
-  } catch {
-    // said below
-  }
-  if (response.ok && data !== null) return { ok: true, status: response.status, data };
-  const said = [data?.title, data?.detail].filter((part) => typeof part === "string" && part).join(": ");
-  return { ok: false, status: response.status, problem: said || `The server answered ${response.status} ${response.statusText}`.trim() };
 }

@@ -1,27 +1,34 @@
 // All circuits at a glance: the rows, their order, the filter, the totals above them.
-// Owns the elements of the overview; changes nothing on the server.
+// Owns the elements of the overview; sends no commands.
 
 const byId = (id) => document.getElementById(id);
 const filter = { text: "", state: "" };
 const rows = new Map(); // by name
 const REST_MS = 2000; // rows stay where they are while somebody is about to press one
+const ROWS = 100; // rows to add whenever the end comes into view
+let most = ROWS;
 let touchedAt = 0;
 let orderedAt = 0;
 let orderIsOld = true;
 
 function makeRow(name) {
   const cell = (given, ...children) => h("span", { role: "cell", ...given }, ...children);
+  // Shown at widths that have no column headers.
+  const label = (words) => h("span", { class: "label" }, words);
   const link = h("a", { class: "name", href: hrefOf(name), title: honest(name), "data-testid": "circuit-link" }, foreign(name));
   const parts = {
     badge: badge("closed"),
     why: h("span", { class: "why" }),
-    ends: cell({ class: "num ends" }),
+    endsLabel: label(""),
+    ends: h("span"),
     rate: h("span"),
     fill: h("span", { class: "meter-fill" }),
-    calls: cell({ class: "num calls" }),
-    rejected: cell({ class: "num rejected" }),
-    latency: cell({ class: "num latency" }),
-    replicas: cell({ class: "num replicas" }),
+    traffic: h("span"),
+    share: h("span", { class: "share" }),
+    rejected: h("span"),
+    rejectedShare: h("span", { class: "share" }),
+    latency: h("span"),
+    replicas: h("span"),
     graph: smallGraph(),
     said: "",
   };
@@ -29,11 +36,13 @@ function makeRow(name) {
   const row = h("div", { class: "row", role: "row", "data-testid": "circuit-row", "data-name": name },
     cell({ class: "state" }, parts.badge),
     cell({ class: "who" }, link, parts.why),
-    parts.ends,
-    cell({ class: "num failures" }, parts.rate, h("span", { class: "meter", "aria-hidden": "true" }, parts.fill)),
-    parts.calls, parts.rejected,
+    cell({ class: "num ends", "data-testid": "row-ends" }, parts.endsLabel, parts.ends),
+    cell({ class: "num failures", "data-testid": "row-failures" }, parts.rate, label(" failed"), h("span", { class: "meter", "aria-hidden": "true" }, parts.fill)),
+    cell({ class: "num traffic", "data-testid": "row-traffic" }, parts.traffic, label(" traffic"), parts.share),
+    cell({ class: "num rejected", "data-testid": "row-rejected" }, parts.rejected, label(" rejected"), parts.rejectedShare),
     cell({ class: "past" }, parts.graph.element),
-    parts.latency, parts.replicas,
+    cell({ class: "num latency", "data-testid": "row-latency" }, label("p50/p95/p99 "), parts.latency),
+    cell({ class: "num replicas" }, label("replicas "), parts.replicas),
     cell({ class: "do" }, act));
   const made = { row, ...parts, near: false, drawn: "", circuit: null };
   row.made = made;
@@ -41,7 +50,7 @@ function makeRow(name) {
   return made;
 }
 
-// Only what can be seen, or is about to be, is kept up to the moment.
+// Only rows in or near the view are kept up to date.
 const nearby = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     target.made.near = isIntersecting;
@@ -65,6 +74,7 @@ function fillRow(made, c) {
     made.why.replaceChildren(...parts, ...(c.reason !== "created" && isTime(c.since_ms) ? [" · ", moment(c.since_ms)] : []));
     made.why.title = said;
   }
+  setText(made.endsLabel, endingLabel(c));
   setText(made.ends, ending(c));
   if (c.until_ms) setAttribute(made.ends, "title", absolute(c.until_ms));
   else made.ends.removeAttribute("title");
@@ -72,18 +82,30 @@ function fillRow(made, c) {
   setAttribute(made.rate, "title", `${number(c.failures)} of ${count(c.calls, "call")} in the window`);
   const wide = `${Math.min(100, c.failure_rate ?? 0)}%`;
   if (made.fill.style.width !== wide) made.fill.style.width = wide;
-  setText(made.calls, short(c.calls));
-  const perSecond = rejectedPerSecond(c);
-  setText(made.rejected, perSecond > 0 ? `${rate(perSecond)}/s` : "–");
-  setText(made.latency, c.latency?.count ? [c.latency.p50_us, c.latency.p95_us, c.latency.p99_us].map(latency).join(" · ") : "–");
+  fillTraffic(made, c);
+  setText(made.latency, c.latency?.count ? [c.latency.p50_us, c.latency.p95_us, c.latency.p99_us].map(latency).join(" / ") : "–");
   setText(made.replicas, String(c.replicas));
-  // A bar moves on every 10 s, else only when something was counted.
+  for (const value of [made.ends, made.rate, made.traffic, made.rejected, made.latency]) {
+    value.parentElement.classList.toggle("none", value.textContent === "–" || !value.textContent);
+  }
+  // The bars move every 10 s; otherwise, redraw only when counts change.
   const last = c.history.at(-1);
   const drawn = `${Math.floor(clock.now_ms / SLICE_MS)} ${last ? Object.values(last).join(" ") : ""}`;
   if (made.near && made.drawn !== drawn) {
     made.drawn = drawn;
     made.graph.draw(c.history, clock.now_ms);
   }
+}
+
+/// A circuit's traffic and its share of all traffic; its rejections and their share of its traffic.
+function fillTraffic(made, c) {
+  const now = perSecond(c);
+  const asked = now.made + now.rejected;
+  const all = fleetPerSecond();
+  setText(made.traffic, asked > 0 ? `${rate(asked)}/s` : "–");
+  setText(made.share, asked > 0 && all > 0 ? percent(Math.min(100, (asked * 100) / all)) : "");
+  setText(made.rejected, now.rejected > 0 ? `${rate(now.rejected)}/s` : "–");
+  setText(made.rejectedShare, now.rejected > 0 ? percent((now.rejected * 100) / asked) : "");
 }
 
 function flash(row) {
@@ -93,7 +115,7 @@ function flash(row) {
 
 // Order and filter
 
-/// Worst first. Rates count in steps of 10 points, so that rows do not change places at each call.
+/// Worst first. Rates count in steps of 10 points, so that rows do not swap at each call.
 function compare(a, b) {
   return stateOf(a.state).rank - stateOf(b.state).rank
     || Math.floor((b.failure_rate ?? -1) / 10) - Math.floor((a.failure_rate ?? -1) / 10)
@@ -109,15 +131,14 @@ function wanted(c) {
 function arrange() {
   orderIsOld = false;
   orderedAt = performance.now();
-  const order = [...live.circuits.values()].filter(wanted).sort(compare);
+  const all = [...live.circuits.values()].filter(wanted).sort(compare);
+  const order = all.slice(0, most);
   const shown = new Set(order.map((c) => c.name));
   for (const [name, made] of rows) {
     if (shown.has(name)) continue;
     made.row.remove();
-    if (!live.circuits.has(name)) {
-      nearby.unobserve(made.row);
-      rows.delete(name);
-    }
+    nearby.unobserve(made.row);
+    rows.delete(name);
   }
   const focused = document.activeElement;
   const body = byId("rows");
@@ -134,7 +155,11 @@ function arrange() {
   }
   if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
   const total = live.circuits.size;
-  setText(byId("shown"), order.length === total ? count(total, "circuit") : `${number(order.length)} of ${count(total, "circuit")}`);
+  const found = all.length;
+  setHidden(byId("more-line"), found <= order.length);
+  setText(byId("more-text"), `${number(order.length)} of ${number(found)} shown, worst first.`);
+  setAttribute(byId("table"), "aria-rowcount", String(found + 1));
+  setText(byId("shown"), found === total ? count(total, "circuit") : `${number(found)} of ${count(total, "circuit")}`);
   setHidden(byId("nothing"), !(total && !order.length));
   setHidden(byId("table"), !order.length);
   setHidden(byId("legend"), !order.length);
@@ -143,7 +168,7 @@ function arrange() {
   setHidden(byId("reset-all-line"), !total);
 }
 
-/// Rows keep their places while a pointer or a key was at work among them.
+/// Rows keep their places while the user points at them or presses keys there.
 function mayArrange() {
   const now = performance.now();
   return now - touchedAt > REST_MS && (orderIsOld || now - orderedAt > 3000);
@@ -162,7 +187,7 @@ function drawOverview(atOnce) {
   if (entry && byId("latest").dataset.entry !== `${entry.name} ${entry.generation} ${entry.at_ms}`) {
     byId("latest").dataset.entry = `${entry.name} ${entry.generation} ${entry.at_ms}`;
     byId("latest").replaceChildren("Latest: ", h("a", { href: hrefOf(entry.name), title: honest(entry.name) }, foreign(entry.name)),
-      entry.reason === "policy" ? " settings stored " : ` ${stateOf(entry.to).word.toLowerCase()} `, moment(entry.at_ms));
+      entry.reason === "policy" ? " stored settings changed " : ` ${stateOf(entry.to).word.toLowerCase()} `, moment(entry.at_ms));
   }
 }
 
@@ -203,6 +228,7 @@ function startOverview() {
   const input = byId("filter");
   input.addEventListener("input", () => {
     filter.text = input.value;
+    most = ROWS;
     keepFilter();
     arrange();
   });
@@ -215,6 +241,16 @@ function startOverview() {
     setFilter({ text: "", state: "" });
     input.focus();
   });
+  const more = () => {
+    most += ROWS;
+    arrange();
+  };
+  byId("more").addEventListener("click", () => {
+    const last = byId("rows").lastElementChild;
+    more();
+    last.nextElementSibling?.querySelector("a").focus();
+  });
+  new IntersectionObserver(([line]) => line.isIntersecting && more(), { rootMargin: "600px" }).observe(byId("more-line"));
   const touched = () => {
     touchedAt = performance.now();
   };
@@ -227,12 +263,13 @@ function startOverview() {
 
 function setFilter(to) {
   Object.assign(filter, to);
+  most = ROWS;
   byId("filter").value = filter.text;
   keepFilter();
   render(true);
 }
 
-/// The filter is part of the address, so that it can be sent to somebody.
+/// The filter is part of the address, so that the view can be shared.
 function keepFilter() {
   history.replaceState(null, "", overviewHref(filter));
 }

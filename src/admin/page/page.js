@@ -1,5 +1,5 @@
-// The page as a whole: which view is shown, when it is drawn, banners, keys, what is read aloud.
-// Comes last of the scripts: it starts them.
+// The page as a whole: which view is shown, when it is drawn, banners, keys, announcements.
+// The last script: it starts the others.
 
 const route = { page: "overview", name: "" };
 let scrolled = 0; // where the overview was left
@@ -13,7 +13,7 @@ function readRoute() {
     try {
       name = decodeURIComponent(name);
     } catch {
-      // Not ours: taken as it is, and not found.
+      // This page did not write it: take it as it is, and find nothing.
     }
     return { page: "circuit", name };
   }
@@ -27,8 +27,6 @@ function follow(first) {
   const from = { ...route };
   if (from.page === "overview" && to.page === "circuit") scrolled = scrollY;
   Object.assign(route, { page: to.page, name: to.name });
-  setHidden(byId("overview"), to.page !== "overview");
-  setHidden(byId("circuit"), to.page !== "circuit");
   if (to.page === "circuit") {
     if (page && page.name !== to.name) leaveCircuit();
     openCircuit(to.name);
@@ -50,7 +48,7 @@ function follow(first) {
   }
 }
 
-/// Draws what is known; many changes of a moment are drawn once.
+/// Draws the current data; several changes at once are drawn together.
 function render(atOnce) {
   if (atOnce) {
     draw(true);
@@ -62,11 +60,13 @@ function render(atOnce) {
     pending = false;
     draw();
   };
-  // A tab that is not seen has no frames, but a title.
+  // A hidden tab gets no frames, but its title is visible.
   setTimeout(() => (document.hidden ? now() : requestAnimationFrame(now)), Math.max(0, 200 - (performance.now() - drawnAt)));
 }
 function draw(atOnce) {
   drawnAt = performance.now();
+  drawLock();
+  if (live.locked) return;
   drawBanners();
   drawTotals();
   if (route.page === "overview") drawOverview(atOnce);
@@ -76,41 +76,84 @@ function draw(atOnce) {
   renewTimes();
 }
 
+/// Shows the view that the address names, or the form for a token.
+function drawLock() {
+  const shown = live.locked ? "login" : route.page;
+  const wasLocked = !byId("login").hidden;
+  for (const id of ["login", "overview", "circuit"]) setHidden(byId(id), id !== shown);
+  setHidden(document.querySelector(".top nav"), live.locked);
+  setHidden(document.querySelector(".banners"), live.locked);
+  const you = live.status?.you;
+  setHidden(byId("you"), !you?.role);
+  setText(byId("you-text"), !you?.role ? "" : you.name ? `${you.name} (${you.role})` : "with the server's token");
+  if (live.locked && !wasLocked) {
+    for (const id of ["store", "link"]) setText(byId(id), "");
+    document.title = "commontrip";
+    if (byId("dialog").open) byId("dialog").close();
+    byId("login-token").focus();
+  }
+}
+
+/// One banner per cause: a server that has lost its Redis sends no live updates either.
 function drawBanners() {
   const silent = streamSilence() > OLD_AFTER_MS;
-  const seconds = Math.floor(silence() / 1000) * 1000;
-  const wait = Math.max(0, Math.ceil((live.retryAt - performance.now()) / 1000));
-  setHidden(byId("banner-stale"), !silent);
-  const asking = live.known && silence() < 8000;
-  const word = !live.known ? "No answer from the server yet." : asking ? "No live updates." : "Old data.";
-  setText(byId("stale-word"), silent ? word : "");
-  if (silent) {
-    const next = live.stream === "waiting" ? `Trying again in ${wait} s.` : "Trying now …";
-    setText(byId("stale-text"), `${live.known ? `What you see is ${seconds ? length(seconds) : "0 s"} old${asking ? ", asked for every 5 s" : ""}. ` : ""}${next}`);
+  const store = live.store;
+  const unreachable = Boolean(store && !store.ok) && (!silent || serverAnswers());
+  drawStale(silent, unreachable);
+  setHidden(byId("banner-store"), !unreachable);
+  setText(byId("store-word"), unreachable ? "Redis is unreachable." : "");
+  if (unreachable) {
+    const since = store.unavailable_since_ms ? `For ${length(Math.max(1000, Math.floor((serverNow() - store.unavailable_since_ms) / 1000) * 1000))}` : "At the moment";
+    setText(byId("store-text"), `${since} this server could not read any circuit, so this page shows old data. Calls do not wait for Redis: a replica that cannot reach it either decides alone, by its policy. ${store.error ? `Error: ${store.error}` : ""}`);
   }
-  document.body.classList.toggle("old", live.known && (isOld() || live.store?.ok === false));
+  const incomplete = unreachable || silent ? "" : (live.status?.incomplete ?? "");
+  setHidden(byId("banner-incomplete"), !incomplete);
+  setText(byId("incomplete-word"), incomplete && "Some circuits are missing.");
+  setText(byId("incomplete-text"), incomplete && `${incomplete}.`);
+  document.body.classList.toggle("old", live.known && (isOld() || unreachable));
   const link = byId("link");
   setAttribute(link, "data-is", silent ? "bad" : "good");
   setText(link, silent ? "updates: none" : "updates: live");
-
-  const store = live.store;
-  setAttribute(byId("store"), "data-is", !store ? "unknown" : store.ok ? "good" : "bad");
-  setText(byId("store"), !store ? "store: not known" : store.ok ? `store: answers${store.answered_in_us == null ? "" : ` in ${latency(store.answered_in_us)}`}` : "store: away");
-  const away = Boolean(store && !store.ok);
-  setHidden(byId("banner-store"), !away);
-  setText(byId("store-word"), away ? "The store is away from this server." : "");
-  if (away) {
-    const since = store.away_since_ms ? `For ${length(Math.max(1000, Math.floor((serverNow() - store.away_since_ms) / 1000) * 1000))}` : "At present";
-    setText(byId("store-text"), `${since} no circuit could be read: what you see is of before. Calls do not wait for the store: each replica that has lost it, too, goes on by its policy. ${store.error ? `It says: ${store.error}` : ""}`);
-  }
+  drawStore(store);
   setText(byId("version"), live.status ? `commontrip ${live.status.version}` : "");
-  setText(byId("clock"), clock.now_ms ? `server's clock ${clockTime(serverNow())}` : "");
+  setText(byId("clock"), clock.now_ms ? `server time ${clockTime(serverNow())}` : "");
 }
 
-/// Who may not write cannot press, and is told why.
+function drawStale(silent, unreachable) {
+  const shown = silent && !unreachable;
+  setHidden(byId("banner-stale"), !shown);
+  const asking = live.known && silence() < 8000;
+  const word = !live.known ? "No answer from the server yet." : asking ? "No live updates." : "The server is unreachable.";
+  setText(byId("stale-word"), shown ? word : "");
+  if (!shown) return;
+  const wait = Math.max(0, Math.ceil((live.retryAt - performance.now()) / 1000));
+  const seconds = Math.floor(silence() / 1000) * 1000;
+  const next = live.stream === "waiting" ? `Trying again in ${wait} s.` : "Trying now …";
+  const age = live.known ? `This page shows data from ${seconds ? length(seconds) : "0 s"} ago${asking ? " and reloads it every 5 s" : ""}. ` : "";
+  setText(byId("stale-text"), `${age}${next}`);
+}
+
+const SLOW_STORE_US = 50_000;
+function drawStore(store) {
+  const slow = store?.ok && store.answered_in_us > SLOW_STORE_US;
+  setAttribute(byId("store"), "data-is", !store ? "unknown" : !store.ok ? "bad" : slow ? "slow" : "good");
+  const took = store?.answered_in_us == null ? "" : ` in ${latency(store.answered_in_us)}`;
+  setText(byId("store"), !store ? "Redis: unknown" : store.ok ? `Redis: answers${took}${slow ? " (slow)" : ""}` : "Redis: unreachable");
+}
+
+/// Why commands are not possible; empty if they are.
+function whyReadOnly() {
+  const { read_only, you } = live.status ?? {};
+  if (read_only) return "This server was started without a token, so it rejects every command. To operate circuits, start it with a token.";
+  return you?.role === "read" ? `The token of ${you.name} has the role read. Commands need a token with the role command.` : "";
+}
+
+/// Disables the command buttons if commands are not possible, and says why.
 function drawWrites() {
-  const readOnly = Boolean(live.status?.read_only);
+  const why = whyReadOnly();
+  const readOnly = Boolean(why);
   setHidden(byId("banner-read-only"), !readOnly);
+  setText(byId("read-only-text"), why);
   if (document.body.dataset.readOnly === String(readOnly) && !readOnly) return;
   document.body.dataset.readOnly = readOnly;
   for (const button of document.querySelectorAll("[data-write]")) {
@@ -118,7 +161,7 @@ function drawWrites() {
     button.disabled = readOnly;
     if (readOnly) {
       button.setAttribute("aria-describedby", "read-only-text");
-      button.title = "Read-only: no token is set on this server";
+      button.title = `Read-only: ${why}`;
     } else {
       button.removeAttribute("aria-describedby");
       button.removeAttribute("title");
@@ -126,7 +169,7 @@ function drawWrites() {
   }
 }
 
-// What is read aloud: changes of state, a few by name, many by number.
+// Announcements for screen readers: a few changes of state by name, many by count.
 
 let moved = new Map();
 let announcing = null;
@@ -151,6 +194,28 @@ function start() {
   watch("moved", announceMove);
   addEventListener("hashchange", () => follow());
   addEventListener("resize", () => page && render());
+  byId("login-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const field = byId("login-token");
+    const token = field.value.trim();
+    const problem = /^[\x21-\x7e]+$/.test(token) ? await logIn(token) : "Enter a token: it has no spaces and only plain characters.";
+    setText(byId("login-error"), problem && ended(capital(problem)));
+    if (problem) {
+      field.focus();
+      return;
+    }
+    field.value = "";
+    if (page) readDetails(true);
+    render(true);
+    byId("main").focus();
+  });
+  byId("log-out").addEventListener("click", () => {
+    remembered.write("sessionStorage", tokenKey, "");
+    if (live.status) live.status.you = { name: null, role: null };
+    readStatus();
+    connectNow();
+    render(true);
+  });
   byId("stale-now").addEventListener("click", () => connectNow());
   byId("skip").addEventListener("click", (event) => {
     event.preventDefault();

@@ -1,5 +1,5 @@
-// The policy of a circuit: what is in force, where that differs from the code, and its editor.
-// The server says what is valid; here only whole numbers are told from other text.
+// The policy of a circuit: what is in force, where that differs from the code, and its editor. The
+// server validates settings; this page only tells whole numbers from other text.
 
 /// Settings that 0 switches off.
 const OFF_AT_0 = ["window_calls", "failure_rate_threshold", "failure_count_threshold", "consecutive_failures_threshold", "slow_call_duration_threshold_ms", "ramp_duration_ms", "call_timeout_ms"];
@@ -7,82 +7,90 @@ const OFF_AT_0 = ["window_calls", "failure_rate_threshold", "failure_count_thres
 const CHOICES = {
   latency_recording: "; 0 none, 1 a sample, 2 every call",
   abandoned_calls: "; 0 ignored, 1 failures",
+  history: "; 0 off, 1 on",
   abandoned_after_ms: "; 0 is automatic",
+  timed_out_calls: "; 0 ignored, 1 failures",
+  minimum_applies_to: "; 0 rates, 1 every condition",
 };
 const SETTINGS = [
   ["Window", [
-    ["window_ms", "Length of the time window", "ms"],
-    ["window_buckets", "Buckets of the time window", ""],
-    ["window_calls", "Count the last calls instead", "calls"],
-    ["minimum_number_of_calls", "Calls below which no rate opens", "calls"],
+    ["window_ms", "Time window", "ms"],
+    ["window_buckets", "Buckets in the time window", ""],
+    ["window_calls", "Window of the last calls instead", "calls"],
+    ["minimum_number_of_calls", "Minimum calls before rates count", "calls"],
+    ["minimum_applies_to", "What the minimum holds for", ""],
   ]],
   ["Opens at", [
     ["failure_rate_threshold", "Failure rate", "%"],
     ["failure_count_threshold", "Failures in the window", "failures"],
     ["consecutive_failures_threshold", "Failures in a row", "failures"],
-    ["slow_call_duration_threshold_ms", "A call is slow from", "ms"],
-    ["slow_call_rate_threshold", "Rate of slow calls", "%"],
-    ["quorum", "Replicas that must have failed", "replicas"],
+    ["slow_call_duration_threshold_ms", "Slow call duration", "ms"],
+    ["slow_call_rate_threshold", "Slow call rate", "%"],
+    ["quorum", "Quorum of failing replicas", "replicas"],
   ]],
   ["While open", [
-    ["wait_duration_in_open_state_ms", "Wait before probes", "ms"],
-    ["backoff_multiplier_percent", "Each further wait, of the one before", "%"],
+    ["wait_duration_in_open_state_ms", "Wait before the first probe", "ms"],
+    ["backoff_multiplier_percent", "Backoff multiplier", "%"],
     ["max_wait_duration_in_open_state_ms", "Longest wait", "ms"],
-    ["jitter", "Lengthen waits at random by up to", "%"],
-    ["backoff_reset_after_ms", "Calm time after which the wait is short again", "ms"],
+    ["jitter", "Jitter: random extra wait, at most", "%"],
+    ["backoff_reset_after_ms", "Backoff resets after closed for", "ms"],
   ]],
   ["Half-open", [
-    ["permitted_number_of_calls_in_half_open_state", "Probes out at once, in the fleet", "probes"],
-    ["success_threshold", "Successes that close", "probes"],
-    ["half_open_failure_threshold", "Failures that open again", "probes"],
-    ["max_wait_duration_in_half_open_state_ms", "Longest half-open", "ms"],
-    ["probe_lease_ms", "A probe may be out for", "ms"],
+    ["permitted_number_of_calls_in_half_open_state", "Probes at once, fleet-wide", "probes"],
+    ["success_threshold", "Successes to close", "probes"],
+    ["half_open_failure_threshold", "Failures to reopen", "probes"],
+    ["max_wait_duration_in_half_open_state_ms", "Half-open timeout", "ms"],
+    ["probe_lease_ms", "Probe lease", "ms"],
   ]],
   ["After recovery", [
-    ["ramp_duration_ms", "Admit more and more for", "ms"],
-    ["ramp_initial", "Share admitted at first", "%"],
+    ["ramp_duration_ms", "Ramp duration", "ms"],
+    ["ramp_initial", "Share admitted at the start", "%"],
   ]],
   ["Calls and reports", [
-    ["call_timeout_ms", "A call may take", "ms"],
-    ["abandoned_calls", "Dropped calls that ran too long", ""],
-    ["abandoned_after_ms", "A dropped call ran too long from", "ms"],
-    ["decision_ttl_ms", "A decision is good for", "ms"],
-    ["report_interval_ms", "Report every", "ms"],
-    ["latency_recording", "Latencies are recorded of", ""],
+    ["call_timeout_ms", "Call timeout", "ms"],
+    ["timed_out_calls", "Calls past the timeout", ""],
+    ["abandoned_calls", "Abandoned calls that ran too long", ""],
+    ["abandoned_after_ms", "Too long for an abandoned call", "ms"],
+    ["decision_ttl_ms", "Decision cache time", "ms"],
+    ["report_interval_ms", "Report interval", "ms"],
+    ["latency_recording", "Latency recording", ""],
+    ["history", "History for graphs and simulations", ""],
   ]],
 ];
 
-/// A setting's number as a person reads it.
+/// A setting's value in words.
 function settingWords(key, value, unit) {
   if (value === 0 && OFF_AT_0.includes(key)) return "off";
-  if (value === 0 && key === "decision_ttl_ms") return "no time: always ask";
+  if (value === 0 && key === "decision_ttl_ms") return "off: every call asks Redis";
   if (value === 0 && key === "report_interval_ms") return "at once";
   if (value === 0 && key === "abandoned_after_ms") return "automatic";
   if (unit === "ms") return value >= 1000 ? length(value) : `${number(value)} ms`;
-  if (key === "abandoned_calls") return ["are ignored", "are failures"][value] ?? String(value);
+  if (key === "abandoned_calls" || key === "timed_out_calls") return ["ignored", "count as failures"][value] ?? String(value);
+  if (key === "history") return ["off", "on"][value] ?? String(value);
+  if (key === "minimum_applies_to") return ["rates", "every condition"][value] ?? String(value);
   if (key === "latency_recording") return ["no calls", "a sample", "every call"][value] ?? String(value);
-  return unit === "%" ? `${number(value)} %` : number(value);
+  return unit === "%" ? `${number(value)}%` : number(value);
 }
 
-/// The groups above, and what this page has not heard of yet.
+/// The groups above, and settings that this page does not know.
 function groupsOf(policy) {
   const known = new Set(SETTINGS.flatMap(([, settings]) => settings.map(([key]) => key)));
   const others = Object.keys(policy.in_force).filter((key) => !known.has(key)).map((key) => [key, "", ""]);
   const here = SETTINGS.map(([title, settings]) => [title, settings.filter(([key]) => Object.hasOwn(policy.in_force, key))]);
-  return [...here, ["Others", others]].filter(([, settings]) => settings.length);
+  return [...here, ["Other settings", others]].filter(([, settings]) => settings.length);
 }
 
-/// `details` gives what was read last; `reread` asks for it anew.
+/// `details` returns the data last read; `reread` reads it again.
 function makePolicy(name, details, reread) {
   const about = h("p", { class: "policy-about" });
   const note = h("div", { class: "policy-note", role: "status" });
   const table = h("div", { class: "policy-table" });
   const error = h("p", { class: "error", role: "alert", "data-testid": "policy-error" });
   const write = { type: "button", "data-write": true };
-  const edit = h("button", { ...write, "data-testid": "policy-edit", onclick: () => begin() }, "Edit what is stored");
-  const remove = h("button", { ...write, class: "danger-quiet", "data-testid": "policy-remove", onclick: () => takeAway() }, "Take it away …");
+  const edit = h("button", { ...write, "data-testid": "policy-edit", onclick: () => begin() }, "Edit stored settings");
+  const remove = h("button", { ...write, class: "danger-quiet", "data-testid": "policy-remove", onclick: () => takeAway() }, "Remove stored settings …");
   const save = h("button", { ...write, class: "primary", "data-testid": "policy-save", onclick: () => openSave() }, "Save …");
-  const cancel = h("button", { type: "button", "data-testid": "policy-cancel", onclick: () => end() }, "Do not save");
+  const cancel = h("button", { type: "button", "data-testid": "policy-cancel", onclick: () => end() }, "Cancel");
   const buttons = h("p", { class: "buttons" }, edit, remove, save, cancel);
   const element = h("div", { class: "policy", "data-testid": "policy" }, about, note, table, error, buttons);
   let editing = null; // { version, inputs: Map of key to input }
@@ -129,7 +137,7 @@ function makePolicy(name, details, reread) {
       const value = whole(input.value);
       if (value == null) {
         input.setAttribute("aria-invalid", "true");
-        setText(error, `${key} is “${input.value}”, which is not a whole number. Leave it empty to have what the code says.`);
+        setText(error, `${key} is “${input.value}”, which is not a whole number. Leave it empty to use the value in code.`);
         input.focus();
         return null;
       }
@@ -151,7 +159,7 @@ function makePolicy(name, details, reread) {
     const { policy } = details();
     const lines = changes(policy.stored, set, policy.code);
     if (!lines.length) {
-      setText(error, "Nothing is different from what is stored.");
+      setText(error, "Nothing was changed.");
       return;
     }
     if (!Object.keys(set).length) {
@@ -159,12 +167,12 @@ function makePolicy(name, details, reread) {
       return;
     }
     openDialog({
-      title: "Store settings", name, confirm: "Store them",
-      about: [h("p", {}, "These win over the code, in every replica, with its next report:"), h("ul", { class: "changes" }, lines)],
-      run: ({ reason, author, token }) => ask(`${pathOf(name)}/policy`, { method: "PUT", body: { set, reason, author }, token, version: editing?.version ?? 0 }),
+      title: "Override settings", name, confirm: "Override settings",
+      about: [h("p", {}, "Every replica uses these instead of the values in code, from its next report on:"), h("ul", { class: "changes" }, lines)],
+      run: ({ reason, author, token }) => ask(pathOf(name, "/policy"), { method: "PUT", body: { set, reason, author }, token, version: editing?.version ?? 0 }),
       done: () => {
         end();
-        return "Settings were stored.";
+        return "has new stored settings.";
       },
       refused: () => reread(),
     });
@@ -173,12 +181,12 @@ function makePolicy(name, details, reread) {
   function takeAway() {
     const { circuit, policy } = details();
     openDialog({
-      title: "Take the stored settings away", name, confirm: "Take them away", danger: true,
-      about: [h("p", {}, "What the code says is in force again, in every replica:"), h("ul", { class: "changes" }, changes(policy.stored, {}, policy.code))],
-      run: ({ reason, author, token }) => ask(`${pathOf(name)}/policy`, { method: "DELETE", body: { reason, author }, token, version: editing?.version ?? circuit.policy_version }),
+      title: "Remove stored settings", name, confirm: "Remove stored settings", danger: true,
+      about: [h("p", {}, "Every replica uses the values in code again:"), h("ul", { class: "changes" }, changes(policy.stored, {}, policy.code))],
+      run: ({ reason, author, token }) => ask(pathOf(name, "/policy"), { method: "DELETE", body: { reason, author }, token, version: editing?.version ?? circuit.policy_version }),
       done: () => {
         if (editing) end();
-        return "The stored settings were taken away.";
+        return "uses the settings in code again.";
       },
       refused: () => reread(),
     });
@@ -195,19 +203,19 @@ function makePolicy(name, details, reread) {
     if (drawn === key) return;
     drawn = key;
     setText(about, stored
-      ? `${count(stored, "setting is", "settings are")} stored with the circuit and ${stored === 1 ? "wins" : "win"} over the code in every replica; ${differing ? count(differing, "differs", "differ") : "none differs"} from it. Version ${circuit.policy_version}.`
-      : "Nothing is stored with the circuit: what the code says is in force.");
+      ? `${count(stored, "setting is", "settings are")} stored in Redis and ${stored === 1 ? "applies" : "apply"} to every replica; ${differing ? count(differing, "differs", "differ") : "none differs"} from the code. Version ${circuit.policy_version}.`
+      : "No stored settings: every replica uses the settings in code.");
     setHidden(edit, Boolean(editing));
-    setText(edit, stored ? "Edit what is stored" : "Store other settings");
+    setText(edit, stored ? "Edit stored settings" : "Override settings");
     setHidden(remove, Boolean(editing) || !stored);
     setHidden(save, !editing);
     setHidden(cancel, !editing);
     note.replaceChildren();
     if (editing && editing.version !== circuit.policy_version) {
-      note.append(h("p", {}, h("strong", {}, "Somebody stored other settings since you began. "), "The column beside yours shows them."),
+      note.append(h("p", {}, h("strong", {}, "Somebody changed the stored settings since you began. "), "The column “Stored” shows theirs."),
         h("p", { class: "buttons" },
-          h("button", { type: "button", "data-testid": "policy-theirs", onclick: begin }, "Begin again from theirs"),
-          h("button", { type: "button", "data-testid": "policy-mine", onclick: () => { editing.version = circuit.policy_version; draw(); } }, "Go on with mine")));
+          h("button", { type: "button", "data-testid": "policy-theirs", onclick: begin }, "Start again from theirs"),
+          h("button", { type: "button", "data-testid": "policy-mine", onclick: () => { editing.version = circuit.policy_version; draw(); } }, "Keep mine")));
     }
     const focused = document.activeElement;
     const head = ["Setting", "In force", "In code", "Stored", editing && "To store"].filter(Boolean);

@@ -1,31 +1,70 @@
-//! How the program gets to the store.
+//! How the program connects to the store.
 //!
-//! Owns the connection's options and the environment that stands in for them; every command but the demo has them.
+//! Owns the connection options and the environment variables behind them. Every command except the
+//! demo has these options.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, sync::OnceLock, time::Duration};
 
 use clap::Args;
 use commontrip::{RedisStore, StoreError, operator::Operator};
+use serde::Serialize;
 
 use crate::out::Failure;
 
-/// What the environment says where a flag is absent, as `RedisStoreBuilder::open_env` reads it.
+/// Help text on the variables that replace absent flags, as `RedisStoreBuilder::open_env` reads
+/// them.
 pub const ENVIRONMENT: &str = "\
-Where a flag is absent, the environment counts: COMMONTRIP_REDIS_URL, _PREFIX, _USERNAME, _PASSWORD or
-_PASSWORD_FILE, _TLS_CA, _TLS_CERT and _TLS_KEY, each beginning with COMMONTRIP_REDIS.";
+Without a flag, these variables apply: COMMONTRIP_REDIS_URL, _PREFIX, _USERNAME, _PASSWORD or _PASSWORD_FILE,
+_TLS_CA, _TLS_CERT and _TLS_KEY, all with the prefix COMMONTRIP_REDIS.";
 
-/// How long an operator waits for an answer, ms.
+/// How long an operator command waits for an answer, ms.
 pub const TIMEOUT_MS: u64 = 2000;
 
-/// Where the store is, and as whom to ask it.
+static ASKED: OnceLock<Asked> = OnceLock::new();
+
+/// The store that this process asks, and where its address was configured.
+#[derive(Debug, Serialize)]
+pub struct Asked {
+    /// Host, port and database, or the nodes of a Cluster, without passwords.
+    address: String,
+    /// The prefix of its keys.
+    prefix: String,
+    #[serde(skip)]
+    said_by: &'static str,
+}
+
+impl Asked {
+    /// The store's address and where it was configured, for an error.
+    pub fn origin(&self) -> String {
+        format!("Redis is {} ({})", self.address, self.said_by)
+    }
+
+    /// The store that a command changed: address, prefix, and where the address was configured.
+    pub fn place(&self) -> String {
+        let Self {
+            address,
+            prefix,
+            said_by,
+        } = self;
+        format!("{address}, prefix {prefix} ({said_by})")
+    }
+}
+
+/// The store that this process asks, once it is open.
+pub fn asked() -> Option<&'static Asked> {
+    ASKED.get()
+}
+
+/// The address of the store and the credentials for it.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// redis://, rediss://, redis+unix://, redis-sentinel:// or redis-cluster://
+    /// redis://, rediss://, redis+unix://, redis-sentinel:// or redis-cluster:// [default:
+    /// redis://127.0.0.1:6379/]
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
-    /// How keys begin; `commontrip` by default
+    /// How keys begin [default: commontrip]
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
 
@@ -37,7 +76,7 @@ pub struct Connection {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// The authority whose certificates are trusted (PEM); those of the system by default
+    /// The authority whose certificates are trusted (PEM) [default: those of the system]
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
 
@@ -49,22 +88,34 @@ pub struct Connection {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// How long to wait for an answer; 2000 by default, 50 for `doctor`: the service's store_timeout
+    /// How long to wait for an answer [default: 2000; 50 for `doctor`, a service's store_timeout]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
     timeout: Option<u64>,
 }
 
 impl Connection {
-    /// The store; `timeout_ms` where no flag says another.
+    /// Opens the store. `timeout_ms` applies unless a flag sets the timeout.
     ///
     /// # Errors
-    /// When an option is wrong; nothing is asked yet.
+    /// When an option is wrong. Does not contact the store yet.
     pub fn open(&self, timeout_ms: u64) -> Result<RedisStore, Failure> {
         let opened = self.builder(timeout_ms).and_then(|builder| {
             let url = or_var(&self.redis, "URL");
             builder.open(url.as_deref().unwrap_or("redis://127.0.0.1:6379/"))
         });
-        opened.map_err(|error| Failure::of_settings(&error))
+        let store = opened.map_err(|error| Failure::of_settings(&error))?;
+        let said_by = match (&self.redis, var("URL")) {
+            (Some(_), _) => "from --redis",
+            (None, Some(_)) => "from COMMONTRIP_REDIS_URL",
+            (None, None) => "the default: no --redis, and COMMONTRIP_REDIS_URL is not set",
+        };
+        // A process uses one store only, so an earlier value stays.
+        let _ = ASKED.set(Asked {
+            address: store.address(),
+            prefix: store.prefix().to_owned(),
+            said_by,
+        });
+        Ok(store)
     }
 
     fn builder(&self, timeout_ms: u64) -> Result<commontrip::RedisStoreBuilder, StoreError> {
@@ -92,12 +143,12 @@ impl Connection {
             (Some(certificate), Some(key)) => Ok(builder.tls_client_files(certificate, key)),
             _ => {
                 let words = "the certificate and its key go together: --tls-cert and --tls-key";
-                Err(StoreError::Refused(words.to_owned()))
+                Err(StoreError::Configuration(words.to_owned()))
             }
         }
     }
 
-    /// An operator of the store's circuits; must be called in a tokio runtime.
+    /// Returns an operator of the store's circuits. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When an option is wrong.
@@ -106,7 +157,8 @@ impl Connection {
         Ok(operator.from(&format!("cli@{}", host_name())))
     }
 
-    /// The same under the name of this process; `timeout_ms` where no flag says another.
+    /// Like `operator`, but without an author of its own. `timeout_ms` applies unless a flag sets
+    /// the timeout.
     ///
     /// # Errors
     /// When an option is wrong.

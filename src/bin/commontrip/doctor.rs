@@ -1,11 +1,11 @@
-//! `commontrip doctor`: what the crate finds at a Redis, for people and for programs.
+//! `commontrip doctor`: reports what the crate finds in a Redis, to people and programs.
 //!
-//! Owns the words' layout and the exit status; the findings are the crate's.
+//! Owns the layout of the text and the exit status; the crate provides the findings.
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use clap::Args;
-use commontrip::store::{Check, Verdict};
+use commontrip::store::{Finding, Verdict};
 use serde::Serialize;
 
 use crate::{
@@ -15,18 +15,18 @@ use crate::{
     words::wrap,
 };
 
-/// What the help of `doctor` says at its end.
+/// The end of the help of `doctor`.
 pub fn after_help() -> String {
     let more = "\
-It changes nothing but a circuit of its own, which it deletes. What the user is not allowed to look at
-is a note. Exit status: 0 no failure, 1 a failure, 2 the command line is wrong.";
+It changes nothing except a temporary circuit, which it deletes. What the user may not read is reported as
+a note. Exit status: 0 no failure, 1 a failure, 2 the command line is wrong.";
     format!("{ENVIRONMENT}\n\n{more}")
 }
 
-/// The service's default store_timeout, which answers are held against, ms.
+/// The default `store_timeout` of a service, ms. Answer times are compared with it.
 const TIMEOUT_MS: u64 = 50;
 
-/// What `commontrip doctor` can be told.
+/// Arguments of `commontrip doctor`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// Only print the ACL rules of a user who may do what is needed and nothing else
@@ -41,7 +41,7 @@ pub struct Options {
     common: Common,
 }
 
-/// Examines. Status: 0 no failure, 1 a failure, 2 the command line is wrong.
+/// Runs the checks. Status: 0 no failure, 1 a failure, 2 the command line is wrong.
 pub fn run(options: &Options) -> ExitCode {
     match examine(options) {
         Ok(status) => status,
@@ -71,26 +71,26 @@ fn examine(options: &Options) -> Result<ExitCode, Failure> {
         _ => ExitCode::SUCCESS,
     };
     match out.tell(&findings, || findings.text(out.colour())) {
-        // One that stopped reading changes nothing about what was found.
+        // A reader that stopped reading does not change the findings.
         Ok(()) | Err(Failure::Unread) => Ok(status),
         Err(failure) => Err(failure),
     }
 }
 
-/// What was found, and how bad the worst of it is.
+/// The findings, and the worst verdict among them.
 #[derive(Serialize)]
 struct Findings {
     verdict: Verdict,
-    checks: Vec<Check>,
+    checks: Vec<Finding>,
 }
 
 const WIDTH: usize = 100;
-/// Where the name of a check begins, and what was found.
+/// The columns where the name of a check and its finding begin.
 const NAME: usize = 9;
 const FOUND: usize = NAME + 13;
 
 impl Findings {
-    fn new(checks: Vec<Check>) -> Self {
+    fn new(checks: Vec<Finding>) -> Self {
         let worst = checks.iter().map(|check| check.verdict).max();
         let verdict = worst.unwrap_or(Verdict::Ok);
         Self { verdict, checks }

@@ -1,6 +1,6 @@
-//! `commontrip events`: transitions and operators' commands, oldest first, and as they happen.
+//! `commontrip events`: transitions and operators' commands, oldest first, then as they happen.
 //!
-//! Owns that each is told once: what the store's record has, and what is heard afterwards, overlap.
+//! Owns that each entry is written once, although the store's record and the live updates overlap.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,23 +17,23 @@ use crate::{
     known::{self, AT_ONCE, Unreadable},
     out::{Done, Failure, Output, say, shown, tell, tell_line},
     table::{Table, coloured},
-    words,
+    words::{self, Zone},
 };
 
-/// How many of a circuit's entries are remembered as told; twice what the store keeps.
+/// How many written entries of a circuit are remembered; twice what the store keeps.
 const REMEMBERED: usize = 512;
 
-/// What `commontrip events` can be told.
+/// Arguments of `commontrip events`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// Only this circuit's
     name: Option<String>,
 
-    /// Go on with what happens
+    /// Follow new events
     #[arg(long, short)]
     follow: bool,
 
-    /// How many of the newest to begin with
+    /// How many of the newest to begin with [default: all that are kept]
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
 
@@ -41,7 +41,7 @@ pub struct Options {
     common: Common,
 }
 
-/// Tells them.
+/// Writes the entries.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
     let only = options.name.as_deref();
@@ -60,7 +60,7 @@ pub async fn run(options: &Options) -> Done {
 
 type Entry = (Name, Event);
 
-/// What the store has on record, oldest first.
+/// Reads the store's record, oldest first.
 async fn gather(
     operator: &Operator,
     only: Option<&str>,
@@ -79,7 +79,7 @@ async fn gather(
             Err(error) => unread.pass_over(&name, error)?,
         }
     }
-    // Stable, so that a circuit's own stay in their order.
+    // The sort is stable, so the entries of one circuit keep their order.
     all.sort_by_key(|(_, event)| event.at_ms);
     Ok(all)
 }
@@ -89,25 +89,28 @@ fn newest(mut entries: Vec<Entry>, limit: Option<usize>) -> Vec<Entry> {
     entries.split_off(skipped)
 }
 
-/// Tells what is on record, then what happens, until nobody reads.
+/// Writes the record, then new entries, until the reader is gone.
 async fn follow(options: &Options, operator: &Operator) -> Done {
     let (only, out) = (options.name.as_deref(), &options.common.output);
     let mut tidings = operator.live().subscribe();
     let mut told = Told::default();
-    let (mut begun, mut away) = (false, false);
+    let (mut begun, mut unavailable) = (false, false);
     loop {
         let news = tidings.next().await;
         if let News::Store(answer) = &news {
             match answer {
                 Err(why) if !begun => return Err(Failure::Store(why.clone())),
-                Err(why) if !away => say(&format!("the store is away: {why}; waiting for it")),
-                Ok(_) if away => say("the store is there again"),
+                Err(why) if !unavailable => {
+                    say(&format!("the store is unavailable: {why}; waiting for it"))
+                }
+                Ok(_) if unavailable => say("the store is there again"),
                 _ => {}
             }
-            away = answer.is_err();
+            unavailable = answer.is_err();
         }
         let fresh = match news {
-            // From the first look on everything is heard; what was before is on record.
+            // Live updates cover everything from the first tick on; the record has what came
+            // before.
             News::Tick(_) if !begun => {
                 begun = true;
                 let past = gather(operator, only, &mut Unreadable::default()).await?;
@@ -117,7 +120,7 @@ async fn follow(options: &Options, operator: &Operator) -> Done {
                     .collect();
                 newest(fresh, options.limit)
             }
-            // Some news were lost.
+            // Some updates were lost.
             News::Circuits(_) if begun => {
                 match gather(operator, only, &mut Unreadable::default()).await {
                     Ok(past) => past
@@ -143,12 +146,12 @@ async fn follow(options: &Options, operator: &Operator) -> Done {
 
 type Key = (u64, u64, Reason, String);
 
-/// What was told of each circuit.
+/// The entries that were written of each circuit.
 #[derive(Default)]
 struct Told(BTreeMap<Name, VecDeque<Key>>);
 
 impl Told {
-    /// Whether an entry was not told; it is then.
+    /// Returns whether an entry is new, and remembers it.
     fn is_new(&mut self, (name, event): &Entry) -> bool {
         let told = self.0.entry(name.clone()).or_default();
         let key = (
@@ -186,15 +189,19 @@ fn write(out: &Output, entries: &[Entry]) -> Done {
     if entries.is_empty() {
         return Ok(());
     }
-    let table = table(entries.iter().map(|(name, event)| (Some(name), event)));
+    let entries = entries.iter().map(|(name, event)| (Some(name), event));
+    let table = table(&out.zone(), entries);
     tell(&table.text(out))
 }
 
-/// Entries in columns; with their circuits, where these are said.
-pub fn table<'a>(entries: impl Iterator<Item = (Option<&'a Name>, &'a Event)>) -> Table {
+/// Lays out entries in columns, with a column for their circuits if these are given.
+pub fn table<'a>(
+    zone: &Zone,
+    entries: impl Iterator<Item = (Option<&'a Name>, &'a Event)>,
+) -> Table {
     let mut table = Table::headless();
     for (name, event) in entries {
-        let mut row = vec![format!("{}Z", words::date(event.at_ms)).into()];
+        let mut row = vec![zone.date(event.at_ms).into()];
         row.extend(name.map(|name| shown(name.as_str()).into()));
         let change = words::change(event);
         row.push(coloured(words::change_colour(event), change));

@@ -1,7 +1,6 @@
-//! Text from elsewhere, as a terminal may have it.
+//! Makes text from elsewhere safe for a terminal.
 //!
-//! Owns which characters are written out: those that move a cursor, turn words around, or are not
-//! seen.
+//! Owns which characters are escaped: those that move the cursor, reverse text, or are invisible.
 
 use std::fmt::Write;
 
@@ -10,8 +9,8 @@ use icu_properties::{
     props::{DefaultIgnorableCodePoint, GeneralCategory as Class},
 };
 
-/// Whether a terminal is not to have a character as it is. What no Unicode that is known here has a
-/// class for may be anything.
+/// Whether a character must be escaped. Characters that the Unicode tables do not classify count as
+/// unsafe.
 fn is_hidden(c: char) -> bool {
     let class = CodePointMapData::<Class>::new().get(c);
     let hidden = matches!(
@@ -28,15 +27,15 @@ fn is_hidden(c: char) -> bool {
         && (hidden || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c))
 }
 
-/// Text from elsewhere with such characters written out: `\u{202e}`.
+/// Escapes such characters in text from elsewhere: `\u{202e}`.
 pub fn shown(text: &str) -> String {
     written_out(text, |out, c| out.extend(c.escape_default()))
 }
 
-/// A JSON document with such characters as JSON escapes them: `\u202e`. Its meaning stays.
+/// Escapes such characters in a JSON document: `\u202e`. The document's meaning does not change.
 pub fn in_json(document: &str) -> String {
     written_out(document, |out, c| match c {
-        // Between values: within strings it is escaped already.
+        // Between values. JSON escapes it within strings.
         '\n' => out.push(c),
         _ => {
             for unit in c.encode_utf16(&mut [0; 2]) {
@@ -61,8 +60,8 @@ fn written_out(text: &str, write: impl Fn(&mut String, char)) -> String {
 mod tests {
     use super::*;
 
-    /// By Unicode's own tables, apart from those of the library: what has no glyph and acts on
-    /// others.
+    /// Characters without a glyph that affect others, by Unicode's own tables and not by those of
+    /// the library.
     fn acts(c: char) -> bool {
         c.is_control()
             || matches!(c,

@@ -1,4 +1,4 @@
-//! Circuits that somebody asked for by a name that there is none of, and those that cannot be read.
+//! Unknown circuit names, and circuits that cannot be read.
 
 use commontrip::{
     ControlError, Name,
@@ -10,12 +10,13 @@ use crate::{
     words,
 };
 
-/// How many circuits are asked about at once.
+/// How many circuits are read at once.
 pub const AT_ONCE: usize = 16;
-/// How alike two names must be for one to be offered for the other, 0 to 1.
+/// The minimum similarity of a name that is suggested, 0 to 1.
 const ALIKE: f64 = 0.75;
 
-/// What an error of one circuit means; where it is not known, what the user may have meant.
+/// Turns one circuit's error into a failure. For an unknown name, suggests what the user may have
+/// meant.
 pub async fn failure(operator: &Operator, error: ControlError) -> Failure {
     let ControlError::Unknown(name) = error else {
         return error.into();
@@ -27,21 +28,22 @@ pub async fn failure(operator: &Operator, error: ControlError) -> Failure {
     Failure::Not(unknown(&name, names.collect()))
 }
 
-/// Circuits that the store has, but refuses to show: what is stored of them is something else.
+/// Circuits that exist but cannot be read, because their keys hold something else.
 #[derive(Default)]
 pub struct Unreadable {
     left_out: u64,
-    /// Why others are missing, too.
+    /// Why more circuits are missing.
     pub incomplete: Option<String>,
 }
 
 impl Unreadable {
-    /// Passes over a circuit that cannot be read, and says so; one whose error is not its own ends the command.
+    /// Reports a circuit that cannot be read and continues. An error that concerns more than this
+    /// circuit ends the command.
     pub fn pass_over(&mut self, name: &Name, error: ControlError) -> Done {
         match error {
-            // Gone meanwhile.
+            // Removed in the meantime.
             ControlError::Unknown(_) => Ok(()),
-            ControlError::Store(error) if !error.is_away() => {
+            ControlError::Store(error) if !error.is_unavailable() => {
                 self.left_out += 1;
                 say(&format!(
                     "circuit `{name}` cannot be read: {}",
@@ -53,7 +55,7 @@ impl Unreadable {
         }
     }
 
-    /// How a command ends that had to pass over some.
+    /// The end of a command that may have skipped circuits.
     pub fn end(&self) -> Done {
         match self.left_out {
             0 if self.incomplete.is_some() => Err(Failure::Not(String::new())),
@@ -66,7 +68,7 @@ impl Unreadable {
     }
 }
 
-/// All circuits, worst first; one that cannot be read does not keep the others from being seen.
+/// Reads all circuits, worst first. A circuit that cannot be read does not hide the others.
 pub async fn circuits(operator: &Operator, unread: &mut Unreadable) -> Result<Vec<View>, Failure> {
     let survey = operator.survey(&Ask::default()).await?;
     for (name, error) in survey.unreadable {
@@ -79,7 +81,7 @@ pub async fn circuits(operator: &Operator, unread: &mut Unreadable) -> Result<Ve
     Ok(survey.circuits)
 }
 
-/// One circuit by its name, or all.
+/// The given circuit's name, or the names of all circuits.
 pub async fn names(operator: &Operator, only: Option<&str>) -> Result<Vec<Name>, Failure> {
     let Some(only) = only else {
         return Ok(operator.names().await?);
@@ -101,13 +103,13 @@ fn unknown(name: &str, names: Vec<&str>) -> String {
     }
 }
 
-/// The word that is most like this one, if any is.
+/// The most similar word, if one is similar enough.
 pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let alike = |other: &str| {
         let other = other.to_lowercase();
         match word.len() > 2 && other.contains(&word) {
-            // The shortest that has it in it.
+            // Of the names that contain the word, the shortest is the most similar.
             true => 1.0 + word.len() as f64 / other.len() as f64,
             false => strsim::normalized_damerau_levenshtein(&word, &other)
                 .max(strsim::jaro_winkler(&word, &other) - 0.1),

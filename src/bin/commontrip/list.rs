@@ -15,10 +15,11 @@ use crate::{
     words,
 };
 
-/// What `commontrip list` can be told.
+/// Arguments of `commontrip list`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Only circuits with this in their name; with `*` for anything and `?` for one character, the whole name
+    /// Only circuits with this in their name; with `*` for anything and `?` for one character, the
+    /// whole name
     pattern: Option<String>,
 
     /// Only circuits in these states
@@ -29,7 +30,7 @@ pub struct Options {
     #[arg(long, value_name = "BY", default_value = "worst")]
     sort: Sort,
 
-    /// At most so many, the first ones
+    /// At most so many, the first ones [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 
@@ -37,7 +38,7 @@ pub struct Options {
     common: Common,
 }
 
-/// What comes first in a list.
+/// The order of the list.
 #[derive(ValueEnum, Debug, Clone, Copy)]
 enum Sort {
     /// Open ones, then half-open, overrides, closed; among them the highest failure rate
@@ -60,11 +61,10 @@ fn states() -> impl TypedValueParser<Value = State> {
             state => state.as_str(),
         })
     });
-    PossibleValuesParser::new(words)
-        .try_map(|word| State::from_word(&word.replace('-', "_")).ok_or("there is no such state"))
+    PossibleValuesParser::new(words).try_map(|word| word.replace('-', "_").parse::<State>())
 }
 
-/// Lists them.
+/// Lists the circuits.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
     let mut unread = Unreadable::default();
@@ -97,7 +97,7 @@ pub async fn run(options: &Options) -> Done {
         }
     }
     let empty = match (total, named, views.len()) {
-        // There may be some among those that were not read.
+        // The circuits that could not be read may have matched.
         (0, ..) if unread.incomplete.is_some() => return unread.end(),
         (0, ..) => {
             "no circuits here. A circuit is listed once a service has made calls through it.\n\
@@ -155,7 +155,7 @@ fn table(views: &[View]) -> Table {
             left(seen).into(),
             rate(view),
             seen.calls.to_string().into(),
-            seen.not_permitted_total.to_string().into(),
+            seen.rejected_total.to_string().into(),
             seen.replicas.to_string().into(),
             why(seen).into(),
         ]);
@@ -179,23 +179,30 @@ fn rate(view: &View) -> Cell {
     }
 }
 
-/// That nothing ails a circuit is no news.
+/// Why a circuit needs attention; empty for a healthy one.
 fn why(seen: &Snapshot) -> String {
-    match (seen.state, seen.policy.is_empty()) {
+    let why = match (seen.state, seen.policy.is_empty()) {
         (State::Closed, true) => String::new(),
         (State::Closed, false) => format!("stored policy {}", shown(&seen.policy)),
         _ => words::why(seen, []),
-    }
+    };
+    let kinds = match seen.state.is_override() {
+        true => String::new(),
+        false => words::kinds(seen),
+    };
+    let parts = [why, kinds];
+    let said: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    said.join("; ")
 }
 
-/// Whether a name has a text in it, or matches a pattern with `*` and `?` as a whole; whatever the case.
+/// Whether a name contains a text, or matches a pattern with `*` and `?` as a whole. Ignores case.
 fn matches(pattern: &str, name: &str) -> bool {
     let lower = |text: &str| text.to_lowercase().chars().collect::<Vec<_>>();
     let (pattern, name) = (lower(pattern), lower(name));
     if !pattern.iter().any(|c| "*?".contains(*c)) {
         return pattern.is_empty() || name.windows(pattern.len()).any(|part| part == pattern);
     }
-    // Where the last star was, and how much of the name it takes.
+    // `star` is the position of the last `*`, and how much of the name it covers.
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {

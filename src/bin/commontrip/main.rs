@@ -8,23 +8,28 @@ mod demo;
 mod doctor;
 mod events;
 mod foreign;
+mod help;
 mod known;
 mod list;
+mod man;
 mod out;
+mod overrides;
 mod policy;
 mod queue;
+mod remove;
 mod replicas;
 mod serve;
 mod show;
 mod simulate;
 mod steer;
 mod table;
+mod token;
 mod watch;
 mod words;
 
 use std::{io, process::ExitCode};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 use commontrip::State;
 
 use self::{
@@ -34,13 +39,13 @@ use self::{
 
 /// One circuit breaker for every replica of a service.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-/// What every command that asks the store can be told.
+/// Arguments of every command that reads from the store.
 #[derive(Args, Debug)]
 struct Common {
     #[command(flatten)]
@@ -81,6 +86,9 @@ enum Command {
     /// Close a circuit, with an empty window; ends overrides
     #[command(after_help = after())]
     Reset(steer::Reset),
+    /// Remove a circuit that nobody uses, with all that is stored of it
+    #[command(after_help = after())]
+    Remove(remove::Options),
     /// Settings that are stored with a circuit
     #[command(subcommand, after_help = after())]
     Policy(policy::Command),
@@ -90,16 +98,20 @@ enum Command {
     /// Serve the dashboard, the HTTP API and metrics
     #[command(after_help = format!("{ENVIRONMENT}\n\n{}", serve::AFTER_HELP))]
     Serve(serve::Options),
+    /// Make a named token for `serve --tokens`; its name is the author of its holder's commands
+    Token(token::Options),
     /// What a circuit would have done under another policy
     #[command(after_help = after())]
     Simulate(simulate::Options),
-    /// Look at a Redis as its user: what works, what does not, and what to do
+    /// Examine a Redis with the user's own rights: what works, what does not, and how to fix it
     #[command(after_help = doctor::after_help())]
     Doctor(doctor::Options),
     /// Show a fleet trip, probe and recover together, in the terminal
-    #[command(after_help = demo::AFTER_HELP)]
+    #[command(after_help = demo::AFTER_HELP, mut_arg("utc", |utc| utc.hide(true)))]
     Demo(demo::Options),
-    /// Write the completions of a shell, such as `commontrip completions bash > /etc/bash_completion.d/commontrip`
+    /// Write the manual page
+    Man,
+    /// Write the completions of a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -114,7 +126,9 @@ fn after() -> String {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let matches = help::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command {
         Command::List(options) => run(list::run(&options)),
         Command::Show(options) => run(show::run(&options)),
         Command::Watch(options) => run(watch::run(&options)),
@@ -125,18 +139,21 @@ fn main() -> ExitCode {
         Command::Disable(options) => run(steer::set(&options, State::Disabled)),
         Command::MetricsOnly(options) => run(steer::set(&options, State::MetricsOnly)),
         Command::Reset(options) => run(steer::reset(&options)),
+        Command::Remove(options) => run(remove::run(&options)),
         Command::Policy(command) => run(policy::run(&command)),
         Command::Queue(command) => run(queue::run(&command)),
         Command::Simulate(options) => run(simulate::run(&options)),
         Command::Serve(options) => run(serve::run(&options)),
+        Command::Token(options) => done(token::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Man => written(man::page()),
         Command::Completions { shell } => completions(shell),
         Command::Replica => demo::run_replica(),
     }
 }
 
-/// Does what an operator asked for. Does not wait for a lookup or a read that is still under way.
+/// Runs an operator's command. Does not wait for a lookup or a read that is still in progress.
 fn run(command: impl Future<Output = Done>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -145,9 +162,13 @@ fn run(command: impl Future<Output = Done>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::Not(format!("cannot start a runtime: {error}")).end(),
     };
-    let done = runtime.block_on(command);
+    let ended = runtime.block_on(command);
     runtime.shutdown_background();
-    match done {
+    done(ended)
+}
+
+fn done(ended: Done) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.end(),
     }
@@ -155,8 +176,12 @@ fn run(command: impl Future<Output = Done>) -> ExitCode {
 
 fn completions(shell: clap_complete::Shell) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "commontrip", &mut script);
-    match io::Write::write_all(&mut io::stdout(), &script) {
+    clap_complete::generate(shell, &mut help::command(), "commontrip", &mut script);
+    written(Ok(script))
+}
+
+fn written(text: io::Result<Vec<u8>>) -> ExitCode {
+    match text.and_then(|text| io::Write::write_all(&mut io::stdout(), &text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => Failure::from(error).end(),
     }

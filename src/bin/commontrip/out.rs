@@ -1,6 +1,6 @@
-//! What the program writes, and how it ends.
+//! The program's output and exit status.
 //!
-//! Owns `--json` and `--color`, and the exit status. A reader that went away is no error.
+//! Owns `--json` and `--color`, and the exit status. A reader that goes away is not an error.
 
 use std::{
     env,
@@ -13,13 +13,17 @@ use clap::{Args, ValueEnum};
 use commontrip::{ControlError, StoreError};
 use serde::Serialize;
 
-use crate::foreign::in_json;
 pub use crate::foreign::shown;
+use crate::{
+    connect::{Asked, asked},
+    foreign::in_json,
+    words::Zone,
+};
 
-/// What the exit status says, for the help of each command.
+/// The meaning of the exit status, for the help of each command.
 pub const STATUS: &str = "\
-Exit status: 0 done, 1 what was asked about is not well or not there, 2 the command line is wrong,
-3 the store does not answer.";
+Exit status: 0 done, 1 unhealthy or not found, 2 the command line is wrong,
+3 the store does not answer, 4 `simulate` cannot tell.";
 
 pub const RED: &str = "31";
 pub const GREEN: &str = "32";
@@ -29,7 +33,7 @@ pub const CYAN: &str = "36";
 pub const DIM: &str = "2";
 pub const BOLD: &str = "1";
 
-/// How to write.
+/// Output options.
 #[derive(Args, Debug, Clone, Copy)]
 #[command(next_help_heading = "Output")]
 pub struct Output {
@@ -40,6 +44,10 @@ pub struct Output {
     /// When to colour; `auto` is on a terminal that NO_COLOR does not forbid
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: When,
+
+    /// Write times in UTC, not in the local time zone (TZ)
+    #[arg(long)]
+    pub utc: bool,
 }
 
 /// When to colour.
@@ -54,7 +62,7 @@ pub enum When {
 }
 
 impl Output {
-    /// Whether to colour.
+    /// Whether to use colour.
     pub fn colour(&self) -> bool {
         match self.color {
             When::Always => true,
@@ -63,12 +71,12 @@ impl Output {
         }
     }
 
-    /// Text in a colour, where there are colours.
+    /// Colours text, if colour is in use.
     pub fn paint(&self, code: &str, text: &str) -> String {
         paint(self.colour(), code, text)
     }
 
-    /// Writes one JSON document, or the text.
+    /// Writes a value as one JSON document, or as text.
     pub fn tell(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Done {
         let written = match self.json {
             true => format!("{}\n", in_json(&serde_json::to_string_pretty(value)?)),
@@ -76,15 +84,42 @@ impl Output {
         };
         tell(&written)
     }
+
+    /// Writes what a command changed and in which store, as one JSON document or as text.
+    pub fn tell_changed(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Done {
+        let store = asked();
+        let changed = Changed { value, store };
+        self.tell(&changed, || {
+            let place = store.map(Asked::place).unwrap_or_default();
+            let label = self.paint(DIM, &format!("{:12}", "store"));
+            format!("{}{label}{}\n", text(), shown(&place))
+        })
+    }
+
+    /// The time zone of the output.
+    pub fn zone(&self) -> Zone {
+        match self.utc {
+            true => Zone::utc(),
+            false => Zone::local(),
+        }
+    }
 }
 
-/// Whether the environment asks for no colours.
+/// What a command changed, and the store.
+#[derive(Serialize)]
+struct Changed<'a, T> {
+    #[serde(flatten)]
+    value: &'a T,
+    store: Option<&'static Asked>,
+}
+
+/// Whether the environment asks for output without colour.
 pub fn is_plain() -> bool {
     let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     set("NO_COLOR") || env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
-/// Text in a colour, if there are to be any.
+/// Colours text if `colour` is true.
 pub fn paint(colour: bool, code: &str, text: &str) -> String {
     match colour {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -92,36 +127,44 @@ pub fn paint(colour: bool, code: &str, text: &str) -> String {
     }
 }
 
-/// How a command ended.
+/// The result of a command.
 pub type Done = Result<(), Failure>;
 
-/// Why a command did not end well.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Status 1: not well, or not there. Without words where they were written already.
+    /// Status 1: unhealthy or not found. Without a text if it was written already.
     Not(String),
     /// Status 2: the command line is wrong.
     Usage(String),
     /// Status 3: the store does not answer.
     Store(String),
-    /// Status 0: nobody reads any more.
+    /// Status 4: the record does not answer the question. Without a text if it was written already.
+    CannotTell(String),
+    /// Status 0: the reader is gone.
     Unread,
 }
 
 impl Failure {
-    /// Settings with which no store can be opened.
+    /// The failure for settings with which no store can be opened.
     pub fn of_settings(error: &StoreError) -> Self {
         let words = in_words(error);
-        let words = words.strip_prefix("the store refused: ").unwrap_or(&words);
+        let words = words
+            .strip_prefix("the store's settings are wrong: ")
+            .unwrap_or(&words);
         Self::Usage(words.to_owned())
     }
 
-    /// Says what is wrong, and ends with what that means.
+    /// Reports the failure and returns its exit status.
     pub fn end(self) -> ExitCode {
         let (words, status) = match self {
             Self::Not(words) => (words, 1),
             Self::Usage(words) => (words, 2),
-            Self::Store(words) => (words, 3),
+            Self::Store(words) => match asked() {
+                Some(asked) => (format!("{words}\n{}", asked.origin()), 3),
+                None => (words, 3),
+            },
+            Self::CannotTell(words) => (words, 4),
             Self::Unread => return ExitCode::SUCCESS,
         };
         if !words.is_empty() {
@@ -131,7 +174,7 @@ impl Failure {
     }
 }
 
-/// Says something to people, beside what the command writes.
+/// Writes a message for people to standard error.
 pub fn say(words: &str) {
     let mut err = io::stderr().lock();
     for line in words.lines() {
@@ -152,7 +195,10 @@ impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Store(error) => error.into(),
-            ControlError::Unknown(_) | ControlError::Conflict { .. } => Self::Not(in_words(&error)),
+            ControlError::Unknown(_)
+            | ControlError::Conflict { .. }
+            | ControlError::Overridden { .. } => Self::Not(in_words(&error)),
+            ControlError::Unrecorded { .. } => Self::CannotTell(in_words(&error)),
             _ => Self::Usage(in_words(&error)),
         }
     }
@@ -173,7 +219,7 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-/// An error with its causes, in one line.
+/// Formats an error and its causes as one line.
 pub fn in_words(error: &dyn Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
@@ -187,7 +233,7 @@ pub fn in_words(error: &dyn Error) -> String {
     words
 }
 
-/// Writes text.
+/// Writes text to standard output.
 pub fn tell(text: &str) -> Done {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;

@@ -16,10 +16,10 @@ use crate::{
     words,
 };
 
-/// How many bytes of a payload that is no MessagePack are shown.
+/// How many bytes are shown of a payload that is not MessagePack.
 const SHOWN_BYTES: usize = 256;
 
-/// What `commontrip queue` can do.
+/// Subcommands of `commontrip queue`.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// The queues; with a name the jobs of one
@@ -32,7 +32,7 @@ pub enum Command {
     Drop(Show),
 }
 
-/// What `queue list` can be told.
+/// Arguments of `queue list`.
 #[derive(Args, Debug)]
 pub struct List {
     /// The queue whose jobs to list
@@ -56,7 +56,7 @@ pub struct List {
     common: Common,
 }
 
-/// What `queue show` and `queue drop` can be told.
+/// Arguments of `queue show` and `queue drop`.
 #[derive(Args, Debug)]
 pub struct Show {
     /// The queue
@@ -69,7 +69,7 @@ pub struct Show {
     common: Common,
 }
 
-/// What `queue retry` can be told.
+/// Arguments of `queue retry`.
 #[derive(Args, Debug)]
 pub struct Retry {
     /// The queue
@@ -93,10 +93,10 @@ fn state(word: &str) -> Result<JobState, String> {
     found.ok_or_else(|| "give ready, delayed, running or dead".to_owned())
 }
 
-/// A queue whose jobs may be anything.
+/// A queue with jobs of any type.
 type AnyQueue = Queue<()>;
 
-/// Carries it out.
+/// Runs the subcommand.
 pub async fn run(command: &Command) -> Done {
     match command {
         Command::List(options) => match &options.name {
@@ -116,12 +116,14 @@ pub async fn run(command: &Command) -> Done {
             match &options.id {
                 None => {
                     let retried = queue.retry_all().await.map_err(failure)?;
-                    let text = || format!("retried {}\n", words::count(retried, "job"));
-                    out.tell(&json!({ "retried": retried }), text)
+                    let queue = shown(&options.name);
+                    let text = || format!("retried {} of {queue}\n", words::count(retried, "job"));
+                    out.tell_changed(&json!({ "queue": options.name, "retried": retried }), text)
                 }
                 Some(id) => {
                     queue.retry(id).await.map_err(failure)?;
-                    out.tell(&json!({ "retried": 1 }), || done(out, "retried", id))
+                    let retried = json!({ "queue": options.name, "retried": 1 });
+                    out.tell_changed(&retried, || done(out, "retried", &options.name, id))
                 }
             }
         }
@@ -129,13 +131,15 @@ pub async fn run(command: &Command) -> Done {
             let queue = known(&options.common, &options.name).await?;
             queue.drop_job(&options.id).await.map_err(failure)?;
             let (out, id) = (&options.common.output, &options.id);
-            out.tell(&json!({ "dropped": 1 }), || done(out, "dropped", id))
+            let dropped = json!({ "queue": options.name, "dropped": 1 });
+            out.tell_changed(&dropped, || done(out, "dropped", &options.name, id))
         }
     }
 }
 
-fn done(out: &Output, what: &str, id: &str) -> String {
-    format!("{}  {}\n", out.paint(GREEN, what), shown(id))
+fn done(out: &Output, what: &str, queue: &str, id: &str) -> String {
+    let (queue, id) = (shown(queue), shown(id));
+    format!("{}  {id} of {queue}\n", out.paint(GREEN, what))
 }
 
 fn failure(error: QueueError) -> Failure {
@@ -150,7 +154,7 @@ fn open(store: &RedisStore, name: &str) -> Result<AnyQueue, Failure> {
     Queue::builder(store, name).build().map_err(failure)
 }
 
-/// The queue of this name, if there is one.
+/// Opens the queue of this name, if it exists.
 async fn known(common: &Common, name: &str) -> Result<AnyQueue, Failure> {
     let store = common.connection.open(TIMEOUT_MS)?;
     let queue = open(&store, name)?;
@@ -198,6 +202,7 @@ async fn list_queues(common: &Common) -> Done {
         ">DELAYED",
         ">RUNNING",
         ">DEAD",
+        ">OLDEST",
         "?>DONE",
         "?>RETRIED",
         "NEXT",
@@ -213,6 +218,11 @@ async fn list_queues(common: &Common) -> Done {
                 0 => "0".into(),
                 dead => coloured(RED, dead.to_string()),
             },
+            match stats.oldest_waits() {
+                Some(_) => words::span(stats.now_ms.saturating_sub(stats.oldest_ms)),
+                None => "-".to_owned(),
+            }
+            .into(),
             stats.done.to_string().into(),
             stats.retried.to_string().into(),
             match u64::try_from(stats.next_ms) {
@@ -289,7 +299,7 @@ fn when(now_ms: u64, job: &JobView) -> String {
     }
 }
 
-/// What was enqueued: as JSON where it is that in MessagePack, else as hexadecimal digits.
+/// The payload as JSON if it is MessagePack, otherwise in hexadecimal digits.
 fn body(payload: &[u8]) -> Value {
     rmp_serde::from_slice(payload).unwrap_or_else(|_| {
         let shown = payload.iter().take(SHOWN_BYTES);
@@ -320,9 +330,10 @@ fn about(out: &Output, now_ms: u64, job: &JobView) -> String {
     if !job.key.is_empty() {
         row("key", shown(&job.key));
     }
-    row("enqueued", format!("{} UTC", words::date(job.enqueued_ms)));
+    let zone = out.zone();
+    row("enqueued", zone.date(job.enqueued_ms));
     if job.expires_ms > 0 {
-        row("expires", format!("{} UTC", words::date(job.expires_ms)));
+        row("expires", zone.date(job.expires_ms));
     }
     if !job.worker.is_empty() {
         row("worker", shown(&job.worker));

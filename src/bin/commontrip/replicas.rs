@@ -1,9 +1,12 @@
-//! `commontrip replicas`: who reports to the circuits, and what each is up to.
+//! `commontrip replicas`: the replicas that report to the circuits, and what each is doing.
 
 use std::collections::BTreeMap;
 
 use clap::Args;
-use commontrip::{Name, model::Member, operator::Operator};
+use commontrip::{
+    Name,
+    operator::{Member, Operator},
+};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
@@ -16,7 +19,7 @@ use crate::{
     words,
 };
 
-/// What `commontrip replicas` can be told.
+/// Arguments of `commontrip replicas`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// Only replicas of this circuit
@@ -26,7 +29,7 @@ pub struct Options {
     common: Common,
 }
 
-/// A replica and what it does, over circuits.
+/// A replica and what it does, across circuits.
 #[derive(Serialize)]
 struct Replica {
     name: String,
@@ -38,7 +41,7 @@ struct Replica {
     alone: Vec<String>,
 }
 
-/// Lists them.
+/// Lists the replicas.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
     let names = known::names(&operator, options.name.as_deref()).await?;
@@ -133,7 +136,7 @@ fn table(now_ms: u64, replicas: &[Replica]) -> Table {
     table
 }
 
-/// What a replica of one circuit is up to.
+/// Describes what a replica of one circuit is doing.
 pub fn state(now_ms: u64, member: &Member) -> Vec<String> {
     let mut said = vec![format!("seen {}", words::ago(now_ms, member.seen_ms))];
     if member.failing_ms > 0 {

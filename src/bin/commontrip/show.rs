@@ -1,39 +1,40 @@
-//! `commontrip show`: all that there is to know about one circuit.
+//! `commontrip show`: everything about one circuit.
 //!
-//! Owns the layout. Status 1 also where the circuit rejects calls.
+//! Owns the layout. Returns status 1 also if the circuit rejects calls.
 
 use std::fmt::Write as _;
 
 use clap::Args;
 use commontrip::{
-    Event, Percentiles, Snapshot, State,
+    Event, Percentiles, Rules, Snapshot, State,
     model::Member,
     operator::{Details, View},
 };
+use serde::Serialize;
 
 use crate::{
     Common, events, known,
     out::{BOLD, DIM, Done, Failure, Output, RED, YELLOW, shown},
     replicas,
     table::terminal_width,
-    words::{self, wrap},
+    words::{self, Zone, wrap},
 };
 
 /// How many of the newest events are shown.
 const EVENTS: usize = 10;
-/// A replica that was seen so short a time ago is shown.
+/// Replicas that reported within this time are shown.
 const RECENT_MS: u64 = 60_000;
-/// The widest that a line is.
+/// The maximum width of a line.
 const WIDTH: usize = 100;
 /// Where the second column begins.
 const LABEL: usize = 12;
 
-/// What the help of `show` says at its end.
+/// The end of the help of `show`.
 pub const AFTER_HELP: &str = "\
 Exit status: 0 calls pass, 1 calls are rejected (open, half_open, forced_open) or there is no such circuit,
 2 the command line is wrong, 3 the store does not answer.";
 
-/// What `commontrip show` can be told.
+/// Arguments of `commontrip show`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// The circuit
@@ -43,7 +44,7 @@ pub struct Options {
     common: Common,
 }
 
-/// Shows it.
+/// Shows the circuit.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
     let details = match operator.details(&options.name).await {
@@ -60,19 +61,38 @@ pub async fn run(options: &Options) -> Done {
     })?;
     match details.circuit.snapshot.state.admits() {
         true => Ok(()),
-        // The page has said it.
+        // The output has already said so.
         false => Err(Failure::Not(String::new())),
     }
 }
 
-/// What is now, after a command.
-pub fn tell_state(out: &Output, view: &View) -> Done {
-    out.tell(view, || {
+/// Writes the state after a command, and what else the command did.
+pub fn tell_state(
+    out: &Output,
+    view: &View,
+    also: &impl Serialize,
+    rows: &[(&str, String)],
+) -> Done {
+    #[derive(Serialize)]
+    struct Now<'a, T> {
+        #[serde(flatten)]
+        circuit: &'a View,
+        #[serde(flatten)]
+        also: &'a T,
+    }
+    let now = Now {
+        circuit: view,
+        also,
+    };
+    out.tell_changed(&now, || {
         let mut page = Page {
             out,
             text: String::new(),
         };
         page.head(view, &[]);
+        for (label, words) in rows {
+            page.row(label, words);
+        }
         page.text
     })
 }
@@ -109,10 +129,11 @@ impl Page<'_> {
         let _ = writeln!(self.text, "{name}  {state}: {}", words::meaning(seen.state));
         let why = words::why(seen, events);
         self.row("why", &why);
-        let since = words::date(seen.since_ms);
+        let zone = self.out.zone();
+        let since = zone.date(seen.since_ms);
         let ago = words::ago(seen.now_ms, seen.since_ms);
-        self.row("since", &format!("{since} UTC, {ago}"));
-        if let Some(left) = left(seen) {
+        self.row("since", &format!("{since}, {ago}"));
+        if let Some(left) = left(seen, &zone) {
             self.row("left", &left);
         }
         if seen.ramp_until_ms > seen.now_ms {
@@ -137,9 +158,10 @@ impl Page<'_> {
             n => format!("of the last {n}"),
         };
         let least = limit("minimum_number_of_calls");
-        let judged = match seen.calls < least {
-            true => format!("; rates are judged from {least} on"),
-            false => String::new(),
+        let judged = match (seen.calls < least, limit("minimum_applies_to")) {
+            (false, _) => String::new(),
+            (true, 0) => format!("; rates are judged from {least} on"),
+            (true, _) => format!("; it can open from {least} on"),
         };
         self.row(
             "window",
@@ -156,7 +178,7 @@ impl Page<'_> {
         }
         let opens = |what: &str, key: &str| match limit(key) {
             0 => None,
-            n => Some(format!("{what} {}", words::value(key, n))),
+            n => Some(format!("{what} {}", Rules::in_words(key, n))),
         };
         let at: Vec<_> = [
             opens("opens at", "failure_rate_threshold"),
@@ -206,13 +228,41 @@ impl Page<'_> {
                 seen.slow_total,
                 seen.abandoned_total,
                 seen.ignored_total,
-                seen.not_permitted_total
+                seen.rejected_total
             ),
         );
+        if seen.open_total_ms > 0 {
+            let total = open_time(seen.open_total_ms);
+            let now = match seen.open_ms() {
+                Some(ms) => {
+                    let at = self.out.zone().date(seen.opened_ms);
+                    format!(", {} since it opened ({at})", open_time(ms))
+                }
+                None => String::new(),
+            };
+            self.row("open", &format!("{total} in its life{now}"));
+        }
         let now = seen.now_ms;
         let success = words::ago(now, seen.last_success_ms);
         let failure = words::ago(now, seen.last_failure_ms);
         self.row("last", &format!("success {success}, failure {failure}"));
+        for (i, kind) in seen.failure_kinds.iter().enumerate() {
+            let recent = match kind.recent {
+                0 => String::new(),
+                n => format!("{n} in the past minutes, "),
+            };
+            let detail = match kind.detail.as_str() {
+                "" => String::new(),
+                detail => format!(": {}", shown(detail)),
+            };
+            let (of, count) = (shown(&kind.kind), kind.count);
+            let last = words::ago(now, kind.last_ms);
+            let label = if i == 0 { "what failed" } else { "" };
+            self.row(
+                label,
+                &format!("{of}  {recent}{count} in all, last {last}{detail}"),
+            );
+        }
     }
 
     fn rate(&self, rate: Option<f64>, threshold: u64) -> String {
@@ -244,8 +294,8 @@ impl Page<'_> {
             &format!("version {version}, differs from the code's:"),
         );
         for (key, n) in &policy.stored {
-            let stored = words::value(key, *n);
-            let in_code = policy.code.get(key).map(|n| words::value(key, *n));
+            let stored = Rules::in_words(key, *n);
+            let in_code = policy.code.get(key).map(|n| Rules::in_words(key, *n));
             let in_code = in_code.unwrap_or_default();
             self.row("", &format!("{key} {stored} (code: {in_code})"));
         }
@@ -289,21 +339,21 @@ impl Page<'_> {
         let skipped = details.events.len().saturating_sub(EVENTS);
         let name = shown(details.circuit.name.as_str());
         let head = match skipped {
-            0 => "events, oldest first, UTC".to_owned(),
-            n => format!("events, oldest first, UTC ({n} older: `commontrip events {name}`)"),
+            0 => "events, oldest first".to_owned(),
+            n => format!("events, oldest first ({n} older: `commontrip events {name}`)"),
         };
         let _ = writeln!(self.text, "\n{}", self.out.paint(DIM, &head));
         if details.events.is_empty() {
             self.text += "none\n";
         }
-        self.text += &events::table(details.events[skipped..].iter().map(|event| (None, event)))
-            .text(self.out);
+        let events = details.events[skipped..].iter().map(|event| (None, event));
+        self.text += &events::table(&self.out.zone(), events).text(self.out);
     }
 }
 
-fn left(seen: &Snapshot) -> Option<String> {
+fn left(seen: &Snapshot, zone: &Zone) -> Option<String> {
     let left = words::span(seen.left_ms());
-    let at = words::date(seen.until_ms);
+    let at = zone.date(seen.until_ms);
     match (seen.state, seen.until_ms) {
         (state, 0) if state.is_override() => Some("no end; `reset` ends it".to_owned()),
         (_, 0) => None,
@@ -313,14 +363,22 @@ fn left(seen: &Snapshot) -> Option<String> {
         (State::Open, _) if seen.left_ms() == 0 => {
             Some("the wait is over, the next call goes out as a probe".to_owned())
         }
-        (State::Open, _) => Some(format!("{left}, then probes go out ({at} UTC)")),
+        (State::Open, _) => Some(format!("{left}, then probes go out ({at})")),
         (State::HalfOpen, _) => Some(format!("{left} for the probes to decide")),
-        _ => Some(format!("{left}, until {at} UTC")),
+        _ => Some(format!("{left}, until {at}")),
+    }
+}
+
+fn open_time(ms: u64) -> String {
+    match ms {
+        ..1000 => words::exactly(ms),
+        _ => words::span(ms),
     }
 }
 
 fn latency(seen: &Percentiles) -> String {
-    let [p50, p95, p99] =
-        [seen.p50, seen.p95, seen.p99].map(|time| words::micros(time.as_micros()));
-    format!("p50 {p50}, p95 {p95}, p99 {p99} ({} calls)", seen.count)
+    let [mean, p50, p95, p99] =
+        [seen.mean, seen.p50, seen.p95, seen.p99].map(|time| words::micros(time.as_micros()));
+    let n = seen.count;
+    format!("mean {mean}, p50 {p50}, p95 {p95}, p99 {p99} ({n} calls)")
 }

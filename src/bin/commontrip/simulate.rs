@@ -1,45 +1,63 @@
 //! `commontrip simulate`: what a circuit would have done under another policy.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
-use commontrip::operator::{Course, Simulation};
+use commontrip::{
+    Rules,
+    operator::{Course, Simulation, Verdict},
+};
 
 use crate::{
     Common, known,
-    out::{BOLD, DIM, Done, Output, shown},
+    out::{BOLD, DIM, Done, Failure, Output, YELLOW, shown},
     policy,
     table::Table,
-    words::{self, wrap},
+    words::{self, Zone, wrap},
 };
 
 /// How many trips are shown.
 const TRIPS: usize = 20;
 
-/// What `commontrip simulate` can be told.
+/// Arguments of `commontrip simulate`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// The circuit
     name: String,
 
-    /// Settings to try on top of those in force, as for `policy set`; none tries those
+    /// Settings to try in addition to those in force, as for `policy set`; without any, those in force
     #[arg(value_name = "KEY=VALUE")]
     pairs: Vec<String>,
+
+    /// How far back to go, such as 30m [default: as far as the record goes]
+    #[arg(long, value_name = "TIME", value_parser = over)]
+    over: Option<Duration>,
 
     #[command(flatten)]
     common: Common,
 }
 
-/// Replays it.
+fn over(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    let time = time.filter(|time| *time >= Duration::from_secs(1));
+    time.ok_or_else(|| "give a time of at least 1s, such as 30m or 2d".to_owned())
+}
+
+/// Replays the record. Returns status 4 when the record does not suffice.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
-    let pairs = policy::checked(&options.pairs)?;
-    let simulation = match operator.simulate(&options.name, &pairs).await {
+    let pairs = policy::pairs(&options.pairs)?;
+    let simulation = operator.simulate(&options.name, &pairs, options.over);
+    let simulation = match simulation.await {
         Ok(simulation) => simulation,
         Err(error) => return Err(known::failure(&operator, error).await),
     };
     let out = &options.common.output;
-    out.tell(&simulation, || text(out, &simulation))
+    out.tell(&simulation, || text(out, &simulation))?;
+    match simulation.simulated {
+        Some(_) => Ok(()),
+        None => Err(Failure::CannotTell(String::new())),
+    }
 }
 
 fn text(out: &Output, simulation: &Simulation) -> String {
@@ -54,29 +72,38 @@ fn text(out: &Output, simulation: &Simulation) -> String {
         0 => String::new(),
         n => format!("; {n} abandoned"),
     };
+    let zone = out.zone();
     let mut text = format!(
-        "{}  the last {lasted}, since {} UTC: {}, {failures} failed ({failed}){abandoned}\n",
+        "{}  the last {lasted}, since {}, in slices of {}: {}, {failures} failed ({failed}){abandoned}\n",
         out.paint(BOLD, &name),
-        words::date(simulation.from_ms),
+        zone.date(simulation.from_ms),
+        words::span(simulation.slice_ms),
         words::count(calls, "call"),
     );
     let changed: Vec<_> = simulation
         .changed
         .iter()
-        .map(|(key, n)| format!("{key} {}", words::value(key, *n)))
+        .map(|(key, n)| format!("{key} {}", Rules::in_words(key, *n)))
         .collect();
     let _ = match changed.is_empty() {
-        true => writeln!(text, "tried: the policy in force\n"),
-        false => writeln!(text, "tried: {}\n", changed.join(", ")),
+        true => writeln!(text, "tried: the policy in force"),
+        false => writeln!(text, "tried: {}", changed.join(", ")),
     };
+    let verdict = match simulation.measure.verdict {
+        Verdict::Differs => out.paint(YELLOW, "cannot tell"),
+        Verdict::Untested => out.paint(YELLOW, "not tested"),
+        _ => "measure".to_owned(),
+    };
+    let _ = writeln!(text, "{verdict}: {}\n", simulation.measure.reason);
     text += &beside(simulation).text(out);
+    let would = simulation.simulated.as_ref();
     for (head, course) in [
-        ("would have tripped", &simulation.simulated),
-        ("really tripped", &simulation.real),
+        ("would have tripped", would),
+        ("really tripped", Some(&simulation.real)),
     ] {
-        if !course.trips.is_empty() {
-            let _ = writeln!(text, "\n{}", out.paint(DIM, &format!("{head} (UTC)")));
-            text += &trips(course, simulation.to_ms).text(out);
+        if let Some(course) = course.filter(|course| !course.trips.is_empty()) {
+            let _ = writeln!(text, "\n{}", out.paint(DIM, head));
+            text += &trips(course, simulation.to_ms, &zone).text(out);
         }
     }
     let _ = writeln!(text, "\n{}", out.paint(DIM, "what this cannot say"));
@@ -87,24 +114,52 @@ fn text(out: &Output, simulation: &Simulation) -> String {
     text
 }
 
+/// Compares the tried policy, the one in force and what really happened. Unknown results have no
+/// numbers.
 fn beside(simulation: &Simulation) -> Table {
-    let (would, did) = (&simulation.simulated, &simulation.real);
-    let mut table = Table::new(vec!["", "WOULD HAVE", "REALLY"]);
-    let mut row = |head: &str, of: &dyn Fn(&Course) -> String| {
-        table.row(vec![head.into(), of(would).into(), of(did).into()]);
+    let would = simulation.simulated.as_ref();
+    let (replayed, real) = (&simulation.measure.replayed, &simulation.real);
+    let possible = simulation.possible.all();
+    let mut table = Table::new(vec!["", "WOULD HAVE", "IN FORCE, REPLAYED", "REALLY"]);
+    let mut row = |head: &str, of: &dyn Fn(&Course) -> String, more: &str| {
+        let would = match would {
+            Some(course) => format!("{}{more}", of(course)),
+            None => "cannot tell".to_owned(),
+        };
+        table.row(vec![
+            head.into(),
+            would.into(),
+            of(replayed).into(),
+            of(real).into(),
+        ]);
     };
-    row("trips", &|course| course.trips.len().to_string());
-    row("time open", &|course| words::span(course.open_ms));
-    row("calls rejected", &|course| course.rejected.to_string());
-    row("  had failed", &|course| match course.rejected_failures {
-        Some(n) if course.rejected > 0 => format!("{n} ({})", words::share(n, course.rejected)),
-        Some(_) => "-".to_owned(),
-        None => "not known".to_owned(),
-    });
+    let up_to = match (possible, would) {
+        (0, _) | (_, None) => String::new(),
+        (n, Some(course)) => format!(" to {}", course.trips.len() as u64 + n),
+    };
+    let or_more = if possible > 0 { " or more" } else { "" };
+    row("trips", &|course| course.trips.len().to_string(), &up_to);
+    row("time open", &|course| words::span(course.open_ms), or_more);
+    row(
+        "calls rejected",
+        &|course| course.rejected.to_string(),
+        or_more,
+    );
+    row(
+        "  had failed",
+        &|course| match course.rejected_failures {
+            Some(n) if course.rejected > 0 => {
+                format!("{n} ({})", words::share(n, course.rejected))
+            }
+            Some(_) => "-".to_owned(),
+            None => "not known".to_owned(),
+        },
+        "",
+    );
     table
 }
 
-fn trips(course: &Course, to_ms: u64) -> Table {
+fn trips(course: &Course, to_ms: u64, zone: &Zone) -> Table {
     let mut table = Table::headless();
     let skipped = course.trips.len().saturating_sub(TRIPS);
     if skipped > 0 {
@@ -124,7 +179,7 @@ fn trips(course: &Course, to_ms: u64) -> Table {
             n => format!(", {} led back to open", words::count(n, "half-open")),
         };
         table.row(vec![
-            words::date(trip.at_ms).into(),
+            zone.date(trip.at_ms).into(),
             trip.reason.as_str().into(),
             format!("{why}; {lasted}{again}").into(),
         ]);

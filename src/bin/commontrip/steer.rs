@@ -1,16 +1,13 @@
 //! `commontrip force-open`, `disable`, `metrics-only`, `reset`: an operator's commands.
 //!
-//! Owns who says that they come from whom, and that many circuits are not reset by mistake.
+//! Owns who a command's author is. Makes sure that neither an override nor many circuits are ended
+//! by mistake.
 
-use std::{
-    env,
-    io::{self, BufRead, IsTerminal, Write},
-    time::Duration,
-};
+use std::{env, time::Duration};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use commontrip::{
-    ControlError, Name, Override, State,
+    ControlError, Name, Note, Override, State,
     operator::{Operator, View},
 };
 use serde_json::json;
@@ -18,16 +15,17 @@ use serde_json::json;
 use crate::{
     Common,
     known::{self, Unreadable},
-    out::{Done, Failure, GREEN, Output, RED, in_words, shown, tell},
+    out::{Done, Failure, GREEN, Output, RED, in_words, shown},
+    overrides::{self, ActiveOverride, Ended},
     show, words,
 };
 
-/// The longest that an override with an end lasts.
+/// The longest duration of an override.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
-/// Who commands, and why.
+/// The author of a command, and the reason.
 #[derive(Args, Debug, Clone)]
-pub struct Words {
+pub struct OverrideArguments {
     /// Why, for everybody who looks at the circuit
     #[arg(
         long,
@@ -37,18 +35,18 @@ pub struct Words {
     )]
     reason: String,
 
-    /// Who; by default $SUDO_USER, $USER, or the user's number
+    /// Who [default: $SUDO_USER, $USER, or the user's number]
     #[arg(long, value_name = "NAME")]
     author: Option<String>,
 }
 
-impl Words {
-    /// What goes along with a command.
-    pub fn said(&self) -> Override {
+impl OverrideArguments {
+    /// The note that accompanies a command.
+    pub fn said(&self) -> Note {
         let var = |name| env::var(name).ok().filter(|value| !value.is_empty());
         let author = self.author.clone();
         let author = author.or_else(|| var("SUDO_USER")).or_else(|| var("USER"));
-        Override::because(&self.reason).by(author.unwrap_or_else(user_id))
+        Note::because(&self.reason).by(author.unwrap_or_else(user_id))
     }
 }
 
@@ -62,18 +60,28 @@ fn user_id() -> String {
     "unknown".to_owned()
 }
 
-/// What a command that sets a state can be told.
+/// Arguments of a command that sets a state.
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("length").required(true).args(["lasting", "until_reset"])))]
 pub struct Set {
     /// The circuit
     name: String,
 
-    /// How long, such as 90s, 5m or 1h30m; until `reset` by default
+    /// How long, such as 90s, 5m or 1h30m; then the circuit goes on as closed
     #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
     lasting: Option<Duration>,
 
+    /// Until somebody resets the circuit
+    #[arg(long)]
+    until_reset: bool,
+
+    /// Replace any override. Otherwise the command asks on a terminal, and replaces only the
+    /// override that it showed
+    #[arg(long)]
+    replace: bool,
+
     #[command(flatten)]
-    words: Words,
+    words: OverrideArguments,
 
     #[command(flatten)]
     common: Common,
@@ -92,7 +100,16 @@ fn lasting(text: &str) -> Result<Duration, String> {
 /// Sets a state.
 pub async fn set(options: &Set, to: State) -> Done {
     let operator = options.common.connection.operator()?;
-    let mut with = options.words.said();
+    let before = look(&operator, &options.name).await?;
+    let mut with = Override::from(options.words.said());
+    // Replaces only the override that was read.
+    if !options.replace {
+        let standing = ActiveOverride::of(&before);
+        if let Some(standing) = &standing {
+            overrides::may_replace(&before.name, standing)?;
+        }
+        with = with.replacing(standing.map_or(0, |_| before.snapshot.generation));
+    }
     if let Some(time) = options.lasting {
         with = with.lasting(time);
     }
@@ -102,11 +119,22 @@ pub async fn set(options: &Set, to: State) -> Done {
         State::Disabled => operator.disable(name, with).await,
         _ => operator.metrics_only(name, with).await,
     };
-    tell_done(&options.common.output, &operator, done).await
+    tell_done(&options.common.output, &operator, &before, done).await
 }
 
-/// What `commontrip reset` can be told.
+/// Reads the circuit before a command, to report what the command ends.
+async fn look(operator: &Operator, name: &str) -> Result<View, Failure> {
+    match operator.circuit(name).await {
+        Ok(view) => Ok(view),
+        Err(error) => Err(known::failure(operator, error).await),
+    }
+}
+
+/// Arguments of `commontrip reset`.
 #[derive(Args, Debug)]
+#[command(
+    override_usage = "commontrip reset [OPTIONS] <NAME>\n       commontrip reset [OPTIONS] --all [--yes]"
+)]
 pub struct Reset {
     /// The circuit
     #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -121,7 +149,7 @@ pub struct Reset {
     yes: bool,
 
     #[command(flatten)]
-    words: Words,
+    words: OverrideArguments,
 
     #[command(flatten)]
     common: Common,
@@ -132,8 +160,9 @@ pub async fn reset(options: &Reset) -> Done {
     let operator = options.common.connection.operator()?;
     let out = &options.common.output;
     if let Some(name) = &options.name {
+        let before = look(&operator, name).await?;
         let done = operator.reset(name, options.words.said()).await;
-        return tell_done(out, &operator, done).await;
+        return tell_done(out, &operator, &before, done).await;
     }
     let mut unread = Unreadable::default();
     let views = known::circuits(&operator, &mut unread).await?;
@@ -147,7 +176,7 @@ pub async fn reset(options: &Reset) -> Done {
             .reset(view.name.as_str(), options.words.said())
             .await
         {
-            Ok(_) => done.push(view.name.as_str()),
+            Ok(_) => done.push(view),
             Err(error) => failed.push((&view.name, error)),
         }
     }
@@ -161,43 +190,58 @@ pub async fn reset(options: &Reset) -> Done {
     }
 }
 
-fn tell_all(out: &Output, done: &[&str], failed: &[(&Name, ControlError)]) -> Done {
-    if out.json {
-        let failed: Vec<_> = failed
-            .iter()
-            .map(|(name, error)| json!({ "name": name.as_str(), "error": in_words(error) }))
-            .collect();
-        return out.tell(&json!({ "reset": done, "failed": failed }), String::new);
-    }
-    let mut text = String::new();
-    for name in done {
-        text += &format!("{}  {}\n", out.paint(GREEN, "reset"), shown(name));
-    }
-    for (name, error) in failed {
-        let (word, name) = (out.paint(RED, "FAILED"), shown(name.as_str()));
-        text += &format!("{word}  {name}: {}\n", shown(&in_words(error)));
-    }
-    if done.is_empty() && failed.is_empty() {
-        text = "no circuits here: nothing to reset\n".to_owned();
-    }
-    tell(&text)
+fn tell_all(out: &Output, done: &[&View], failed: &[(&Name, ControlError)]) -> Done {
+    let reset: Vec<_> = done.iter().map(|view| view.name.as_str()).collect();
+    let ended = done.iter().filter_map(|view| {
+        let mut ended = serde_json::to_value(ActiveOverride::of(view)?).ok()?;
+        ended["name"] = json!(view.name.as_str());
+        Some(ended)
+    });
+    let not = failed
+        .iter()
+        .map(|(name, error)| json!({ "name": name.as_str(), "error": in_words(error) }));
+    let told = json!({
+        "reset": reset,
+        "ended": ended.collect::<Vec<_>>(),
+        "failed": not.collect::<Vec<_>>(),
+    });
+    out.tell_changed(&told, || {
+        let mut text = String::new();
+        for view in done {
+            let (word, name) = (out.paint(GREEN, "reset"), shown(view.name.as_str()));
+            text += &match ActiveOverride::of(view) {
+                Some(standing) => format!("{word}  {name}, which ended {}\n", standing.in_words()),
+                None => format!("{word}  {name}\n"),
+            };
+        }
+        for (name, error) in failed {
+            let (word, name) = (out.paint(RED, "FAILED"), shown(name.as_str()));
+            text += &format!("{word}  {name}: {}\n", shown(&in_words(error)));
+        }
+        match text.is_empty() {
+            true => "no circuits here: nothing to reset\n".to_owned(),
+            false => text,
+        }
+    })
 }
 
-/// Asks whether to reset so many.
+/// Asks whether to reset this many circuits.
 fn confirm(views: &[View]) -> Done {
-    let mut input = io::stdin().lock();
-    if !input.is_terminal() || !io::stderr().is_terminal() {
-        let words = "--all needs --yes where nobody can be asked";
-        return Err(Failure::Usage(words.to_owned()));
+    let ends: Vec<_> = views.iter().filter_map(overrides::line).collect();
+    if !overrides::can_ask() {
+        let mut words = "--all needs --yes where nobody can be asked".to_owned();
+        if !ends.is_empty() {
+            words += &format!("; it would end\n{}", ends.join("\n"));
+        }
+        return Err(Failure::Usage(words));
     }
-    let mut err = io::stderr().lock();
-    write!(err, "{} Type yes: ", question(views))?;
-    err.flush()?;
-    let mut answer = String::new();
-    input.read_line(&mut answer)?;
-    match answer.trim() {
-        "yes" => Ok(()),
-        _ => Err(Failure::Not("nothing was reset".to_owned())),
+    let ends = match ends.is_empty() {
+        true => String::new(),
+        false => format!("This ends\n{}\n", ends.join("\n")),
+    };
+    match overrides::ask(&format!("{ends}{}", question(views)))? {
+        true => Ok(()),
+        false => Err(Failure::Not("nothing was reset".to_owned())),
     }
 }
 
@@ -214,14 +258,17 @@ fn question(views: &[View]) -> String {
     format!("Reset {all} ({})?", states.join(", "))
 }
 
-/// What is now.
-pub async fn tell_done(
+/// Writes the state after a command, and what the command ended.
+async fn tell_done(
     out: &Output,
     operator: &Operator,
+    before: &View,
     done: Result<View, ControlError>,
 ) -> Done {
-    match done {
-        Ok(view) => show::tell_state(out, &view),
-        Err(error) => Err(known::failure(operator, error).await),
-    }
+    let now = match done {
+        Ok(now) => now,
+        Err(error) => return Err(known::failure(operator, error).await),
+    };
+    let ended = Ended::by(operator, before, &now).await;
+    show::tell_state(out, &now, &ended, &ended.rows())
 }

@@ -1,7 +1,8 @@
-//! Rows for people, in columns.
+//! Tables for people.
 //!
-//! Owns widths: numbers to the right, the last column as wide as the terminal leaves it; where that is too narrow,
-//! less needed columns are left out and the first one is cut. Text that goes in is already shown safely.
+//! Owns widths: numbers are aligned to the right, and the last column takes the remaining width of
+//! the terminal. If that is too narrow, less important columns are left out and the first one is
+//! cut. The input is already escaped.
 
 use std::{
     borrow::Cow,
@@ -15,14 +16,14 @@ use crate::{
     words::wrap,
 };
 
-/// Between columns.
+/// The gap between columns.
 const GAP: &str = "  ";
-/// The least that is left for the last column beside the others.
+/// The minimum width of the last column beside the others.
 const LEAST: usize = 24;
-/// The least that is left of the first column.
+/// The minimum width of the first column.
 const FIRST: usize = 20;
 
-/// One field of a row, and its colour.
+/// A cell of a row, and its colour.
 pub struct Cell {
     text: String,
     code: Option<&'static str>,
@@ -35,15 +36,15 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// A field in a colour.
+/// A coloured cell.
 pub fn coloured(code: &'static str, text: impl Into<String>) -> Cell {
     let text = text.into();
     let code = Some(code);
     Cell { text, code }
 }
 
-/// Columns by their heads; one that begins with `>` has its fields to the right, and with `?` before that is left
-/// out where the terminal is too narrow.
+/// Columns by their headings. A heading that begins with `>` aligns its cells to the right. One
+/// that begins with `?` (before `>`) may be left out if the terminal is too narrow.
 pub struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
@@ -55,7 +56,7 @@ impl Table {
         Self { heads, rows }
     }
 
-    /// Columns without heads, as many as the rows have.
+    /// A table without headings, with as many columns as the rows have.
     pub const fn headless() -> Self {
         Self::new(Vec::new())
     }
@@ -64,7 +65,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// All of it, the heads first.
+    /// Renders the table, headings first.
     pub fn text(&self, out: &Output) -> String {
         self.laid_out(terminal_width(), |code, text| out.paint(code, text))
     }
@@ -87,7 +88,7 @@ impl Table {
             .map(|head| coloured(DIM, head.trim_start_matches(['?', '>'])))
             .collect();
         if self.rows.iter().any(is_wide) {
-            // Of lines of its own a column has no head.
+            // A last column that is written on lines of its own has no heading.
             heads.truncate(last);
         }
         let heads = std::iter::once(&heads).filter(|heads| !heads.is_empty());
@@ -122,7 +123,7 @@ impl Table {
         text
     }
 
-    /// The fields of a row but the last.
+    /// All cells of a row except the last.
     fn line(
         &self,
         row: &[Cell],
@@ -158,7 +159,7 @@ impl Table {
         head.trim_start_matches('?')
     }
 
-    /// The columns but the last and their widths, so that they fit.
+    /// All columns except the last, and widths that fit.
     fn fitted(
         &self,
         columns: impl Iterator<Item = (usize, usize)>,
@@ -190,7 +191,7 @@ impl Table {
     }
 }
 
-/// Text that is at most so wide; what was longer ends in an ellipsis.
+/// Cuts text to a width; text that was cut ends in an ellipsis.
 fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.width() <= width {
         return Cow::Borrowed(text);
@@ -205,7 +206,7 @@ fn cut(text: &str, width: usize) -> Cow<'_, str> {
     Cow::Owned(cut + "…")
 }
 
-/// How wide the terminal is, if there is one; at least 40 columns.
+/// The width of the terminal, if there is one; at least 40 columns.
 pub fn terminal_width() -> Option<usize> {
     let is_terminal = io::stdout().is_terminal();
     let size = is_terminal.then(crossterm::terminal::size)?;

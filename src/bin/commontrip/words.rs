@@ -1,17 +1,16 @@
-//! Circuits in words: times, shares, states, reasons, events.
+//! Descriptions of circuits: times, shares, states, reasons, events.
 //!
-//! Owns what people read; writes nothing. What comes from elsewhere is already [`shown`].
+//! Owns the text that people read; writes nothing. Text from elsewhere has already passed
+//! [`shown`].
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use commontrip::{Event, Reason, Snapshot, State};
+use jiff::{Timestamp, tz::TimeZone};
 
 use crate::out::{CYAN, GREEN, MAGENTA, RED, YELLOW, shown};
 
-/// The last moment that is written as a date: the end of the year 9999.
-const LAST_MS: u64 = 253_402_300_799_000;
-
-/// A span in its two largest units: `2m 5s`, `3h 20m`; `0s` for less than a second.
+/// A duration in its two largest units: `2m 5s`, `3h 20m`; `0s` for less than a second.
 pub fn span(ms: u64) -> String {
     let seconds = match ms / 1000 {
         seconds @ 0..3600 => seconds,
@@ -23,28 +22,53 @@ pub fn span(ms: u64) -> String {
     units.join(" ").replace("days", "d").replace("day", "d")
 }
 
-/// A span, exactly: `1m 30s`, `250ms`.
+/// A duration, exactly: `1m 30s`, `250ms`.
 pub fn exactly(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()
 }
 
-/// A time in UTC: `2026-11-21 16:40:03`; `-` for none.
-pub fn date(ms: u64) -> String {
-    if ms == 0 {
-        return "-".to_owned();
+/// The time zone of displayed times.
+#[derive(Clone, Debug)]
+pub struct Zone(TimeZone);
+
+impl Zone {
+    /// UTC.
+    pub fn utc() -> Self {
+        Self(TimeZone::UTC)
     }
-    let time = UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS));
-    let text = humantime::format_rfc3339_seconds(time).to_string();
-    text.replace('T', " ").trim_end_matches('Z').to_owned()
+
+    /// The zone of `TZ` or of this machine; UTC if there is none.
+    pub fn local() -> Self {
+        Self(TimeZone::try_system().unwrap_or(TimeZone::UTC))
+    }
+
+    /// A time with its zone: `2026-11-21 17:40:03 CET`; `-` for 0.
+    pub fn date(&self, ms: u64) -> String {
+        self.written(ms, "%Y-%m-%d %H:%M:%S %Z")
+    }
+
+    /// The time of day: `17:40:03`.
+    pub fn time_of_day(&self, ms: u64) -> String {
+        self.written(ms, "%H:%M:%S")
+    }
+
+    /// The name of the zone at a time: `CET`, `UTC`.
+    pub fn name(&self, ms: u64) -> String {
+        self.written(ms.max(1), "%Z")
+    }
+
+    fn written(&self, ms: u64, format: &str) -> String {
+        if ms == 0 {
+            return "-".to_owned();
+        }
+        let time = i64::try_from(ms).map(Timestamp::from_millisecond);
+        // A time beyond the supported range is written as the last supported one.
+        let time = time.ok().and_then(Result::ok).unwrap_or(Timestamp::MAX);
+        time.to_zoned(self.0.clone()).strftime(format).to_string()
+    }
 }
 
-/// The time of day in UTC: `16:40:03`.
-pub fn time_of_day(ms: u64) -> String {
-    let date = date(ms);
-    date.split(' ').next_back().unwrap_or_default().to_owned()
-}
-
-/// How long before `now` a time was; `never` for none.
+/// How long before `now` a time was; `never` for 0.
 pub fn ago(now: u64, then: u64) -> String {
     match then {
         0 => "never".to_owned(),
@@ -52,17 +76,17 @@ pub fn ago(now: u64, then: u64) -> String {
     }
 }
 
-/// A share: `62.5%`; `-` for none of nothing.
+/// A percentage: `62.5%`; `-` for `None`.
 pub fn percent(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}%"))
 }
 
-/// A share of a whole.
+/// A part of a whole as a percentage.
 pub fn share(part: u64, of: u64) -> String {
     percent((of > 0).then(|| part as f64 * 100.0 / of as f64))
 }
 
-/// Microseconds: `730 µs`, `12.3 ms`, `1.2 s`.
+/// A duration in microseconds: `730 µs`, `12.3 ms`, `1.2 s`.
 pub fn micros(us: u128) -> String {
     match us {
         0..1000 => format!("{us} µs"),
@@ -71,38 +95,12 @@ pub fn micros(us: u128) -> String {
     }
 }
 
-/// `1 call`, `2 calls`.
+/// A number with its noun: `1 call`, `2 calls`.
 pub fn count(n: u64, what: &str) -> String {
     match n {
         1 => format!("1 {what}"),
         n => format!("{n} {what}s"),
     }
-}
-
-/// A setting's value with its unit.
-pub fn value(key: &str, n: u64) -> String {
-    if key.ends_with("_ms") {
-        return match n {
-            0 => "0".to_owned(),
-            n => exactly(n),
-        };
-    }
-    match is_share(key) {
-        true => format!("{n}%"),
-        false => n.to_string(),
-    }
-}
-
-/// Whether a setting is in percent.
-pub fn is_share(key: &str) -> bool {
-    matches!(
-        key,
-        "failure_rate_threshold"
-            | "slow_call_rate_threshold"
-            | "backoff_multiplier_percent"
-            | "jitter"
-            | "ramp_initial"
-    )
 }
 
 /// The colour of a state.
@@ -116,9 +114,9 @@ pub const fn colour(state: State) -> &'static str {
     }
 }
 
-/// Why a state was entered, with these counts of the window at that moment.
+/// Why a state was entered, with the counts of the window at that moment.
 pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
-    // Where no call succeeded, some may have been abandoned: those count as failures then.
+    // If no call succeeded, some may have been abandoned; these count as failures then.
     let failed = match failures < calls {
         true => "failed",
         false => "did not succeed",
@@ -144,14 +142,14 @@ pub fn cause(reason: Reason, [calls, failures, slow]: [u64; 3]) -> String {
         Reason::Override => "an operator set it".to_owned(),
         Reason::OverrideExpired => "the operator's time was up".to_owned(),
         Reason::Reset => "an operator reset it".to_owned(),
-        Reason::Adopted => "Redis had lost it, a replica remembered".to_owned(),
+        Reason::Adopted => "Redis had lost it; restored from a replica's memory".to_owned(),
         Reason::Policy => "settings were stored".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// Why a circuit is as it is; `events` are its newest, as far as they are at hand. They keep the counts that
-/// opened it, which leave the window.
+/// Why a circuit is in its state. `events` are its newest, as far as available: they keep the
+/// counts that opened it, which later leave the window.
 pub fn why<'a>(seen: &Snapshot, events: impl IntoIterator<Item = &'a Event>) -> String {
     if seen.state.is_override() {
         let by = shown(&seen.override_author);
@@ -169,20 +167,35 @@ pub fn why<'a>(seen: &Snapshot, events: impl IntoIterator<Item = &'a Event>) -> 
     )
 }
 
+/// The leading kind of failure: of the past two minutes, otherwise the last one. Empty if no
+/// failure has a kind.
+pub fn kinds(seen: &Snapshot) -> String {
+    let all: u64 = seen.failure_kinds.iter().map(|kind| kind.recent).sum();
+    match seen.failure_kinds.first() {
+        Some(first) if first.recent > 0 => {
+            format!("{} {} of {all}", shown(&first.kind), first.recent)
+        }
+        Some(last) if seen.state != State::Closed => format!("last {}", shown(&last.kind)),
+        _ => String::new(),
+    }
+}
+
 /// What a state means for a call.
 pub const fn meaning(state: State) -> &'static str {
     match state {
         State::Closed => "calls pass",
         State::Open => "calls are rejected until the wait is over",
         State::HalfOpen => "a few probes decide, other calls are rejected",
-        State::ForcedOpen => "an operator has every call rejected",
-        State::Disabled => "an operator has every call pass, nothing is judged",
-        State::MetricsOnly => "an operator has every call pass and counted, nothing trips",
+        State::ForcedOpen => "an operator override rejects every call",
+        State::Disabled => "an operator override admits every call; only lifetime totals are kept",
+        State::MetricsOnly => {
+            "an operator override admits and counts every call; nothing opens the circuit"
+        }
         _ => "",
     }
 }
 
-/// What happened: `closed -> open`, or `policy`.
+/// Describes an event: `closed -> open`, or `policy`.
 pub fn change(event: &Event) -> String {
     match event.is_transition() {
         true => format!("{} -> {}", event.from, event.to),
@@ -190,7 +203,7 @@ pub fn change(event: &Event) -> String {
     }
 }
 
-/// The colour of what happened.
+/// The colour of an event.
 pub fn change_colour(event: &Event) -> &'static str {
     match event.is_transition() {
         true => colour(event.to),
@@ -198,13 +211,16 @@ pub fn change_colour(event: &Event) -> &'static str {
     }
 }
 
-/// Why it happened, until when, and by whom.
+/// Describes the cause of an event, its end, and its author.
 pub fn story(event: &Event) -> String {
     let mut words = match (event.is_transition(), event.policy.as_str()) {
         (true, _) => cause(event.reason, [event.calls, event.failures, event.slow]),
         (false, "") => "nothing is stored any more".to_owned(),
         (false, policy) => format!("stored {}", shown(policy)),
     };
+    if !event.leading_failure.is_empty() {
+        words += &format!(", {}", shown(&event.leading_failure));
+    }
     if event.until_ms > event.at_ms && event.is_transition() {
         let lasts = exactly(event.until_ms - event.at_ms);
         let most = if event.to == State::HalfOpen {
@@ -257,9 +273,15 @@ mod tests {
         assert_eq!(span(125_400), "2m 5s");
         assert_eq!(span(3 * 3_600_000 + 20 * 60_000 + 59_000), "3h 20m");
         assert_eq!(span(2 * 86_400_000 + 5_000_000), "2d 1h");
-        assert_eq!(date(0), "-");
-        assert_eq!(date(1_795_279_203_000), "2026-11-21 16:40:03");
-        assert_eq!(date(u64::MAX), "9999-12-31 23:59:59");
+        let utc = Zone::utc();
+        assert_eq!(utc.date(0), "-");
+        assert_eq!(utc.date(1_795_279_203_000), "2026-11-21 16:40:03 UTC");
+        assert_eq!(utc.time_of_day(1_795_279_203_000), "16:40:03");
+        assert!(utc.date(u64::MAX).starts_with("9999-12-3"));
+        let east = Zone(TimeZone::posix("EST-3").unwrap());
+        assert_eq!(east.date(1_795_279_203_000), "2026-11-21 19:40:03 EST");
+        assert!(east.date(u64::MAX).starts_with("9999-12-3"));
+        assert_eq!(east.name(0), "EST");
         assert!(!span(u64::MAX).is_empty() && !exactly(u64::MAX).is_empty());
     }
 
@@ -272,14 +294,5 @@ mod tests {
         assert_eq!(all, "20 of 20 calls did not succeed (100.0%)");
         let all = said(Reason::FailureCount, [5, 5, 0]);
         assert_eq!(all, "5 of 5 calls did not succeed");
-    }
-
-    #[test]
-    fn values_have_their_unit() {
-        assert_eq!(value("window_ms", 90_000), "1m 30s");
-        assert_eq!(value("ramp_duration_ms", 0), "0");
-        assert_eq!(value("jitter", 20), "20%");
-        assert_eq!(value("quorum", 2), "2");
-        assert_eq!(value("abandoned_after_ms", 2000), "2s");
     }
 }

@@ -1,7 +1,7 @@
-//! Latencies that were not reported yet.
+//! Latencies that are not reported yet.
 //!
-//! Owns a dense array, where the model's [`Latencies`] are sparse: adding must not search. As with
-//! the counts, numbers only grow (and wrap), and what is new is found by subtraction.
+//! Owns a dense array, while the model's [`Latencies`] are sparse: adding must not search. As with
+//! the counts, numbers only grow (and wrap), and new ones are found by subtraction.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -22,14 +22,14 @@ impl Histogram {
         })
     }
 
-    /// Adds a call; for the only thread that adds here.
+    /// Adds a call; only for a histogram to which a single thread adds.
     #[inline]
     pub(super) fn add_alone(&self, took_ns: u64) {
         let count = &self.counts[bucket_of(took_ns / 1000)];
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// Adds `n` calls, whoever else adds.
+    /// Adds `n` calls; several threads may add at once.
     pub(super) fn add(&self, took_ns: u64, n: u32) {
         self.counts[bucket_of(took_ns / 1000)].fetch_add(n, Relaxed);
     }
@@ -42,12 +42,12 @@ impl Histogram {
         });
     }
 
-    /// Adds what is new, and leaves it.
+    /// Adds what is new without taking it.
     pub(super) fn add_fresh(&self, into: &mut Latencies) {
         self.each_fresh(|bucket, fresh, _counted| into.add(bucket, u64::from(fresh)));
     }
 
-    /// Each bucket that has something new: how much, and how much it has now.
+    /// Visits each bucket with something new: how much is new, and its current count.
     fn each_fresh(&self, mut see: impl FnMut(usize, u32, u32)) {
         for (bucket, (count, taken)) in self.counts.iter().zip(&self.taken).enumerate() {
             let counted = count.load(Relaxed);

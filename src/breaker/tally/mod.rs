@@ -1,8 +1,8 @@
-//! Outcomes that were not reported yet, counted without a lock.
+//! Outcomes that are not reported yet, counted without a lock.
 //!
 //! Owns the counts of all threads and the runs of failures; knows nothing of stores. Invariant: an
-//! outcome is counted once, and under the tag that its permit was given under or as a late one,
-//! whatever runs at the same time.
+//! outcome is counted once, either under the tag of its permit or as a late one, whatever runs at
+//! the same time.
 
 mod histogram;
 mod sampling;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use self::{histogram::Histogram, slots::Slots};
 use crate::model::{Counts, Latencies, Runs};
 
-/// What is counted, by its place in a slot.
+/// What is counted; each value is a place in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
     Success,
@@ -29,18 +29,18 @@ pub(super) enum Count {
     Ignored,
     /// Dropped before it ended.
     Abandoned,
-    /// Dropped, after so long that it has failed.
+    /// Dropped, and so old that it has failed.
     AbandonedFailure,
-    /// The same, and it was slow.
+    /// Dropped, so old that it has failed, and slow.
     AbandonedSlowFailure,
 }
 
 const KINDS: usize = 8;
-/// How many successes tell how long calls usually take.
+/// How many recent successes determine how long calls usually take.
 const USUAL: u64 = 10_000;
 
 impl Count {
-    /// What it does to a run of failures: lengthens it, ends it, or nothing.
+    /// The effect on a run of failures: lengthens it, ends it, or none.
     #[inline]
     const fn in_run(self) -> Option<bool> {
         match self {
@@ -55,27 +55,27 @@ impl Count {
 #[derive(Debug)]
 pub(super) struct Tally {
     slots: Slots,
-    /// Whether `ledger.run` is under way.
+    /// Whether `ledger.run` is in progress.
     in_run: AtomicBool,
     ledger: Mutex<Ledger>,
-    /// Latencies of sampled calls that succeeded, of all threads: they are few.
+    /// Latencies of sampled successful calls, of all threads: there are few.
     sampled: OnceLock<Box<Histogram>>,
-    /// Latencies of calls that failed, which say nothing of how long calls usually take.
+    /// Latencies of failed calls, which say nothing about how long calls usually take.
     failed: OnceLock<Box<Histogram>>,
     /// Whether there may be latencies to take.
     has_latencies: AtomicBool,
 }
 
-/// What belongs to no thread.
+/// State that belongs to no thread.
 #[derive(Debug, Default)]
 struct Ledger {
     tag: u32,
     run: Run,
-    /// Found in slots under earlier tags.
+    /// Counts found in slots under earlier tags.
     late: Counts,
-    /// Latencies that were taken, since the beginning.
+    /// All latencies taken since the beginning.
     taken: Latencies,
-    /// Those of the last successes among them.
+    /// Of these, the latencies of recent successes.
     usual: Latencies,
 }
 
@@ -87,10 +87,10 @@ struct Run {
     longest: u64,
 }
 
-/// What was counted since the last time.
+/// The counts since the last drain.
 #[derive(Debug, Default)]
 pub(super) struct Drained {
-    /// Under the present tag.
+    /// Under the current tag.
     pub(super) counts: Counts,
     /// Under earlier ones.
     pub(super) late: Counts,
@@ -110,7 +110,7 @@ impl Tally {
         }
     }
 
-    /// Counts one outcome; `false` when the tag is no longer the present one.
+    /// Counts one outcome; `false` if the tag is no longer the current one.
     #[inline]
     pub(super) fn record(&self, tag: u32, count: Count) -> bool {
         let in_order = match count.in_run() {
@@ -126,8 +126,8 @@ impl Tally {
         self.record_in_order(tag, count)
     }
 
-    /// Counts one outcome that changes the present run, or is the first of its thread under its tag:
-    /// neither may fall into a drain.
+    /// Counts one outcome that changes the current run, or is the first of its thread under its
+    /// tag. Neither may happen during a drain.
     #[inline(never)]
     fn record_in_order(&self, tag: u32, count: Count) -> bool {
         let ledger = &mut *self.ledger.lock();
@@ -158,14 +158,14 @@ impl Tally {
         self.slots.mine().reject();
     }
 
-    /// For how many calls a call that begins now stands, in sampled latencies and among those that
-    /// are in flight; 0 = for none.
+    /// How many calls a call that begins now represents, in sampled latencies and among the calls
+    /// in flight; 0 = none.
     #[inline]
     pub(super) fn sample(&self) -> u32 {
         self.slots.mine().sample()
     }
 
-    /// A call has ended that stands for so many.
+    /// Called when a call that represents `weight` calls has ended.
     #[inline]
     pub(super) fn end(&self, weight: u32) {
         if weight > 0 {
@@ -173,21 +173,21 @@ impl Tally {
         }
     }
 
-    /// How many calls are in flight, as far as samples tell: exactly, of a quiet circuit.
+    /// How many calls are in flight, estimated from samples; exact for a quiet circuit.
     pub(super) fn in_flight(&self) -> u64 {
         let each = self.slots.iter().map(slots::Slot::begun_and_ended);
         let [begun, ended] = each.fold([0; 2], |[a, b], [x, y]| [a + x, b + y]);
         begun.saturating_sub(ended)
     }
 
-    /// Records how long a call took that succeeded, where each is timed.
+    /// Records the latency of a successful call, if every call is timed.
     #[inline]
     pub(super) fn time(&self, took_ns: u64) {
         self.slots.mine().time(took_ns);
         self.note_latencies();
     }
 
-    /// Records how long a call took that failed, for as many as it stands for.
+    /// Records the latency of a failed call, for as many calls as it represents.
     pub(super) fn time_failed(&self, took_ns: u64, calls: u32) {
         if calls == 0 {
             return;
@@ -196,7 +196,7 @@ impl Tally {
         self.note_latencies();
     }
 
-    /// Records how long a sampled call took that succeeded, for as many as it stands for.
+    /// Records the latency of a sampled successful call, for as many calls as it represents.
     #[inline(never)]
     pub(super) fn time_sampled(&self, took_ns: u64, calls: u32) {
         self.slots.mine().end(calls);
@@ -211,7 +211,7 @@ impl Tally {
         }
     }
 
-    /// Takes the latencies; the next sample begins, with every call.
+    /// Takes the latencies and restarts the sample, which begins with every call.
     pub(super) fn take_latencies(&self) -> Latencies {
         let mut taken = Latencies::default();
         let ledger = &mut *self.ledger.lock();
@@ -235,9 +235,10 @@ impl Tally {
         taken
     }
 
-    /// Everything that was counted since the beginning.
+    /// All counts since the beginning.
     pub(super) fn totals(&self) -> Counts {
-        // Whoever counts a failure holds this too, so what it did before is seen with it.
+        // A thread that counts a failure holds this lock too, so its earlier writes are visible
+        // together with the failure.
         let _ledger = self.ledger.lock();
         let mut totals = Counts::default();
         for slot in self.slots.iter() {
@@ -257,7 +258,7 @@ impl Tally {
         all
     }
 
-    /// Latencies of the last calls that succeeded; older ones weigh less.
+    /// Latencies of recent successful calls; older ones weigh less.
     pub(super) fn usual(&self) -> Latencies {
         let ledger = self.ledger.lock();
         let mut usual = ledger.usual.clone();
@@ -279,7 +280,7 @@ impl Tally {
         self.untaken().is_empty()
     }
 
-    /// What was counted since the last drain, under whatever tag, without taking it.
+    /// The counts since the last drain, under any tag, without taking them.
     pub(super) fn untaken(&self) -> Counts {
         let ledger = self.ledger.lock();
         let mut untaken = ledger.late;
@@ -289,7 +290,7 @@ impl Tally {
         untaken
     }
 
-    /// What is counted now under the present tag, without taking it.
+    /// The counts under the current tag, without taking them.
     pub(super) fn fresh(&self) -> (Counts, Runs) {
         let ledger = self.ledger.lock();
         (self.fresh_under(ledger.tag), ledger.run.runs())
@@ -303,7 +304,7 @@ impl Tally {
         counts
     }
 
-    /// Takes what is counted and goes on under `tag`.
+    /// Takes the counts and continues under `tag`.
     pub(super) fn drain(&self, tag: u32) -> Drained {
         let ledger = &mut *self.ledger.lock();
         let mut drained = Drained {
@@ -398,7 +399,7 @@ mod tests {
         let tally = Tally::new();
         assert!(tally.record(0, Count::Success));
         assert_eq!(drained(&tally, 1), (1, 0, 0));
-        // What a thread was about to count when the tag changed.
+        // An outcome that a thread was about to count when the tag changed.
         assert!(tally.record(0, Count::Success));
         assert!(!tally.record(0, Count::Failure));
         assert_eq!(tally.fresh().0.calls(), 0);
@@ -411,7 +412,7 @@ mod tests {
 
     #[test]
     fn more_threads_than_the_machine_runs_at_once_have_slots_of_their_own() {
-        // Long enough for threads that shared a slot to come between each other's load and store.
+        // Long enough for threads that shared a slot to interleave their loads and stores.
         const EACH: u64 = 50_000;
         let tally = Tally::new();
         let threads = 20 * std::thread::available_parallelism().unwrap().get();
@@ -429,7 +430,7 @@ mod tests {
         });
         let counts = tally.drain(0).counts;
         let all = EACH * threads as u64;
-        assert_eq!((counts.successes, counts.not_permitted), (all, all));
+        assert_eq!((counts.successes, counts.rejected), (all, all));
     }
 
     #[test]
@@ -451,7 +452,7 @@ mod tests {
                 taken.merge(&tally.take_latencies());
             }
         });
-        // The last to record may have found that there are some already.
+        // The last thread to record may have found the flag set, just before it was cleared.
         tally.note_latencies();
         taken.merge(&tally.take_latencies());
         assert_eq!(taken.count(), 3 * (EACH / 2 + 3 * EACH / 2));

@@ -1,34 +1,34 @@
 //! Which calls of a thread are timed.
 //!
-//! Owns the choice: a random call out of each block of as many calls as its weight says. Blocks are
-//! of one call at first and double with every [`EACH`] samples; they restart when latencies are
-//! taken. Invariant: what is chosen depends on how many calls began, and never on when or for how
-//! long. So the weights are those of a random sample, whatever order the calls come in.
+//! Owns the choice: a random call out of each block, whose length is the call's weight. Blocks have
+//! one call at first and double with every [`EACH`] samples; they restart when latencies are taken.
+//! Invariant: the choice depends on how many calls began, and never on when they began or how long
+//! they took. So the weights are those of a random sample, in whatever order the calls come.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 
-/// Samples between two doublings. So up to 512 calls of a thread are all timed, and of more a
-/// sample that is as good as one of 1,365 at least, each picked with the same probability.
+/// Samples between two doublings. Up to 512 calls of a thread are all timed. With more calls, the
+/// sample is at least as good as one of 1,365 calls, each picked with the same probability.
 const EACH: u32 = 512;
-/// The largest block, as a power of two: two of them fit into what counts down, and a weight into a
-/// pass.
+/// The largest block, as a power of two: two of them fit into the countdown, and a weight into a
+/// ticket.
 const LARGEST: u32 = 20;
 /// Asks the thread to restart its sample.
 const RESTART: i32 = -1;
 
-/// One thread's choice. Only its thread writes, but for [`restart`](Self::restart).
+/// One thread's choice. Only its thread writes, except in [`restart`](Self::restart).
 #[derive(Debug, Default)]
 pub(super) struct Sampling {
-    /// Calls to go before the next that is chosen, or [`RESTART`].
+    /// Calls before the next chosen one, or [`RESTART`].
     before: AtomicI32,
-    /// Calls of its block behind that one.
+    /// Calls after that one in its block.
     behind: AtomicU32,
-    /// Samples since it restarted.
+    /// Samples since the restart.
     samples: AtomicU32,
 }
 
 impl Sampling {
-    /// For how many calls, itself included, a call that begins now is to be timed; 0 = it is not.
+    /// How many calls, including itself, a call that begins now represents; 0 = it is not timed.
     #[inline]
     pub(super) fn choose(&self) -> u32 {
         let before = self.before.load(Relaxed);
@@ -56,13 +56,13 @@ impl Sampling {
     }
 
     /// Restarts the sample: every call is timed again, until there are many. A thread that begins a
-    /// call in this very moment may not see it, and goes on as before until the next time.
+    /// call at this very moment may not see it, and continues as before until the next time.
     pub(super) fn restart(&self) {
         self.before.store(RESTART, Relaxed);
     }
 }
 
-/// How many calls are in a block after so many samples.
+/// How many calls a block has after this many samples.
 const fn block(samples: u32) -> u32 {
     let doublings = samples / EACH;
     1 << if doublings < LARGEST {
@@ -87,7 +87,7 @@ mod tests {
         takes: u64,
     }
 
-    /// Calls of one task: each begins `pause` after the end of the one before.
+    /// Calls of one task: each begins `pause` after the previous one ended.
     fn task(takes: impl IntoIterator<Item = u64>, pause: u64) -> Vec<Call> {
         let mut now = 0;
         let calls = takes.into_iter().map(|takes| {
@@ -130,7 +130,7 @@ mod tests {
         taken
     }
 
-    /// Each percentile seen is one of the calls' of a rank within `within` percent of it.
+    /// Each percentile shown has a rank within `within` percent of it among the exact latencies.
     #[track_caller]
     fn assert_close(seen: &Latencies, mut exact: Vec<u64>, within: f64) {
         exact.sort_unstable();
@@ -153,7 +153,7 @@ mod tests {
         );
     }
 
-    /// The calls of one thread give the percentiles that they have.
+    /// The sampled calls of one thread give the percentiles of all its calls.
     #[track_caller]
     fn assert_unbiased(calls: Vec<Call>, within: f64) {
         fastrand::seed(7);
@@ -169,7 +169,7 @@ mod tests {
         for _ in 0..ROUNDS {
             let sampling = Sampling::default();
             for (n, weight) in weights.iter_mut().enumerate() {
-                // In the midst of a block, as a rule.
+                // Usually in the middle of a block.
                 if n == 3333 {
                     sampling.restart();
                 }

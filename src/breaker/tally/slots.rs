@@ -1,9 +1,9 @@
 //! Counters that one thread writes and one reader takes from.
 //!
 //! Owns the slots of all threads and what was taken from each. A slot's counts only grow, and only
-//! its thread writes them, with a plain load and store; what is new since the last time is found
-//! by subtraction. Invariant: the tag of a slot changes, and its counts are taken, under the
-//! tally's lock alone, so all that is taken at once belongs to one tag.
+//! its thread writes them, with a plain load and store; new counts are found by subtraction.
+//! Invariant: a slot's tag changes, and its counts are taken, only under the tally's lock, so
+//! everything taken at once belongs to one tag.
 
 use std::sync::{
     OnceLock,
@@ -19,20 +19,20 @@ use crate::model::{Counts, Latencies};
 pub(super) struct Slot {
     /// The tag that the outcomes belong to.
     tag: AtomicU32,
-    /// Which calls are timed, where a sample is.
+    /// Which calls are timed, if they are sampled.
     pub(super) sampling: Sampling,
-    /// Calls that have begun, and that have ended, as far as samples tell.
+    /// Calls that have begun, and calls that have ended, estimated from samples.
     begun: AtomicU64,
     ended: AtomicU64,
     outcomes: [AtomicU64; KINDS],
-    not_permitted: AtomicU64,
-    /// What of `outcomes`, and of `not_permitted`, was taken.
+    rejected: AtomicU64,
+    /// How much of `outcomes`, and of `rejected`, was taken.
     taken: [AtomicU64; KINDS + 1],
-    /// How long each call took, where that is recorded.
+    /// How long each call took, if that is recorded.
     latencies: OnceLock<Box<Histogram>>,
 }
 
-/// A count's only writer adds to it.
+/// Adds to a count; only for its only writer.
 #[inline]
 fn grow(count: &AtomicU64, by: u64) {
     count.store(count.load(Relaxed) + by, Relaxed);
@@ -44,7 +44,7 @@ impl Slot {
         self.tag.load(Relaxed)
     }
 
-    /// Goes on under another tag, once all was taken that is counted under this.
+    /// Continues under another tag, after all counts under the current one were taken.
     pub(super) fn turn_to(&self, tag: u32) {
         self.tag.store(tag, Relaxed);
     }
@@ -54,7 +54,7 @@ impl Slot {
         grow(&self.outcomes[count as usize], 1);
     }
 
-    /// For how many calls, itself included, a call that begins now stands; 0 = for none.
+    /// How many calls, including itself, a call that begins now represents; 0 = none.
     #[inline]
     pub(super) fn sample(&self) -> u32 {
         let weight = self.sampling.choose();
@@ -64,22 +64,22 @@ impl Slot {
         weight
     }
 
-    /// A call has ended, begun on whatever thread, that stands for so many.
+    /// Called when a call that represents `weight` calls has ended, whichever thread it began on.
     #[inline]
     pub(super) fn end(&self, weight: u32) {
         grow(&self.ended, u64::from(weight));
     }
 
-    /// Calls that have begun here, and that have ended here.
+    /// Calls that began here, and calls that ended here.
     pub(super) fn begun_and_ended(&self) -> [u64; 2] {
-        // In this order: what has ended had begun.
+        // In this order: every call that has ended had begun.
         let ended = self.ended.load(Relaxed);
         [self.begun.load(Relaxed), ended]
     }
 
     #[inline]
     pub(super) fn reject(&self) {
-        grow(&self.not_permitted, 1);
+        grow(&self.rejected, 1);
     }
 
     #[inline]
@@ -101,12 +101,12 @@ impl Slot {
         }
     }
 
-    /// What was counted since the beginning.
+    /// The counts since the beginning.
     pub(super) fn totals(&self) -> Counts {
         self.counts(|count, _taken| count.load(Relaxed))
     }
 
-    /// What was counted and not taken.
+    /// The counts that were not taken yet.
     pub(super) fn fresh(&self) -> Counts {
         self.counts(|count, taken| count.load(Relaxed) - taken.load(Relaxed))
     }
@@ -132,15 +132,15 @@ impl Slot {
             slow_successes,
             slow_failures,
             ignored: of(Count::Ignored),
-            not_permitted: fresh(&self.not_permitted, &self.taken[KINDS]),
+            rejected: fresh(&self.rejected, &self.taken[KINDS]),
             abandoned: of(Count::Abandoned) + abandoned_failures,
             abandoned_failures,
         }
     }
 }
 
-/// A slot for each thread: at first for as many as the machine runs at once, then for twice as
-/// many, and so on.
+/// A slot for each thread: at first for as many threads as the machine runs at once, then for twice
+/// as many, and so on.
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: Box<[Slot]>,
@@ -161,7 +161,7 @@ impl Slots {
         }
     }
 
-    /// The present thread's.
+    /// The current thread's slot.
     #[inline]
     pub(super) fn mine(&self) -> &Slot {
         self.get(thread::number())

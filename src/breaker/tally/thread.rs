@@ -1,7 +1,7 @@
 //! Numbers for threads.
 //!
-//! Invariant: no two living threads have the same number; what a thread wrote is seen by the one
-//! that has its number next.
+//! Invariant: no two living threads have the same number; a thread sees what the previous holder of
+//! its number wrote.
 
 use std::{
     cell::Cell,
@@ -10,12 +10,12 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Not a number yet.
+/// No number yet.
 const NONE: usize = usize::MAX;
 
 thread_local!(static NUMBER: Cell<usize> = const { Cell::new(NONE) });
 
-/// The present thread's number: small, and no other living thread's.
+/// The current thread's number: small, and unique among living threads.
 #[inline]
 pub(super) fn number() -> usize {
     NUMBER.with(|number| {
@@ -29,12 +29,12 @@ pub(super) fn number() -> usize {
 /// Numbers of threads that have ended.
 static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
-/// Gives its number back when its thread ends.
+/// Gives the number back when its thread ends.
 struct Lent(usize);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // What its other destructors may yet record goes under a number of its own.
+        // Whatever the thread's other destructors still record goes under a new number.
         NUMBER.set(NONE);
         FREE.lock().push(self.0);
     }

@@ -1,11 +1,11 @@
-//! Settings that are within their ranges and do not fit together.
+//! Settings that are within their ranges but do not fit together.
 //!
-//! Owns which of them can mean nothing, and which are unwise. Ranges are the builder's.
+//! Owns which combinations are meaningless, and which are unwise. Ranges belong to the builder.
 
 use super::{Policy, PolicyBuilder, PolicyError, Rules};
 
 impl Rules {
-    /// Refuses a setting that another one makes meaningless.
+    /// Returns an error for a setting that another one makes meaningless.
     pub(super) fn contradictions(&self) -> Result<(), PolicyError> {
         macro_rules! refuse {
             ($($setting:ident, $to:literal $other:ident, if $holds:expr => $why:literal;)+) => {
@@ -24,13 +24,13 @@ impl Rules {
         refuse! {
             failure_count_threshold, "most" window_calls,
                 if self.window_calls > 0 && self.failure_count_threshold > self.window_calls
-                => "a window of so few calls never has so many failures";
+                => "the window can never hold that many failures";
             slow_call_duration_threshold_ms, "most" call_timeout_ms,
                 if timeout > 0 && self.slow_call_duration_threshold_ms > timeout
                 => "no call can take that long";
             probe_lease_ms, "least" call_timeout_ms,
                 if self.probe_lease_ms < timeout
-                => "a probe that takes longer than its lease decides nothing, and others go out beside it";
+                => "a probe that outlives its lease decides nothing, and other probes start while it still runs";
             max_wait_duration_in_half_open_state_ms, "least" call_timeout_ms,
                 if self.max_wait_duration_in_half_open_state_ms < timeout
                 => "the circuit opens again while a probe may still succeed";
@@ -67,19 +67,17 @@ impl Rules {
         if slow > lease {
             said.push(format!(
                 "slow_call_duration_threshold_ms ({slow}) is above probe_lease_ms ({lease}): \
-                 a probe can lose its permit before it is slow"
+                 a probe can lose its permit before it counts as slow"
             ));
         }
         if slow == 0 && self.slow_call_rate_threshold != Self::default().slow_call_rate_threshold {
             said.push(format!(
-                "slow_call_rate_threshold is {}, but nothing is slow without slow_call_duration_threshold_ms",
+                "slow_call_rate_threshold is {}, but no call counts as slow without slow_call_duration_threshold_ms",
                 self.slow_call_rate_threshold
             ));
         }
         if self.ramp_duration_ms > 0 && self.ramp_initial == 100 {
-            said.push(
-                "ramp_initial is 100: the ramp admits every call from its beginning".to_owned(),
-            );
+            said.push("ramp_initial is 100: the ramp admits every call from the start".to_owned());
         }
         if self.window_calls == 0 && self.report_interval_ms > self.window_ms {
             said.push(format!(
@@ -92,11 +90,12 @@ impl Rules {
 }
 
 impl Policy {
-    /// Returns what is unwise in this policy, one sentence each; nothing for most policies.
+    /// Returns a sentence for each thing that is unwise in this policy; none for most policies.
     ///
-    /// A replica logs them when it takes the policy. [`PolicyBuilder::build`] refuses settings that
-    /// can mean nothing. A stored policy was checked against the code of the caller who stored it;
-    /// where it contradicts this replica's code, the only sentence is what `build` would say.
+    /// A replica logs them when it takes the policy. [`PolicyBuilder::build`] rejects settings that
+    /// are meaningless. A stored policy was checked against the code of the caller who stored it.
+    /// If it contradicts the code of this replica, the only sentence is the error that `build`
+    /// would return.
     ///
     /// ```
     /// use std::time::Duration;
@@ -126,11 +125,11 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Settings as a file or an operator gives them, and what is wrong.
+    /// Settings from a file or an operator, and the error.
     const CONTRADICTIONS: [(&str, &str); 7] = [
         (
             "window_calls=10 failure_count_threshold=20",
-            "failure_count_threshold is 20, but window_calls is 10: a window of so few calls never has so many \
+            "failure_count_threshold is 20, but window_calls is 10: the window can never hold that many \
              failures; set failure_count_threshold to at most window_calls",
         ),
         (
@@ -140,8 +139,8 @@ mod tests {
         ),
         (
             "call_timeout_ms=45000",
-            "probe_lease_ms is 30000, but call_timeout_ms is 45000: a probe that takes longer than its lease decides \
-             nothing, and others go out beside it; set probe_lease_ms to at least call_timeout_ms",
+            "probe_lease_ms is 30000, but call_timeout_ms is 45000: a probe that outlives its lease decides \
+             nothing, and other probes start while it still runs; set probe_lease_ms to at least call_timeout_ms",
         ),
         (
             "call_timeout_ms=90000 probe_lease_ms=90000",
@@ -178,7 +177,8 @@ mod tests {
             let file = format!("{{{}}}", settings.join(", "));
             let file = serde_json::from_str::<Policy>(&file).map_err(|error| error.to_string());
             assert_eq!(file, Err(said.to_owned()), "{pairs}");
-            // What arrives past the check, or with other code, is said and holds.
+            // A policy that arrives without the check, or with other code, has a warning and is
+            // used.
             assert_eq!(code.with_stored(pairs).warnings(), [said], "{pairs}");
         }
     }
@@ -206,7 +206,7 @@ mod tests {
             Policy::builder()
                 .sliding_window_count(10)
                 .failure_count_threshold(10),
-            // A run is not bounded by the window, and the minimum is capped by it.
+            // The window does not limit a run, and it caps the minimum.
             Policy::builder()
                 .sliding_window_count(10)
                 .consecutive_failures_threshold(50),
@@ -290,7 +290,7 @@ mod tests {
             let refused = builder.build().unwrap_err().to_string();
             assert!(refused.starts_with(said), "{refused}");
         }
-        // The last word counts.
+        // The last setter counts.
         let mended = Policy::builder()
             .failure_rate_threshold(0)
             .failure_rate_threshold(40)
@@ -321,11 +321,11 @@ mod tests {
             (
                 Policy::builder().slow_calls(ms(40_000), 100),
                 "slow_call_duration_threshold_ms (40000) is above probe_lease_ms (30000): a probe can lose its permit \
-                 before it is slow",
+                 before it counts as slow",
             ),
             (
                 Policy::builder().ramp(ms(1000), 100),
-                "ramp_initial is 100: the ramp admits every call from its beginning",
+                "ramp_initial is 100: the ramp admits every call from the start",
             ),
             (
                 Policy::builder().report_interval(ms(20_000)),
@@ -343,7 +343,7 @@ mod tests {
             assert_eq!(builder.build().unwrap().warnings(), [said]);
         }
         let stored = Policy::default().with_stored("slow_call_rate_threshold=50");
-        let said = "slow_call_rate_threshold is 50, but nothing is slow without slow_call_duration_threshold_ms";
+        let said = "slow_call_rate_threshold is 50, but no call counts as slow without slow_call_duration_threshold_ms";
         assert_eq!(stored.warnings(), [said]);
     }
 }

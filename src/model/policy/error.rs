@@ -1,6 +1,14 @@
-//! What can be wrong with a policy.
+//! Errors of policies.
 
-/// What is wrong with a policy.
+/// The error for an invalid policy.
+///
+/// ```
+/// use commontrip::{Policy, PolicyError};
+///
+/// let error = Policy::builder().failure_rate_threshold(101).build().unwrap_err();
+/// assert!(matches!(error, PolicyError::OutOfRange { value: 101, .. }));
+/// println!("{error}");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
@@ -11,11 +19,11 @@ pub enum PolicyError {
         setting: &'static str,
         /// What it was set to.
         value: u64,
-        /// The least that it may be.
+        /// The smallest allowed value.
         min: u64,
-        /// The most that it may be.
+        /// The largest allowed value.
         max: u64,
-        /// What the numbers mean.
+        /// The unit of the numbers.
         unit: &'static str,
     },
     /// A setting that another one makes meaningless.
@@ -27,9 +35,9 @@ pub enum PolicyError {
         value: u64,
         /// The other setting's key.
         other: &'static str,
-        /// What that is.
+        /// The value of the other setting.
         limit: u64,
-        /// Why both mean nothing, and what would be right.
+        /// Why the settings contradict each other, and how to fix it.
         right: &'static str,
     },
     /// The factor of [`PolicyBuilder::backoff`](super::PolicyBuilder::backoff), as it was given.
@@ -41,9 +49,28 @@ pub enum PolicyError {
          consecutive_failures_threshold or slow_call_duration_threshold"
     )]
     NoTripCondition,
-    /// A stored pair is not one.
-    #[error(
-        "{0:?} is not a setting: write key=integer with one of the keys of a policy, such as failure_rate_threshold=30"
-    )]
+    /// A word is not a `key=value` pair.
+    #[error("{0:?} has no value: write key=value, such as failure_rate_threshold=30%")]
     Pair(String),
+    /// There is no such setting.
+    #[error("there is no setting {setting:?}: {hint}")]
+    Unknown {
+        /// What was written.
+        setting: String,
+        /// A suggestion.
+        hint: String,
+    },
+    /// A setting is given more than once.
+    #[error("{0} is set twice")]
+    Twice(&'static str),
+    /// A value is not valid for its setting.
+    #[error("{setting} is {value:?}, but must be {right}")]
+    Value {
+        /// The setting's key.
+        setting: &'static str,
+        /// What was written.
+        value: String,
+        /// The valid values.
+        right: String,
+    },
 }

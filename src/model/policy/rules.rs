@@ -1,14 +1,14 @@
-//! The numbers of a policy, as the scripts take them.
+//! The numbers of a policy, in the form that the scripts take.
 
 use serde::{Deserialize, Serialize};
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident = $default:expr,)+) => {
-        /// The numbers of a policy: milliseconds, percent and counts; 0 switches a setting off
-        /// where it can be off.
+        /// The numbers of a policy: milliseconds, percent and counts. 0 switches off a setting that
+        /// can be off.
         ///
-        /// The names are the keys in files, in stored policies and in the scripts; on the wire
-        /// the numbers go in this order.
+        /// The names are the keys in files, in stored policies and in the scripts. Requests contain
+        /// the numbers in this order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[non_exhaustive]
         pub struct Rules {
@@ -22,15 +22,15 @@ macro_rules! rules {
         }
 
         impl Rules {
-            /// The names, in the order of the wire.
+            /// The names, in the order of the fields.
             pub const KEYS: &'static [&'static str] = &[$(stringify!($name),)+];
 
-            /// The names and numbers, in the order of the wire.
+            /// Returns the names and numbers, in the order of the fields.
             pub fn pairs(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)+].into_iter()
             }
 
-            /// Sets one number by its name; `false` when there is no such name.
+            /// Sets one number by its name. Returns `false` for an unknown name.
             pub(crate) fn set(&mut self, key: &str, value: u64) -> bool {
                 match key {
                     $(stringify!($name) => self.$name = value,)+
@@ -49,47 +49,48 @@ rules! {
     window_buckets = 10,
     /// Length of a count window, calls; 0 = a time window. Default 0.
     window_calls = 0,
-    /// Calls in the window, over the fleet, below which no rate opens. Default 20.
+    /// Calls of the fleet in the window below which no rate opens the circuit. Default 20.
     minimum_number_of_calls = 20,
-    /// Failures in percent of calls that open; 0 = off. Default 50.
+    /// Failures in percent of calls that open the circuit; 0 = off. Default 50.
     failure_rate_threshold = 50,
-    /// Failures in the window that open; 0 = off. Default off.
+    /// Failures in the window that open the circuit; 0 = off. Default off.
     failure_count_threshold = 0,
-    /// Failures in a row that open; 0 = off. Default 20.
+    /// Failures in a row that open the circuit; 0 = off. Default 20.
     consecutive_failures_threshold = 20,
-    /// Slow calls in percent of calls that open. Default 100.
+    /// Slow calls in percent of calls that open the circuit. Default 100.
     slow_call_rate_threshold = 100,
-    /// Time spent open before probes go out, ms. Default 30 s.
+    /// Time in open before probes are permitted, ms. Default 30 s.
     wait_duration_in_open_state_ms = 30_000,
-    /// Each consecutive wait in percent of the one before. Default 100 (off).
+    /// Each consecutive wait in percent of the previous one. Default 100 (off).
     backoff_multiplier_percent = 100,
     /// The longest wait, before jitter, ms. Default 10 min.
     max_wait_duration_in_open_state_ms = 600_000,
-    /// The most that a wait is lengthened at random, percent. Default 0.
+    /// The largest random extension of a wait, percent. Default 0.
     jitter = 0,
-    /// Calm time in closed after which the backoff starts anew, ms. Default 60 s.
+    /// Time in closed after which the backoff starts again, ms. Default 60 s.
     backoff_reset_after_ms = 60_000,
-    /// Probes that may be out at once, over the fleet. Default 3.
+    /// Probes that may be in flight at once, across the fleet. Default 3.
     permitted_number_of_calls_in_half_open_state = 3,
-    /// Successful probes that close. Default 2.
+    /// Successful probes that close the circuit. Default 2.
     success_threshold = 2,
-    /// Failed probes that open again. Default 1.
+    /// Failed probes that open the circuit again. Default 1.
     half_open_failure_threshold = 1,
-    /// How long half-open may last with probes out before it opens again, ms. Default 60 s.
+    /// How long half-open may last with probes in flight before the circuit opens again, ms.
+    /// Default 60 s.
     max_wait_duration_in_half_open_state_ms = 60_000,
-    /// How long a probe may be out before its permit is given to another, ms. Default 30 s.
+    /// How long a probe may be in flight before its permit goes to another call, ms. Default 30 s.
     probe_lease_ms = 30_000,
-    /// How long the admitted share grows after closing, ms; 0 = off. Default off.
+    /// How long the admitted share of calls grows after closing, ms; 0 = off. Default off.
     ramp_duration_ms = 0,
-    /// The shortest time between two reports of a replica, ms; 0 = at once. Default 100.
+    /// The shortest time between two reports of a replica, ms; 0 = send at once. Default 100.
     report_interval_ms = 100,
     /// Duration from which a call is slow, ms; 0 = off. Default off.
     slow_call_duration_threshold_ms = 0,
-    /// The share that is admitted when the ramp begins, percent. Default 10.
+    /// The share of calls admitted when the ramp begins, percent. Default 10.
     ramp_initial = 10,
-    /// How long one call may take, ms; 0 = for ever. Default off.
+    /// How long one call may take, ms; 0 = no limit. Default off.
     call_timeout_ms = 0,
-    /// How long a cached decision is good, ms; 0 = ask at every call. Default 250.
+    /// How long a cached decision is valid, ms; 0 = every call asks the store. Default 250.
     decision_ttl_ms = 250,
     /// Replicas that must have failed within the window before the circuit opens. Default 1.
     quorum = 1,
@@ -98,21 +99,29 @@ rules! {
     /// Whether a dropped call can be a failure: 0 no, unless it has run past `call_timeout` or the
     /// slow-call threshold, 1 yes. Default 1.
     abandoned_calls = 1,
-    /// How long a dropped call must have run to be a failure, ms; 0 = judged by how long calls
-    /// usually take. Default 0.
+    /// How long a dropped call must have run to be a failure, ms; 0 = judged by the usual duration
+    /// of calls. Default 0.
     abandoned_after_ms = 0,
+    /// Whether the history of the circuit is kept: 0 no, 1 yes. Default 1.
+    history = 1,
+    /// What `minimum_number_of_calls` applies to: 0 rates, 1 also failures in the window and in a
+    /// row. Default 0.
+    minimum_applies_to = 0,
+    /// Whether a call that took longer than `call_timeout` is a failure: 0 no, it is ignored, 1
+    /// yes. Default 1.
+    timed_out_calls = 1,
 }
 
 impl Rules {
-    /// The policy that a text of `key=integer` pairs makes of this one; what is not understood, or larger
-    /// than any policy may have it, is left out.
+    /// Returns these numbers with a text of `key=integer` pairs applied. Pairs that are unknown, or
+    /// above the largest value of a setting, are ignored.
     #[must_use]
     pub fn with(mut self, pairs: &str) -> Self {
         self.apply(pairs);
         self
     }
 
-    /// What is not at its default, as `key=integer` pairs.
+    /// Returns the settings that are not at their default, as `key=integer` pairs.
     pub(crate) fn text(&self) -> String {
         let defaults = Self::default();
         let pairs = self.pairs().zip(defaults.pairs());
@@ -121,7 +130,8 @@ impl Rules {
         words.join(" ")
     }
 
-    /// The settings in which another policy differs: `window_ms=60000, not 5000; quorum=1, not 2`.
+    /// Returns the settings in which another policy differs: `window_ms=60000, not 5000; quorum=1,
+    /// not 2`.
     pub(crate) fn differences(&self, other: &Self) -> String {
         let pairs = self.pairs().zip(other.pairs());
         let differ = pairs.filter(|(before, now)| before != now);
@@ -129,8 +139,8 @@ impl Rules {
         words.collect::<Vec<_>>().join("; ")
     }
 
-    /// Takes over `key=integer` pairs; what is not understood, or larger than any policy may have
-    /// it, is left out.
+    /// Applies `key=integer` pairs. Pairs that are unknown, or above the largest value of a
+    /// setting, are ignored.
     pub(crate) fn apply(&mut self, pairs: &str) {
         for pair in pairs.split_whitespace() {
             let Some((key, value)) = pair.split_once('=') else {
@@ -141,7 +151,7 @@ impl Rules {
                 "window_calls" => 10_000,
                 "jitter" => 100,
                 "latency_recording" => 2,
-                "abandoned_calls" => 1,
+                "abandoned_calls" | "history" | "minimum_applies_to" | "timed_out_calls" => 1,
                 _ => 365 * 86_400_000,
             };
             if value.bytes().all(|b| b.is_ascii_digit())
@@ -153,7 +163,7 @@ impl Rules {
         }
     }
 
-    /// The longest wait in open, jitter included, ms.
+    /// Returns the longest wait in open, jitter included, ms.
     pub(crate) fn longest_wait_ms(&self) -> u64 {
         let wait = self.top_wait_ms();
         wait + wait * self.jitter / 100
@@ -164,7 +174,7 @@ impl Rules {
             .max(self.max_wait_duration_in_open_state_ms)
     }
 
-    /// The wait of the n-th consecutive open, ms.
+    /// Returns the wait of the n-th consecutive open, ms.
     pub(crate) fn open_wait_ms(&self, opens: u64, entropy: u64) -> u64 {
         let (mut wait, top) = (self.wait_duration_in_open_state_ms, self.top_wait_ms());
         if self.backoff_multiplier_percent > 100 {

@@ -1,7 +1,7 @@
-//! How to get into a Redis: user, password, certificates.
+//! Access to a Redis: user, password, certificates.
 //!
-//! Owns secrets: they are read anew for each connection, so that rotated ones are taken, and shown
-//! nowhere.
+//! Owns secrets: it reads them for each connection, so that rotated ones take effect, and never
+//! shows them.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use redis::{Client, ConnectionInfo};
 
 use super::{StoreError, wire};
 
-/// What is said beside the URL; it wins over what the URL says.
+/// Settings given in addition to the URL; they override the URL's.
 #[derive(Clone, Default)]
 pub(super) struct Access {
     pub(super) username: Option<String>,
@@ -43,7 +43,7 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// The settings of a connection, with user and password.
+    /// Adds user and password to the settings of a connection.
     pub(super) fn admit(&self, info: &ConnectionInfo) -> Result<ConnectionInfo, StoreError> {
         let mut settings = info.redis_settings().clone();
         if let Some(username) = &self.username {
@@ -61,7 +61,7 @@ impl Access {
         Ok(info.clone().set_redis_settings(settings))
     }
 
-    /// A client that gets in.
+    /// Creates a client, which uses the certificates if the connection has TLS.
     #[cfg(feature = "tls")]
     pub(super) fn client(&self, info: ConnectionInfo) -> Result<Client, StoreError> {
         let certificates = match is_tls(info.addr()) {
@@ -80,8 +80,7 @@ impl Access {
         Client::open(info).map_err(wire::error)
     }
 
-    /// The certificates for a connection with TLS, when any are given; without, those of the system
-    /// count.
+    /// The certificates for a TLS connection, or `None` to use those of the system.
     #[cfg(feature = "tls")]
     pub(super) fn certificates(&self) -> Result<Option<redis::TlsCertificates>, StoreError> {
         provide_cryptography();
@@ -112,14 +111,14 @@ pub(super) const fn is_tls(addr: &redis::ConnectionAddr) -> bool {
     matches!(addr, redis::ConnectionAddr::TcpTls { .. })
 }
 
-/// Without a provider the client may panic; a process that has its own keeps it, and one that has
-/// no connection with TLS gets none.
+/// Installs a crypto provider, because the client may panic without one. A process that has its own
+/// keeps it, and a process without TLS connections gets none.
 #[cfg(feature = "tls")]
 fn provide_cryptography() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-// Files of this kind are small, local, and read once a connection.
+// Blocking is acceptable: these files are small, local, and read once per connection.
 fn read(path: &Path, what: &str) -> Result<Vec<u8>, StoreError> {
     std::fs::read(path).map_err(|e| unusable(path, what, &e.to_string()))
 }

@@ -1,17 +1,19 @@
-//! Where a Redis is, as a URL says it: one server, a Sentinel's service, a Cluster.
+//! The address of a Redis, from a URL: one server, a Sentinel's service, a Cluster.
 //!
-//! Owns the URL's forms; opens nothing. What is wrong with a URL is said without showing it, for
-//! it may hold a password.
+//! Owns the URL's forms; opens nothing. Errors never show the URL, because it may contain a
+//! password.
+
+use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use url::Url;
 
-/// A URL, read.
+/// A parsed URL.
 #[derive(Clone)]
 pub(super) enum Address {
     Server(ConnectionInfo),
     Sentinel(Sentinel),
-    /// Nodes to begin with; each has the same settings.
+    /// Seed nodes, all with the same settings.
     Cluster(Vec<ConnectionInfo>),
 }
 
@@ -21,8 +23,35 @@ pub(super) struct Sentinel {
     pub(super) service: String,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
-    /// How to get into the master; its address is the first sentinel's.
+    /// The settings for connections to the master. Its address is only a placeholder: the first
+    /// sentinel's.
     pub(super) master: ConnectionInfo,
+}
+
+impl fmt::Display for Address {
+    /// Host and port, never a password: `127.0.0.1:6379`, database 3 as `127.0.0.1:6379/3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = |nodes: Vec<String>| nodes.join(",");
+        match self {
+            Self::Server(info) => match info.redis_settings().db() {
+                0 => write!(f, "{}", info.addr()),
+                db => write!(f, "{}/{db}", info.addr()),
+            },
+            Self::Sentinel(sentinel) => {
+                let nodes = sentinel.nodes.iter().map(ToString::to_string);
+                write!(
+                    f,
+                    "{} of the sentinels {}",
+                    sentinel.service,
+                    all(nodes.collect())
+                )
+            }
+            Self::Cluster(nodes) => {
+                let nodes = nodes.iter().map(|node| node.addr().to_string());
+                write!(f, "the cluster {}", all(nodes.collect()))
+            }
+        }
+    }
 }
 
 const FORMS: &str = "redis://, rediss://, redis+unix://, redis-sentinel://, rediss-sentinel://, \
@@ -44,7 +73,7 @@ impl Address {
         let mut url = Url::parse(&format!("{plain}://{rest}")).map_err(|e| e.to_string())?;
         let sentinel = scheme.ends_with("-sentinel");
         if sentinel && url.port().is_none() {
-            // `set_port` fails only without a host, which the next step finds out.
+            // `set_port` fails only without a host, which the next step reports.
             let _ = url.set_port(Some(26379));
         }
         let parts = Parts::take(&mut url, sentinel)?;
@@ -69,7 +98,8 @@ impl Address {
         }))
     }
 
-    /// One node of a Cluster, reached as the URL's first is; `None` where this is no Cluster.
+    /// One node of a Cluster, with the settings of the URL's first node; `None` if this is not a
+    /// Cluster.
     pub(super) fn node(&self, host: &str, port: u16) -> Option<Self> {
         let Self::Cluster(nodes) = self else {
             return None;
@@ -88,7 +118,7 @@ fn connection_info(url: &str) -> Result<ConnectionInfo, String> {
     info.map_err(|e| e.to_string())
 }
 
-/// The URL's settings at another host and port.
+/// Another host and port with the first node's settings.
 fn placed(first: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
     match first.clone() {
         ConnectionAddr::TcpTls {
@@ -105,7 +135,7 @@ fn placed(first: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
     }
 }
 
-/// What a URL says in its query beyond what a single server's does.
+/// The query parameters of Sentinel and Cluster URLs.
 #[derive(Default)]
 struct Parts {
     nodes: Vec<String>,
@@ -115,7 +145,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// Takes our keys off the URL, so that the client's own parser can read the rest.
+    /// Removes our parameters from the URL, so that the client's own parser can read the rest.
     fn take(url: &mut Url, sentinel: bool) -> Result<Self, String> {
         let mut parts = Self::default();
         let mut rest = Vec::new();
@@ -137,7 +167,7 @@ impl Parts {
     }
 }
 
-/// The address of another node (`host:port`), reached as the first one is.
+/// The address of another node (`host:port`), with the first node's settings.
 fn beside(first: &ConnectionAddr, node: &str) -> Result<ConnectionAddr, String> {
     let (host, port) = node
         .rsplit_once(':')

@@ -17,7 +17,21 @@ use crate::model::FOREVER;
 
 /// Builds a [`RedisStore`].
 ///
-/// User, password and certificates that are set here win over the URL's.
+/// User, password and certificates that are set here override the URL's.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::{Commontrip, RedisStore};
+///
+/// let store = RedisStore::builder()
+///     .prefix("shop")
+///     .username("commontrip")
+///     .password("secret")
+///     .open("redis://127.0.0.1:6379")?;
+/// let circuits = Commontrip::builder().store(store).build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RedisStoreBuilder {
@@ -35,7 +49,8 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// Sets how keys begin: 1 to 100 bytes, no control characters, no braces. Default `commontrip`.
+    /// Sets the prefix of all keys: 1 to 100 bytes, no control characters, no braces. Default
+    /// `commontrip`.
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
@@ -43,8 +58,8 @@ impl RedisStoreBuilder {
 
     /// Sets how long one operation may take. Default 50 ms; at least 1 ms and at most a year.
     ///
-    /// Connecting goes on in the background for up to half a second (or four times this time, where
-    /// that is longer) when no operation waits for it any more.
+    /// Connecting continues in the background for up to half a second (or four times this timeout,
+    /// if that is longer), even if no operation waits for it any more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.clamp(Duration::from_millis(1), FOREVER);
         self
@@ -62,21 +77,20 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Reads the password from a file, for each connection anew; a line break at its end is left
-    /// out.
+    /// Reads the password from a file for each connection, without line breaks at its end.
     pub fn password_file(mut self, path: impl AsRef<Path>) -> Self {
         self.access.password = Some(Secret::File(path.as_ref().to_owned()));
         self
     }
 
-    /// Trusts the certificates in a PEM file, and no others. Default: those that the system trusts.
+    /// Trusts only the certificates in a PEM file. Default: those that the system trusts.
     #[cfg(feature = "tls")]
     pub fn tls_ca_file(mut self, path: impl AsRef<Path>) -> Self {
         self.access.tls.ca = Some(path.as_ref().to_owned());
         self
     }
 
-    /// Shows the server a certificate (mutual TLS): PEM files of the certificate and its key.
+    /// Sets the client certificate (mutual TLS): PEM files of the certificate and its key.
     #[cfg(feature = "tls")]
     pub fn tls_client_files(
         mut self,
@@ -88,34 +102,44 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// A store at a URL.
+    /// Opens a store at a URL.
     ///
     /// - `redis://[user][:password@]host[:6379][/database]`, or `redis+unix:///path?db=0`;
     /// - `redis-sentinel://[user][:password@]host[:26379][/database]?sentinelServiceName=mymaster`,
     ///   with `&node=host:port` for each further sentinel, and `&sentinelUsername=` and
-    ///   `&sentinelPassword=` where the sentinels want them;
+    ///   `&sentinelPassword=` if the sentinels require them;
     /// - `redis-cluster://[user][:password@]host[:6379]`, with `?node=host:port` for each further
-    ///   node to begin with.
+    ///   seed node.
     ///
-    /// `rediss` in place of `redis` means TLS (feature `tls`). `protocol=resp3` has commands sent
-    /// in RESP3; without, RESP2. Connects when first asked, not now.
+    /// `rediss` instead of `redis` means TLS (feature `tls`). `protocol=resp3` sends commands in
+    /// RESP3; the default is RESP2. Connects on first use, not now.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use commontrip::RedisStore;
+    ///
+    /// let store = RedisStore::builder().open("redis://127.0.0.1:6379/2")?;
+    /// assert!(RedisStore::builder().open("http://127.0.0.1").is_err());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`StoreError::Refused`] when the URL or the prefix is not one.
+    /// [`StoreError::Configuration`] if the URL or the prefix is invalid.
     pub fn open(self, url: &str) -> Result<RedisStore, StoreError> {
         let endpoint = self.endpoint(url)?;
         let push = self.endpoint(url)?;
         self.build(endpoint, Some(push))
     }
 
-    /// A store on a pool of yours: deadpool-redis' of one server, Sentinel or Cluster.
+    /// Builds a store on your own pool: deadpool-redis' pool of one server, Sentinel or Cluster.
     ///
-    /// `push` is the URL on which changes are heard, which a pool cannot; its form is that of
-    /// [`open`](Self::open). Without it a change made by another replica is noticed within
+    /// `push` is the URL of the subscription to changes, which a pool cannot provide; its form is
+    /// that of [`open`](Self::open). Without it, a change made by another replica is noticed within
     /// `decision_ttl`.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] when the URL or the prefix is not one.
+    /// [`StoreError::Configuration`] if the URL or the prefix is invalid.
     pub fn from_pool(
         self,
         pool: impl Into<RedisPool>,
@@ -125,7 +149,7 @@ impl RedisStoreBuilder {
         self.build(Endpoint::From(pool.into()), push)
     }
 
-    /// A store as the environment says.
+    /// Opens a store from environment variables.
     ///
     /// | variable | default |
     /// |---|---|
@@ -136,10 +160,10 @@ impl RedisStoreBuilder {
     /// | `COMMONTRIP_REDIS_TLS_CERT` and `COMMONTRIP_REDIS_TLS_KEY` | none |
     /// | `COMMONTRIP_REDIS_PREFIX` | `commontrip` |
     ///
-    /// Empty counts as not set.
+    /// An empty variable counts as not set.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] when a variable is not what it should be.
+    /// [`StoreError::Configuration`] if a variable is invalid.
     pub fn open_env(mut self) -> Result<RedisStore, StoreError> {
         let var = |name: &str| {
             let value = env::var(format!("COMMONTRIP_REDIS_{name}")).ok();
@@ -169,7 +193,7 @@ impl RedisStoreBuilder {
             (None, None) => {}
             (Some(certificate), Some(key)) => self.access.tls.client = Some((certificate, key)),
             _ => {
-                return Err(StoreError::Refused(
+                return Err(StoreError::Configuration(
                     "COMMONTRIP_REDIS_TLS_CERT and COMMONTRIP_REDIS_TLS_KEY go together".to_owned(),
                 ));
             }
@@ -180,7 +204,7 @@ impl RedisStoreBuilder {
     #[cfg(not(feature = "tls"))]
     fn take_tls(&mut self, files: [Option<PathBuf>; 3]) -> Result<(), StoreError> {
         if files.iter().any(Option::is_some) {
-            return Err(StoreError::Refused(
+            return Err(StoreError::Configuration(
                 "COMMONTRIP_REDIS_TLS_* need commontrip's feature \"tls\"".to_owned(),
             ));
         }
@@ -190,14 +214,14 @@ impl RedisStoreBuilder {
     fn endpoint(&self, url: &str) -> Result<Endpoint, StoreError> {
         let address = Address::parse(url);
         let address =
-            address.map_err(|why| StoreError::Refused(format!("not a Redis URL: {why}")))?;
+            address.map_err(|why| StoreError::Configuration(format!("not a Redis URL: {why}")))?;
         Ok(Endpoint::At(Box::new(address), self.access.clone()))
     }
 
     fn build(self, endpoint: Endpoint, push: Option<Endpoint>) -> Result<RedisStore, StoreError> {
         let prefix = Prefix::new(&self.prefix).ok_or_else(|| {
             let given = &self.prefix;
-            StoreError::Refused(format!(
+            StoreError::Configuration(format!(
                 "the prefix {given:?} must have 1 to 100 bytes, no control characters and no braces"
             ))
         })?;

@@ -1,6 +1,6 @@
-//! Opening connections: to one server, to a Sentinel's master, to a Cluster, or out of a pool.
+//! Opens connections: to one server, to a Sentinel's master, to a Cluster, or from a pool.
 //!
-//! Owns no connection. Every wait is bounded by whoever calls.
+//! Owns no connection. The caller bounds every wait.
 
 use std::{fmt, time::Duration};
 
@@ -18,27 +18,40 @@ use super::{
     StoreError,
     access::Access,
     address::{Address, Sentinel},
-    line::Line,
+    connection::Connection,
     wire,
 };
+use crate::store::in_words;
 
-/// How often a Cluster's client tries a command, its redirections beside, and how long it waits
+/// How often a Cluster's client tries a command, not counting redirections, and how long it waits
 /// between two tries: they must fit into the default `store_timeout`.
 const CLUSTER_TRIES: u32 = 2;
 const CLUSTER_WAIT_MS: (u64, u64) = (5, 10);
 
-/// A pool of yours, for the connections of a [`RedisStore`](crate::RedisStore).
+/// Your own pool, for the connections of a [`RedisStore`](crate::RedisStore).
 ///
-/// Made by `into()` from deadpool-redis' pool of any kind. The store takes one connection out of
-/// it for good, and another when that one fails.
+/// Any deadpool-redis pool converts with `into()`. The store takes one connection out of the pool
+/// permanently, and another when that one fails.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::Commontrip;
+/// use deadpool_redis::{Config, Runtime};
+///
+/// let url = "redis://127.0.0.1:6379";
+/// let pool = Config::from_url(url).create_pool(Some(Runtime::Tokio1))?;
+/// let circuits = Commontrip::builder().redis_pool(pool, Some(url)).build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum RedisPool {
-    /// Of one server.
+    /// A pool of one server.
     Server(deadpool_redis::Pool),
-    /// Of the master that a Sentinel knows.
+    /// A pool of the master that a Sentinel knows.
     Sentinel(sentinel::Pool),
-    /// Of a Cluster.
+    /// A pool of a Cluster.
     Cluster(cluster::Pool),
 }
 
@@ -78,36 +91,62 @@ pub(super) enum Endpoint {
     From(RedisPool),
 }
 
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address, _) => address.fmt(f),
+            Self::From(_) => f.write_str("the pool"),
+        }
+    }
+}
+
 impl Endpoint {
+    /// Adds this endpoint's address to a connection error.
+    pub(super) fn named(&self, error: StoreError) -> StoreError {
+        let at = self.to_string();
+        match error {
+            StoreError::Unreachable(source) => {
+                StoreError::unreachable(format!("{at}: {}", in_words(&*source)))
+            }
+            StoreError::Unable(why) => StoreError::Unable(format!("{at}: {why}")),
+            StoreError::Timeout(after) => {
+                StoreError::unreachable(format!("{at}: no connection within {after:?}"))
+            }
+            other => other,
+        }
+    }
+
     /// A connection for commands.
-    pub(super) async fn connect(&self, patience: Duration) -> Result<Line, StoreError> {
+    pub(super) async fn connect(&self, patience: Duration) -> Result<Connection, StoreError> {
         match self {
             Self::At(address, access) => match &**address {
                 Address::Cluster(nodes) => {
                     let client = cluster_client(nodes, access, patience)?;
                     let connection = client.get_async_connection().await;
-                    connection.map(Line::Cluster).map_err(wire::error)
+                    connection.map(Connection::Cluster).map_err(wire::error)
                 }
                 one => open(&one_server(one, access).await?)
                     .await
-                    .map(Line::Server),
+                    .map(Connection::Server),
             },
             Self::From(RedisPool::Server(pool)) => {
                 let borrowed = pool.get().await.map_err(StoreError::unreachable)?;
-                Ok(Line::Server(deadpool_redis::Connection::take(borrowed)))
+                Ok(Connection::Server(deadpool_redis::Connection::take(
+                    borrowed,
+                )))
             }
             Self::From(RedisPool::Sentinel(pool)) => {
                 let borrowed = pool.get().await.map_err(StoreError::unreachable)?;
-                Ok(Line::Server(sentinel::Connection::take(borrowed)))
+                Ok(Connection::Server(sentinel::Connection::take(borrowed)))
             }
             Self::From(RedisPool::Cluster(pool)) => {
                 let borrowed = pool.get().await.map_err(StoreError::unreachable)?;
-                Ok(Line::Cluster(cluster::Connection::take(borrowed)))
+                Ok(Connection::Cluster(cluster::Connection::take(borrowed)))
             }
         }
     }
 
-    /// One node of this Cluster; `None` where this is none.
+    /// One node of this Cluster; `None` if this is not a Cluster.
     pub(super) fn at(&self, host: &str, port: u16) -> Option<Self> {
         let Self::At(address, access) = self else {
             return None;
@@ -116,14 +155,14 @@ impl Endpoint {
         Some(Self::At(Box::new(node), access.clone()))
     }
 
-    /// A connection for subscriptions. A Cluster passes publications on to all of its nodes, so
-    /// any will do.
+    /// A connection for subscriptions. A Cluster forwards publications to all of its nodes, so any
+    /// node will do.
     pub(super) async fn subscriber(&self) -> Result<PubSub, StoreError> {
         let Self::At(address, access) = self else {
-            return Err(StoreError::Refused("a pool cannot push".to_owned()));
+            return Err(StoreError::Unsupported("a pool cannot push".to_owned()));
         };
         let client = one_server(address, access).await?;
-        // RESP2 is what every server and every proxy speaks.
+        // Every server and every proxy speaks RESP2.
         let info = client.get_connection_info();
         let settings = info.redis_settings().clone();
         let settings = settings.set_protocol(ProtocolVersion::RESP2);
@@ -147,7 +186,7 @@ async fn one_server(address: &Address, access: &Access) -> Result<Client, StoreE
 }
 
 async fn open(client: &Client) -> Result<MultiplexedConnection, StoreError> {
-    // Whoever waits has a limit of their own.
+    // Callers have their own timeouts.
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None);
@@ -155,7 +194,7 @@ async fn open(client: &Client) -> Result<MultiplexedConnection, StoreError> {
     connection.await.map_err(wire::error)
 }
 
-/// Asks the sentinels, in another order each time: one that hangs must not be in the way for ever.
+/// Asks the sentinels in random order, so that one that hangs does not always come first.
 async fn master(sentinel: &Sentinel, access: &Access) -> Result<Client, StoreError> {
     let mut nodes = sentinel.nodes.clone();
     fastrand::shuffle(&mut nodes);

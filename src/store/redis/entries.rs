@@ -1,20 +1,20 @@
-//! Entries of streams and members of sorted sets, as a circuit's record has them.
+//! Stream entries and members of sorted sets in a circuit's record.
 //!
-//! Invariant: whatever somebody else wrote there is left out, and never panics.
+//! Invariant: foreign data is left out, and never causes a panic.
 
 use redis::Value;
 
-use crate::model::{Begin, Event, LARGEST, Reason, State, Times};
+use crate::model::{Event, LARGEST, Times};
 
-/// An entry of the event stream; `None` when it is not one of ours.
+/// An entry of the event stream; `None` if this crate did not write it.
 pub(super) fn event(fields: &Value) -> Option<Event> {
     let text = |name: &str| text_of(fields, name);
     let number = |name: &str| text(name)?.parse::<u64>().ok();
     Some(Event {
         generation: number("generation")?,
-        from: State::from_word(&text("from")?)?,
-        to: State::from_word(&text("to")?)?,
-        reason: Reason::from_word(&text("reason")?)?,
+        from: text("from")?.parse().ok()?,
+        to: text("to")?.parse().ok()?,
+        reason: text("reason")?.parse().ok()?,
         at_ms: number("at_ms")?,
         until_ms: number("until_ms")?,
         consecutive_opens: number("consecutive_opens")?,
@@ -25,10 +25,11 @@ pub(super) fn event(fields: &Value) -> Option<Event> {
         note: text("note")?,
         origin: text("origin").unwrap_or_default(),
         policy: text("policy").unwrap_or_default(),
+        leading_failure: text("leading_failure").unwrap_or_default(),
     })
 }
 
-/// A field of an entry of a stream.
+/// A field of a stream entry.
 fn text_of(fields: &Value, name: &str) -> Option<String> {
     let Value::Array(items) = fields else {
         return None;
@@ -42,25 +43,7 @@ fn text_of(fields: &Value, name: &str) -> Option<String> {
     })
 }
 
-/// An entry of the stream of the past: when a slice began, and what had been counted before.
-pub(super) fn begin(id: &str, fields: &Value) -> Option<Begin> {
-    let number = |name: &str| kept(&text_of(fields, name)?);
-    let counted = [
-        number("successes")?,
-        number("failures")?,
-        number("slow")?,
-        number("ignored")?,
-        number("not_permitted")?,
-        number("abandoned")?,
-    ];
-    Some((kept(id.split_once('-')?.0)?, counted))
-}
-
-fn kept(digits: &str) -> Option<u64> {
-    digits.parse().ok().filter(|n| *n <= LARGEST)
-}
-
-/// Members of a sorted set with their scores, which are times; what is none is left out.
+/// Members of a sorted set with their scores, which are times. Others are left out.
 pub(super) fn times(pairs: Vec<(Vec<u8>, f64)>) -> Times {
     let time = |score: f64| (score >= 0.0 && score <= LARGEST as f64).then_some(score as u64);
     let named = |(name, score): (Vec<u8>, f64)| Some((String::from_utf8(name).ok()?, time(score)?));
@@ -83,9 +66,6 @@ mod tests {
             "by",
             "note",
             "calls",
-            "successes",
-            "not_permitted",
-            "abandoned",
         ];
         let values = [
             "closed",
@@ -119,9 +99,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_entry_is_one_or_none(fields in values(), id: String, members: Vec<(Vec<u8>, f64)>) {
+        fn any_entry_is_one_or_none(fields in values(), members: Vec<(Vec<u8>, f64)>) {
             let _ = event(&fields);
-            let _ = begin(&id, &fields);
             prop_assert!(times(members).values().all(|at| *at <= LARGEST));
         }
     }
@@ -152,22 +131,5 @@ mod tests {
         );
         let event = event(&entry).unwrap();
         assert_eq!((event.generation, event.note.as_str()), (7, "\u{fffd}\0"));
-    }
-
-    #[test]
-    fn a_slice_begins_with_what_was_counted_before() {
-        let fields =
-            "successes 6 failures 5 slow 4 ignored 3 not_permitted 2 abandoned 1".split(' ');
-        let entry = |fields: &[&str]| {
-            let text = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
-            Value::Array(fields.iter().map(text).collect())
-        };
-        let fields: Vec<_> = fields.collect();
-        assert_eq!(
-            begin("70000-0", &entry(&fields)),
-            Some((70_000, [6, 5, 4, 3, 2, 1]))
-        );
-        assert_eq!(begin("70000", &entry(&fields)), None);
-        assert_eq!(begin("70000-0", &entry(&fields[2..])), None);
     }
 }

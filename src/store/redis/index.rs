@@ -1,34 +1,35 @@
-//! The index of circuits, as this process keeps its own in it.
+//! This process' places in the index of circuits.
 //!
-//! Owns when a place is renewed. It is another slot than the circuits', hence outside the scripts.
+//! Owns when a place is renewed. The index is in another slot than the circuits, so the scripts
+//! cannot write to it.
 
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::Inner;
+use super::{Inner, StoreError};
 use crate::model::{Name, Snapshot};
 
 /// How often a circuit's place in the index is renewed.
 const INDEX_EVERY_MS: u64 = 60_000;
-/// How long the index remembers a circuit that nobody uses.
+/// How long the index remembers a circuit that is not used.
 const INDEX_KEEPS_MS: u64 = 30 * 86_400_000;
 
 /// The places in the index that this process has renewed.
 #[derive(Default)]
 pub(super) struct Indexed {
     places: HashMap<Name, Place>,
-    /// When circuits were last forgotten that nobody reports any more, Redis' clock.
+    /// When places that are no longer renewed were last dropped, by Redis' clock.
     pruned_at: u64,
 }
 
 /// A circuit's place in the index, as this process last renewed it.
 #[derive(Clone, Copy)]
 struct Place {
-    /// When that was, Redis' clock.
+    /// When the place was renewed, by Redis' clock.
     at: u64,
-    /// When the circuit had entered its state: another time is a transition, or a circuit that was
-    /// lost and begins again, maybe with the index.
+    /// When the circuit entered its state. A change means a transition, or that the circuit was
+    /// lost and started again, perhaps along with the index.
     since: u64,
 }
 
@@ -46,7 +47,8 @@ impl Place {
 }
 
 impl Inner {
-    /// Renews places in the index. It is maybe on another server, hence nobody waits for it.
+    /// Renews places in the index. No caller waits for that, because the index may be on another
+    /// server.
     pub(super) fn index<'a>(
         self: &Arc<Self>,
         seen: impl Iterator<Item = (&'a Name, &'a Snapshot)>,
@@ -62,6 +64,21 @@ impl Inner {
             let inner = Arc::clone(self);
             tokio::spawn(async move { inner.write_index(due).await });
         }
+    }
+
+    /// Removes a circuit: first all its keys, in one step, then its place in the index. Between the
+    /// two steps it is listed but missing, like a circuit that Redis has lost.
+    pub(super) async fn remove(&self, name: &Name) -> Result<(), StoreError> {
+        let mut delete = redis::cmd("DEL");
+        delete
+            .arg(&self.prefix.all(name))
+            .arg(self.prefix.alerts(name));
+        self.command::<u64>(delete).await?;
+        let mut forget = redis::cmd("ZREM");
+        forget.arg(self.prefix.index()).arg(name.as_str());
+        self.command::<u64>(forget).await?;
+        self.indexed.lock().places.remove(name);
+        Ok(())
     }
 
     async fn write_index(&self, due: Vec<(Name, Place)>) {

@@ -1,19 +1,19 @@
-//! Names of keys: everything of one circuit carries its hash tag.
+//! Names of keys. All keys of a circuit share its hash tag.
 
-use crate::{model::Name, store::keeping};
+use crate::{model::Name, store::key_value};
 
-/// How keys begin.
+/// The prefix of all keys.
 #[derive(Clone, Debug)]
 pub(super) struct Prefix(String);
 
 impl Prefix {
     pub(super) const DEFAULT: &'static str = "commontrip";
-    /// Places in [`all`](Self::all).
+    /// Positions in [`all`](Self::all).
     pub(super) const CIRCUIT: usize = 0;
     pub(super) const PROBES: usize = 2;
     pub(super) const SEQ: usize = 4;
 
-    /// `None` when the prefix would break the hash tags or cannot be typed.
+    /// `None` if the prefix has an invalid length, would break the hash tags or cannot be typed.
     pub(super) fn new(prefix: &str) -> Option<Self> {
         let bad = |c: char| c.is_control() || c == '{' || c == '}';
         let fits = !prefix.is_empty() && prefix.len() <= 100 && !prefix.contains(bad);
@@ -24,7 +24,7 @@ impl Prefix {
         &self.0
     }
 
-    /// As a pattern that matches this prefix; what a pattern cannot hold matches any character.
+    /// A pattern that matches this prefix. Whitespace, which a pattern cannot contain, becomes `?`.
     pub(super) fn pattern(&self) -> String {
         let mut pattern = String::new();
         for c in self.0.chars() {
@@ -37,7 +37,7 @@ impl Prefix {
         pattern
     }
 
-    /// Whether a key is of a kind that this crate makes.
+    /// Whether this crate makes keys of this form.
     pub(super) fn is_ours(&self, key: &str) -> bool {
         let name = || {
             let rest = key.strip_prefix(&self.0)?.strip_prefix(":{")?;
@@ -47,14 +47,20 @@ impl Prefix {
         let of_alerts = |name: Name| self.alerts(&name) == key;
         let beside = |kind: &str| {
             let rest = key.strip_prefix(&self.0)?.strip_prefix(kind)?;
-            keeping::key(rest.strip_suffix('}')?).ok()
+            key_value::key(rest.strip_suffix('}')?).ok()
         };
         let of_queue = || {
             let rest = key.strip_prefix(&self.0)?.strip_prefix(":queue:{")?;
             let (name, part) = rest.split_once("}:")?;
             Some(Name::new(name).is_ok() && Self::QUEUE.contains(&part))
         };
+        let of_group = || {
+            let rest = key.strip_prefix(&self.0)?.strip_prefix(":group:{")?;
+            let (name, part) = rest.split_once("}:")?;
+            Some(key_value::key(name).is_ok() && Self::GROUP.contains(&part))
+        };
         key == self.index()
+            || of_group() == Some(true)
             || key == self.queues()
             || of_queue() == Some(true)
             || name().is_some_and(|name| of_circuit(name.clone()) || of_alerts(name))
@@ -71,26 +77,34 @@ impl Prefix {
         format!("{}:events", self.circuit(name))
     }
 
-    /// Who sends which alert; no operation on the circuit takes it.
+    /// The claims of alerts. No operation on the circuit takes this key.
     pub(super) fn alerts(&self, name: &Name) -> String {
         format!("{}:alerts", self.circuit(name))
     }
 
-    /// Bytes that are kept.
+    /// The bytes under a key.
     pub(super) fn kept(&self, key: &str) -> String {
         format!("{}:kept:{{{key}}}", self.0)
     }
 
-    /// Who has a lease.
+    /// The values of a group and their order, which share its hash tag.
+    pub(super) fn group(&self, group: &str) -> [String; 2] {
+        Self::GROUP.map(|part| format!("{}:group:{{{group}}}:{part}", self.0))
+    }
+
+    /// Parts of a group, in the order of `lua/key_value/group.lua`.
+    const GROUP: [&str; 2] = ["values", "order"];
+
+    /// The owner of a lease.
     pub(super) fn lease(&self, key: &str) -> String {
         format!("{}:lease:{{{key}}}", self.0)
     }
 
     /// The keys that every operation takes, in the order of `lua/lib/prelude.lua`.
-    pub(super) fn all(&self, name: &Name) -> [String; 11] {
+    pub(super) fn all(&self, name: &Name) -> [String; 12] {
         let circuit = self.circuit(name);
         let beside = |part: &str| format!("{circuit}:{part}");
-        let (window, probes, replicas, seq, events, failing, alone, latency, history, code) = (
+        let (window, probes, replicas, seq, events, failing, alone, latency, history, code, kinds) = (
             beside("window"),
             beside("probes"),
             beside("replicas"),
@@ -101,9 +115,11 @@ impl Prefix {
             beside("latency"),
             beside("history"),
             beside("code"),
+            beside("kinds"),
         );
         [
             circuit, window, probes, replicas, seq, events, failing, alone, latency, history, code,
+            kinds,
         ]
     }
 
@@ -130,7 +146,7 @@ impl Prefix {
         format!("{}:circuits", self.0)
     }
 
-    /// The circuit that a channel is for.
+    /// The circuit that a channel belongs to.
     pub(super) fn name_of(&self, channel: &str) -> Option<Name> {
         let rest = channel.strip_prefix(&self.0)?.strip_prefix(":{")?;
         Name::new(rest.strip_suffix('}')?).ok()
@@ -162,6 +178,10 @@ mod tests {
             ("app:kept:{}", false),
             ("app:kept:a", false),
             ("app:lease:{a}:b", false),
+            ("app:group:{rates: EUR}:values", true),
+            ("app:group:{rates}:order", true),
+            ("app:group:{rates}", false),
+            ("app:group:{rates}:colour", false),
             ("app:queues", true),
             ("app:queue:{ads}:ready", true),
             ("app:queue:{ads}:colour", false),

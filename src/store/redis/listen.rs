@@ -1,8 +1,8 @@
-//! Hearing of changes: one connection subscribed to the channels of the followed circuits.
+//! Receives changes on one connection, subscribed to the channels of the followed circuits.
 //!
-//! Owns one connection's life; the caller decides when to try again, and the next one goes to
-//! whoever is the master then, or to another node of the Cluster. A stopped server says nothing, so
-//! a heartbeat asks.
+//! Owns one connection's life. The caller decides when to reconnect; the next connection goes to
+//! the current master, or to another node of the Cluster. A stopped server is silent, so a
+//! heartbeat checks that it answers.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{Notice, StoreError, endpoint::Endpoint, keys::Prefix, wire};
 use crate::model::{Name, Snapshot};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a heartbeat's answer may take at least: a busy moment is no reason to reconnect.
+/// The minimum timeout of a heartbeat: a busy moment is no reason to reconnect.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(
@@ -33,7 +33,7 @@ pub(super) async fn run(
     let mut subscribed = BTreeSet::new();
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // `interval` ticks at once, and `changed` would wait: follow what there is now.
+    // `changed` alone would wait for the next change: subscribe to the current circuits now.
     followed.mark_changed();
     loop {
         tokio::select! {

@@ -1,24 +1,26 @@
-//! Circuits in Redis: the scripts, sent over one kept connection.
+//! Circuits in Redis: the scripts, sent over one persistent connection.
 //!
-//! Owns what is sent and how answers are read; decides nothing about circuits.
+//! Owns what is sent and how answers are decoded; decides nothing about circuits.
 
 mod access;
 mod address;
 mod builder;
+mod connection;
 mod endpoint;
 mod entries;
 mod examine;
+mod fast_path;
+mod group;
 mod index;
-mod keeping;
+mod key_value;
 mod keys;
-mod line;
 mod listen;
+mod mistyped;
+mod records;
 #[cfg(feature = "queue")]
-mod outer;
-mod past;
+mod requests;
 mod scripts;
 mod slots;
-mod steady;
 mod wire;
 
 use std::{
@@ -32,9 +34,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, Value, from_redis_value,
-};
+use redis::{Cmd, FromRedisValue, RedisResult, Value, from_redis_value};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -45,32 +45,42 @@ pub(crate) use self::scripts::Text;
 pub use self::{
     builder::RedisStoreBuilder,
     endpoint::RedisPool,
-    examine::{Check, Verdict},
+    examine::{Finding, Verdict},
 };
 use self::{
+    connection::{Connections, Doubt},
     endpoint::Endpoint,
     index::Indexed,
     keys::Prefix,
-    line::{Lines, Up},
-    scripts::{Operation, Run, Scripts},
+    scripts::{Operation, Run, Scripts, replace, without_script},
 };
 use super::{Answer, MOST_CIRCUITS, Notice, Store, StoreError, answer_by};
 use crate::model::{
-    Acquire, Claim, Control, Event, FOREVER, Grant, Head, Interval, Members, Name, Release, Report,
-    Request, Snapshot,
+    Acquire, Claim, Claimed, Control, Event, FOREVER, Grant, Head, Interval, Members, Name,
+    Release, Report, Request, Slice, Snapshot,
 };
 
 /// A store in Redis. Clones share the connection.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commontrip::RedisStore;
+///
+/// let store = RedisStore::builder().prefix("shop").open("redis://127.0.0.1:6379")?;
+/// assert_eq!(store.prefix(), "shop");
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    lines: Arc<Lines>,
+    connections: Arc<Connections>,
     push: Option<Endpoint>,
     prefix: Prefix,
     timeout: Duration,
     scripts: Scripts,
-    /// The turn to send the text of scripts, and how often that was done.
+    /// Lets one request at a time send the text of scripts; `sent` counts how often that was done.
     sending: tokio::sync::Mutex<()>,
     sent: AtomicU64,
     indexed: Mutex<Indexed>,
@@ -79,24 +89,43 @@ struct Inner {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
+            .field("address", &self.address())
             .field("prefix", &self.0.prefix)
             .finish_non_exhaustive()
     }
 }
 
 impl RedisStore {
-    /// Starts from the defaults.
+    /// Returns a builder with the default settings.
     pub fn builder() -> RedisStoreBuilder {
         RedisStoreBuilder::new()
     }
 
-    fn new(prefix: Prefix, timeout: Duration, from: Endpoint, push: Option<Endpoint>) -> Self {
-        Self::on(Lines::new(from, timeout), prefix, timeout, push)
+    /// Returns the store's address without passwords: host, port and database, or the nodes of a
+    /// Cluster.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.0.connections.endpoint().to_string()
     }
 
-    fn on(lines: Arc<Lines>, prefix: Prefix, timeout: Duration, push: Option<Endpoint>) -> Self {
+    /// Returns the prefix of all keys.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.0.prefix.as_str()
+    }
+
+    fn new(prefix: Prefix, timeout: Duration, from: Endpoint, push: Option<Endpoint>) -> Self {
+        Self::on(Connections::new(from, timeout), prefix, timeout, push)
+    }
+
+    fn on(
+        connections: Arc<Connections>,
+        prefix: Prefix,
+        timeout: Duration,
+        push: Option<Endpoint>,
+    ) -> Self {
         Self(Arc::new(Inner {
-            lines,
+            connections,
             push,
             prefix,
             timeout,
@@ -108,26 +137,12 @@ impl RedisStore {
     }
 }
 
-/// Which of the answers say that Redis does not have the script.
-fn without_script(answers: &[RedisResult<Value>]) -> Vec<usize> {
-    let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-    let lacks = |i: &usize| answers[*i].as_ref().is_err_and(|e| e.kind() == no_script);
-    (0..answers.len()).filter(lacks).collect()
-}
-
-/// Puts answers in the places of those that they stand for.
-fn replace(answers: &mut [RedisResult<Value>], places: Vec<usize>, with: Vec<RedisResult<Value>>) {
-    for (place, answer) in places.into_iter().zip(with) {
-        answers[place] = answer;
-    }
-}
-
 impl Inner {
-    /// Sends commands and waits for their answers until the deadline; a connection that fails is
+    /// Sends commands and waits for their answers until the deadline. A connection that fails is
     /// not kept.
     ///
-    /// One that turns out to be broken says nothing of Redis (an idle limit, a proxy, a
-    /// failover): what may be repeated is sent once more on a new one.
+    /// A broken connection does not mean that Redis is unavailable (an idle limit, a proxy, a
+    /// failover), so repeatable commands are sent once more on a new one.
     async fn send(&self, commands: &[Cmd], repeatable: bool, deadline: Instant) -> Answers {
         let run = async {
             match self.attempt(commands, deadline).await {
@@ -142,20 +157,24 @@ impl Inner {
     }
 
     async fn attempt(&self, commands: &[Cmd], deadline: Instant) -> Answers {
-        let mut up = self.lines.get().await?;
-        // Also when the caller gives up first: then nobody knows what the connection is worth.
-        let mut doubt = Doubt(&self.lines, Some(up.clone()));
-        // Before the whole is given up, so that what was answered is not lost with what was not.
+        let mut up = self.connections.get().await?;
+        // Also if the caller gives up first: then the state of the connection is unknown.
+        let doubt = Doubt::of(&self.connections, &up);
+        // Earlier than the overall deadline, so that a missing answer does not discard the others.
         let each = deadline - self.timeout / 10;
-        let answers = up.line.send(commands, each).await.map_err(wire::error)?;
+        let answers = up
+            .connection
+            .send(commands, each)
+            .await
+            .map_err(wire::error)?;
         if !answers.iter().any(wire::is_of_the_connection) {
-            doubt.1 = None;
+            doubt.dispel();
         }
         Ok(answers)
     }
 
-    /// Does one operation on several circuits at once: where the request says in brief all there is
-    /// to it, the steady way first, and where that was not to be gone, the general way.
+    /// Runs one operation on several circuits at once. Requests with a brief form take the fast
+    /// path first, and the full path if the fast path does not apply.
     async fn run<'a, T: Request + 'a>(
         &self,
         operation: &Operation,
@@ -168,7 +187,7 @@ impl Inner {
         };
         let first = |(name, request): (&'a Name, &'a T)| {
             let brief = request.brief();
-            match brief.and_then(|brief| operation.steady(&self.prefix, name, brief)) {
+            match brief.and_then(|brief| operation.on_fast_path(&self.prefix, name, brief)) {
                 Some(run) => Ok(run),
                 None => general((name, request)),
             }
@@ -191,7 +210,7 @@ impl Inner {
         Ok(answers)
     }
 
-    /// Runs scripts, and has Redis keep those that it lacks.
+    /// Runs scripts by their hash, and sends the text of those that Redis does not have.
     async fn evaluate(&self, runs: &[Run<'_>], repeatable: bool, deadline: Instant) -> Answers {
         let mut sent = self.sent.load(Ordering::SeqCst);
         let commands: Vec<_> = runs.iter().map(Run::by_hash).collect();
@@ -203,7 +222,7 @@ impl Inner {
                 return Ok(answers);
             }
             // Redis has lost its scripts, or this node never had them. One request sends the text;
-            // the others wait for that, and ask once more.
+            // the others wait for that and try again.
             let turn = answer_by(deadline, self.timeout, self.sending.lock()).await;
             let turn = turn.ok_or(StoreError::Timeout(self.timeout))?;
             let now = self.sent.load(Ordering::SeqCst);
@@ -221,7 +240,7 @@ impl Inner {
             let again = self.send(&commands, repeatable, deadline).await?;
             if turn.is_some() {
                 sent = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
-                // If there is still one without, another node of a Cluster lacks it too.
+                // If a script is still missing, another node of a Cluster lacks it too.
                 texts *= 2;
             }
             replace(&mut answers, lacking, again);
@@ -249,28 +268,13 @@ impl Inner {
     }
 }
 
-/// What commands were answered, each for itself.
+/// One result for each command, or an error of the whole request.
 type Answers = Result<Vec<RedisResult<Value>>, StoreError>;
 
 fn only(mut answers: Vec<RedisResult<Value>>) -> Result<RedisResult<Value>, StoreError> {
     let answer = answers.pop();
     answer.ok_or_else(|| StoreError::Unreadable("no answer".to_owned()))
 }
-
-/// Holds a connection to be doubtful on drop, unless it was taken out.
-struct Doubt<'a>(&'a Arc<Lines>, Option<Up>);
-
-impl Drop for Doubt<'_> {
-    fn drop(&mut self) {
-        if let Some(up) = &self.1 {
-            self.0.doubt(up);
-        }
-    }
-}
-
-/// How many transitions are read at first; mostly one or two are new. And how many are kept.
-const FEW_EVENTS: usize = 8;
-const MOST_EVENTS: usize = 256;
 
 impl Store for RedisStore {
     fn acquire<'a>(&'a self, circuit: &'a Name, request: &'a Acquire) -> Answer<'a, Grant> {
@@ -288,7 +292,7 @@ impl Store for RedisStore {
     ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
         Box::pin(async move {
             if batch.is_empty() {
-                // To the client an empty pipeline is an error.
+                // The client treats an empty pipeline as an error.
                 return Ok(Vec::new());
             }
             let requests = batch.iter().map(|(name, report)| (name, report));
@@ -318,11 +322,17 @@ impl Store for RedisStore {
         })
     }
 
+    fn remove<'a>(&'a self, circuit: &'a Name) -> Answer<'a, ()> {
+        Box::pin(self.0.remove(circuit))
+    }
+
     fn snapshot<'a>(&'a self, circuit: &'a Name, head: &'a Head) -> Answer<'a, Snapshot> {
         Box::pin(async move {
             let snapshot = &self.0.scripts.snapshot;
-            let whole: wire::Whole = self.0.one(snapshot, circuit, head).await?;
-            Ok(whole.into())
+            match self.0.one::<_, wire::Whole>(snapshot, circuit, head).await {
+                Ok(whole) => Ok(whole.into()),
+                Err(error) => Err(self.0.explained(circuit, error).await),
+            }
         })
     }
 
@@ -338,8 +348,14 @@ impl Store for RedisStore {
             let requests = circuits.iter().map(|name| (name, head));
             let answers = self.0.run(&self.0.scripts.snapshot, requests).await?;
             let whole = |answer| wire::decode_answer::<wire::Whole>(answer, head);
-            let answers = answers.into_iter().map(whole);
-            Ok(answers.map(|answer| answer.map(Into::into)).collect())
+            let mut read: Vec<Result<Snapshot, _>> = Vec::with_capacity(circuits.len());
+            for (name, answer) in circuits.iter().zip(answers.into_iter().map(whole)) {
+                read.push(match answer {
+                    Ok(whole) => Ok(whole.into()),
+                    Err(error) => Err(self.0.explained(name, error).await),
+                });
+            }
+            Ok(read)
         })
     }
 
@@ -347,7 +363,11 @@ impl Store for RedisStore {
         Box::pin(self.0.history(circuits, most))
     }
 
-    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, u64> {
+    fn past<'a>(&'a self, circuit: &'a Name) -> Answer<'a, Vec<Slice>> {
+        Box::pin(self.0.past(circuit))
+    }
+
+    fn claim<'a>(&'a self, circuit: &'a Name, claim: &'a Claim) -> Answer<'a, Claimed> {
         Box::pin(async move {
             let run = [self
                 .0
@@ -356,16 +376,47 @@ impl Store for RedisStore {
             let deadline = Instant::now() + self.0.timeout;
             let answer = only(self.0.evaluate(&run, false, deadline).await?)?;
             let read = from_redis_value(answer.map_err(wire::error)?);
-            read.map_err(|e| StoreError::Unreadable(e.to_string()))
+            let read: [u64; 4] = read.map_err(|e| StoreError::Unreadable(e.to_string()))?;
+            let unreadable = || StoreError::Unreadable(format!("{read:?} answers no claim"));
+            Claimed::read(read).ok_or_else(unreadable)
         })
+    }
+
+    fn namespace(&self) -> &str {
+        self.0.prefix.as_str()
     }
 
     fn keep<'a>(&'a self, key: &'a str, value: &'a [u8], for_ms: u64) -> Answer<'a, ()> {
         Box::pin(self.0.keep(key, value, for_ms))
     }
 
+    fn keep_leased<'a>(
+        &'a self,
+        key: &'a str,
+        owner: &'a str,
+        value: &'a [u8],
+        for_ms: u64,
+    ) -> Answer<'a, bool> {
+        Box::pin(self.0.keep_leased(key, owner, value, for_ms))
+    }
+
     fn kept<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         Box::pin(self.0.kept(key))
+    }
+
+    fn keep_in<'a>(
+        &'a self,
+        group: &'a str,
+        key: &'a str,
+        value: &'a [u8],
+        for_ms: u64,
+        most_bytes: u64,
+    ) -> Answer<'a, ()> {
+        Box::pin(self.0.keep_in(group, (key, value), for_ms, most_bytes))
+    }
+
+    fn kept_in<'a>(&'a self, group: &'a str, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        Box::pin(self.0.kept_in(group, key))
     }
 
     fn lease<'a>(&'a self, key: &'a str, owner: &'a str, for_ms: u64) -> Answer<'a, bool> {
@@ -373,30 +424,20 @@ impl Store for RedisStore {
     }
 
     fn members<'a>(&'a self, circuit: &'a Name, now_ms: u64) -> Answer<'a, Members> {
-        Box::pin(self.0.members(circuit, now_ms))
+        Box::pin(async move {
+            match self.0.members(circuit, now_ms).await {
+                Ok(members) => Ok(members),
+                Err(error) => Err(self.0.explained(circuit, error).await),
+            }
+        })
     }
 
     fn events<'a>(&'a self, circuit: &'a Name, after: u64) -> Answer<'a, Vec<Event>> {
         Box::pin(async move {
-            let newest_first = || {
-                let mut read = redis::cmd("XREVRANGE");
-                read.arg(self.0.prefix.events(circuit)).arg("+").arg("-");
-                read
-            };
-            let mut few = newest_first();
-            few.arg("COUNT").arg(FEW_EVENTS);
-            let mut entries: Vec<(String, Value)> = self.0.command(few).await?;
-            let oldest = entries
-                .last()
-                .and_then(|(_, fields)| entries::event(fields));
-            if entries.len() == FEW_EVENTS && oldest.is_none_or(|e| e.is_after(after)) {
-                let mut all = newest_first();
-                all.arg("COUNT").arg(MOST_EVENTS);
-                entries = self.0.command(all).await?;
+            match self.0.events(circuit, after).await {
+                Ok(events) => Ok(events),
+                Err(error) => Err(self.0.explained(circuit, error).await),
             }
-            let events = entries.iter().rev();
-            let events = events.filter_map(|(_, fields)| entries::event(fields));
-            Ok(events.filter(|e| e.is_after(after)).collect())
         })
     }
 
@@ -406,13 +447,13 @@ impl Store for RedisStore {
 
     fn index(&self, most: usize) -> Answer<'_, (Vec<String>, bool)> {
         Box::pin(async move {
-            // Those with the highest ranks were used last; one more says that there are more.
+            // The highest ranks were used last. One more than needed shows whether there are more.
             let first = -i64::try_from(most).unwrap_or(i64::MAX) - 1;
             let mut read = redis::cmd("ZRANGE");
             read.arg(self.0.prefix.index()).arg(first).arg(-1);
             let members: Vec<Vec<u8>> = self.0.command(read).await?;
             let more = members.len() > most;
-            // What is no name was not written by us.
+            // A member that is not a valid name was not written by this crate.
             let names = members.into_iter().skip(usize::from(more));
             let names = names.filter_map(|m| String::from_utf8(m).ok());
             let mut names: Vec<_> = names.filter(|name| Name::new(name).is_ok()).collect();
@@ -424,13 +465,13 @@ impl Store for RedisStore {
     fn patient(&self, timeout: Duration) -> Option<Arc<dyn Store>> {
         let of = &self.0;
         let timeout = timeout.max(of.timeout).min(FOREVER);
-        let lines = Arc::clone(&of.lines);
-        let patient = Self::on(lines, of.prefix.clone(), timeout, of.push.clone());
+        let connections = Arc::clone(&of.connections);
+        let patient = Self::on(connections, of.prefix.clone(), timeout, of.push.clone());
         Some(Arc::new(patient))
     }
 
     fn shard(&self, circuit: &Name) -> u16 {
-        self.0.lines.shard(slots::slot(circuit))
+        self.0.connections.shard(slots::slot(circuit))
     }
 
     fn ping(&self) -> Answer<'_, ()> {
@@ -444,7 +485,7 @@ impl Store for RedisStore {
     ) -> Answer<'_, ()> {
         Box::pin(async move {
             let Some(endpoint) = &self.0.push else {
-                return Err(StoreError::Refused(
+                return Err(StoreError::Unsupported(
                     "a pool without a URL beside it cannot push".to_owned(),
                 ));
             };

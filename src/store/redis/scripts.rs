@@ -1,12 +1,12 @@
-//! The scripts, joined with what they share at compile time.
+//! The scripts, joined at compile time with the code that they share.
 
-use redis::{Cmd, Script};
+use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
 
 use super::keys::Prefix;
 use crate::model::Name;
 
-// All but the prelude stands in one function: Lua then finds what the prelude holds in that
-// function's closure, and need not search its stack for each of the functions that use it.
+// Everything but the prelude is in one function: Lua then finds the prelude's locals in that
+// function's closure, and does not search its stack for each function that uses them.
 macro_rules! script {
     ($file:literal) => {
         concat!(
@@ -16,8 +16,10 @@ macro_rules! script {
             include_str!("../../../lua/lib/window.lua"),
             include_str!("../../../lua/lib/windows.lua"),
             include_str!("../../../lua/lib/latency.lua"),
+            include_str!("../../../lua/lib/history.lua"),
             include_str!("../../../lua/lib/quorum.lua"),
             include_str!("../../../lua/lib/in_use.lua"),
+            include_str!("../../../lua/lib/kinds.lua"),
             include_str!("../../../lua/lib/circuit.lua"),
             include_str!(concat!("../../../lua/", $file, ".lua")),
             "end\nreturn operate()\n",
@@ -39,13 +41,13 @@ impl Text {
     }
 }
 
-/// One operation.
+/// One operation on a circuit.
 #[derive(Debug)]
 pub(super) struct Operation {
     general: Text,
-    /// What answers a brief, and which of the circuit's keys it takes.
-    steady: Option<(Text, &'static [usize])>,
-    /// Whether doing it twice is doing it once, as the script's header says.
+    /// The fast path's script, and which of the circuit's keys it takes.
+    fast: Option<(Text, &'static [usize])>,
+    /// Whether the operation is idempotent, according to the script's header.
     pub(super) repeatable: bool,
 }
 
@@ -66,14 +68,14 @@ impl Operation {
         }
     }
 
-    /// `None` where the operation has no such way.
-    pub(super) fn steady(
+    /// `None` if the operation has no fast path.
+    pub(super) fn on_fast_path(
         &self,
         prefix: &Prefix,
         name: &Name,
         brief: Vec<Vec<u8>>,
     ) -> Option<Run<'_>> {
-        let (text, places) = self.steady.as_ref()?;
+        let (text, places) = self.fast.as_ref()?;
         let all = prefix.all(name);
         Some(Run {
             text,
@@ -84,7 +86,7 @@ impl Operation {
 }
 
 impl<'a> Run<'a> {
-    /// A script of an outer room.
+    /// A script of another room.
     #[cfg(feature = "queue")]
     pub(super) const fn of(text: &'a Text, keys: Vec<String>, arguments: Vec<Vec<u8>>) -> Self {
         Self {
@@ -94,23 +96,23 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether doing it twice is doing it once, as its header says.
+    /// Whether the script is idempotent, according to its header.
     #[cfg(feature = "queue")]
     pub(super) fn is_repeatable(&self) -> bool {
         is_repeatable(self.text.source)
     }
 
-    /// What Redis knows the script by.
+    /// The hash by which Redis knows the script.
     pub(super) fn hash(&self) -> &str {
         self.text.script.get_hash()
     }
 
-    /// Runs the script that Redis has.
+    /// Runs the script by its hash.
     pub(super) fn by_hash(&self) -> Cmd {
         self.command("EVALSHA", self.hash())
     }
 
-    /// Runs the script, and has Redis keep it.
+    /// Sends the script's text, which Redis then keeps.
     pub(super) fn in_full(&self) -> Cmd {
         self.command("EVAL", self.text.source)
     }
@@ -123,7 +125,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// One script an operation, one more for what nearly all reports and permits are, and those of alerts and leases.
+/// One script for each operation, one more for nearly all reports and permits (the fast path), and
+/// the scripts of alerts, leases and groups.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) acquire: Operation,
@@ -133,6 +136,8 @@ pub(super) struct Scripts {
     pub(super) snapshot: Operation,
     claim: Text,
     lease: Text,
+    group: Text,
+    keep: Text,
 }
 
 fn is_repeatable(source: &str) -> bool {
@@ -143,38 +148,58 @@ impl Scripts {
     pub(super) fn new() -> Self {
         let operation = |source: &'static str| Operation {
             general: Text::new(source),
-            steady: None,
+            fast: None,
             repeatable: is_repeatable(source),
         };
-        let with_steady = |source, steady, places| Operation {
-            steady: Some((Text::new(steady), places)),
+        let with_fast_path = |source, fast, places| Operation {
+            fast: Some((Text::new(fast), places)),
             ..operation(source)
         };
         Self {
-            acquire: with_steady(
+            acquire: with_fast_path(
                 script!("acquire"),
-                include_str!("../../../lua/steady/acquire.lua"),
+                include_str!("../../../lua/fast_path/acquire.lua"),
                 &[Prefix::CIRCUIT, Prefix::PROBES],
             ),
-            report: with_steady(
+            report: with_fast_path(
                 script!("report"),
-                include_str!("../../../lua/steady/report.lua"),
+                include_str!("../../../lua/fast_path/report.lua"),
                 &[Prefix::CIRCUIT, Prefix::SEQ],
             ),
             release: operation(script!("release")),
             control: operation(script!("control")),
             snapshot: operation(script!("snapshot")),
             claim: Text::new(include_str!("../../../lua/alerts/claim.lua")),
-            lease: Text::new(include_str!("../../../lua/keeping/lease.lua")),
+            lease: Text::new(include_str!("../../../lua/key_value/lease.lua")),
+            group: Text::new(include_str!("../../../lua/key_value/group.lua")),
+            keep: Text::new(include_str!("../../../lua/key_value/keep.lua")),
         }
     }
 
-    /// Asks to send an alert.
+    /// Asks for permission to send an alert.
     pub(super) fn claim(&self, prefix: &Prefix, name: &Name, request: Vec<u8>) -> Run<'_> {
         Run {
             text: &self.claim,
             keys: vec![prefix.alerts(name)],
             arguments: vec![request],
+        }
+    }
+
+    /// Keeps bytes in a group.
+    pub(super) fn group(&self, keys: [String; 2], arguments: [Vec<u8>; 2]) -> Run<'_> {
+        Run {
+            text: &self.group,
+            keys: keys.into(),
+            arguments: arguments.into(),
+        }
+    }
+
+    /// Keeps bytes under a lease.
+    pub(super) fn keep(&self, keys: [String; 2], arguments: [Vec<u8>; 2]) -> Run<'_> {
+        Run {
+            text: &self.keep,
+            keys: keys.into(),
+            arguments: arguments.into(),
         }
     }
 
@@ -185,6 +210,24 @@ impl Scripts {
             keys: vec![key],
             arguments: vec![request],
         }
+    }
+}
+
+/// The positions of answers which say that Redis does not have the script.
+pub(super) fn without_script(answers: &[RedisResult<Value>]) -> Vec<usize> {
+    let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+    let lacks = |i: &usize| answers[*i].as_ref().is_err_and(|e| e.kind() == no_script);
+    (0..answers.len()).filter(lacks).collect()
+}
+
+/// Replaces the answers in these places.
+pub(super) fn replace(
+    answers: &mut [RedisResult<Value>],
+    places: Vec<usize>,
+    with: Vec<RedisResult<Value>>,
+) {
+    for (place, answer) in places.into_iter().zip(with) {
+        answers[place] = answer;
     }
 }
 

@@ -1,6 +1,6 @@
-//! Which circuits of a Cluster share a master, and so its fate.
+//! Which circuits of a Cluster share a master, and so fail together.
 //!
-//! Owns the reading of `CLUSTER SLOTS`; routes nothing, the client does that.
+//! Owns the decoding of `CLUSTER SLOTS`; routing is the client's task.
 
 use redis::Value;
 
@@ -16,7 +16,7 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Reads an answer; what is not understood is left out.
+    /// Decodes an answer; ranges of an unknown form are left out.
     pub(super) fn read(answer: &Value) -> Self {
         let Value::Array(ranges) = answer else {
             return Self::default();
@@ -47,19 +47,19 @@ impl Slots {
                 masters.push(address);
                 masters.len() - 1
             });
-            // 0 is for what nobody knows.
+            // 0 means unknown.
             let number = u16::try_from(number + 1).unwrap_or(u16::MAX);
             slots.ranges.push((first, last, number));
         }
         slots
     }
 
-    /// Whether somebody serves each slot. While a dead master has no successor yet, nobody does.
+    /// Whether every slot is served. A dead master's slots are not, until it has a successor.
     pub(super) fn is_whole(&self) -> bool {
         self.unserved() == 0
     }
 
-    /// How many slots nobody serves.
+    /// The number of slots that no master serves.
     pub(super) fn unserved(&self) -> usize {
         let served = |(first, last, _): &(u16, u16, u16)| usize::from(last - first) + 1;
         usize::from(SLOTS).abs_diff(self.ranges.iter().map(served).sum())
@@ -82,7 +82,7 @@ fn address(node: &[Value]) -> Option<(String, u16)> {
     Some((host, u16::try_from(*port).ok()?))
 }
 
-/// The slot of everything that belongs to a circuit: its name is the keys' hash tag.
+/// The slot of all keys of a circuit: their hash tag is its name.
 pub(super) fn slot(circuit: &Name) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(circuit.as_str().as_bytes()) % SLOTS
 }

@@ -1,7 +1,6 @@
-//! MessagePack both ways, and Redis' errors in our words.
+//! Requests and answers in MessagePack, and Redis' errors as the store's.
 //!
-//! Invariant: bytes from Redis never panic, whatever they are. Twin: `picture` in
-//! `lua/lib/circuit.lua`.
+//! Invariant: no bytes from Redis cause a panic. Twin: `picture` in `lua/lib/circuit.lua`.
 
 use std::fmt;
 
@@ -11,37 +10,37 @@ use serde::{
     de::{self, DeserializeOwned, Visitor},
 };
 
-use super::steady;
+use super::fast_path;
 use crate::{
-    model::{Grant, Head, Latencies, MOST_GENERATIONS, Permission, Snapshot, text},
+    model::{Grant, Head, Kinds, Latencies, MOST_GENERATIONS, Permission, Snapshot, text},
     store::StoreError,
 };
 
-/// The largest reply that is read; a snapshot takes some hundred bytes.
+/// The largest reply that is decoded, bytes; a snapshot takes a few hundred.
 const LARGEST: usize = 64 * 1024;
-/// The most that the latencies beside it take: as many slices, as long, as the script lets through.
+/// The most bytes of latencies beside it: the script limits the number and the length of slices.
 const LARGEST_SLICES: usize = 1000 * 8 * 1024;
-/// What a publication begins with.
+/// The version at the start of a publication.
 const VERSION: u8 = 2;
 
 pub(super) fn encode<T: Serialize>(request: &T) -> Result<Vec<u8>, StoreError> {
-    rmp_serde::to_vec(request).map_err(|e| StoreError::Refused(format!("cannot be encoded: {e}")))
+    rmp_serde::to_vec(request).map_err(|e| StoreError::Encoding(e.to_string()))
 }
 
-/// What a script answers.
+/// A script's answer.
 pub(super) trait Reply: DeserializeOwned {
-    /// The largest that is read, bytes.
+    /// The largest answer that is decoded, bytes.
     const LARGEST: usize = LARGEST;
 
-    /// The answer of the steady way, which only a closed circuit gives.
-    fn steady(snapshot: Snapshot) -> Self;
+    /// The answer of the fast path, which only a closed circuit gives.
+    fn of_fast_path(snapshot: Snapshot) -> Self;
 
-    /// The same with numbers that can be added up.
+    /// The same with numbers that can be added up without overflow.
     fn bounded(self) -> Self;
 }
 
 impl Reply for Snapshot {
-    fn steady(snapshot: Snapshot) -> Self {
+    fn of_fast_path(snapshot: Snapshot) -> Self {
         snapshot
     }
 
@@ -51,7 +50,7 @@ impl Reply for Snapshot {
 }
 
 impl Reply for Grant {
-    fn steady(snapshot: Snapshot) -> Self {
+    fn of_fast_path(snapshot: Snapshot) -> Self {
         Self {
             permission: Permission::Permitted,
             snapshot: Snapshot {
@@ -69,39 +68,48 @@ impl Reply for Grant {
     }
 }
 
-/// A snapshot with the latencies of its window and the policy in code, as the script `snapshot` answers.
+/// The answer of the script `snapshot`: a snapshot, the latencies of its window, the policy in
+/// code, and pairs of a kind of failure and its record.
 #[derive(Debug, Deserialize)]
 pub(super) struct Whole(
     Snapshot,
     Vec<Slice>,
     #[serde(deserialize_with = "text")] String,
+    Vec<Text>,
 );
 
 impl Reply for Whole {
     const LARGEST: usize = LARGEST + LARGEST_SLICES;
 
-    fn steady(snapshot: Snapshot) -> Self {
-        Self(snapshot, Vec::new(), String::new())
+    fn of_fast_path(snapshot: Snapshot) -> Self {
+        Self(snapshot, Vec::new(), String::new(), Vec::new())
     }
 
     fn bounded(self) -> Self {
-        Self(self.0.bounded(), self.1, self.2)
+        Self(self.0.bounded(), self.1, self.2, self.3)
     }
 }
 
 impl From<Whole> for Snapshot {
-    fn from(Whole(snapshot, slices, code_policy): Whole) -> Self {
+    fn from(Whole(snapshot, slices, code_policy, kinds): Whole) -> Self {
         let mut all = Latencies::default();
         slices.iter().for_each(|Slice(one)| all.merge(one));
+        let pairs = kinds.chunks_exact(2);
+        let kinds = Kinds::read(pairs.map(|pair| (pair[0].0.as_str(), pair[1].0.as_str())));
         Self {
             latency: all.percentiles(),
             code_policy,
+            failure_kinds: kinds.seen(snapshot.now_ms),
             ..snapshot
         }
     }
 }
 
-/// Latencies as Redis holds them; what cannot be read is none.
+/// A text from the store.
+#[derive(Debug, Deserialize)]
+struct Text(#[serde(deserialize_with = "text")] String);
+
+/// Latencies as Redis holds them; unreadable ones count as empty.
 #[derive(Debug)]
 struct Slice(Latencies);
 
@@ -139,15 +147,16 @@ fn decode<T: DeserializeOwned>(reply: &[u8], largest: usize) -> Result<T, StoreE
     rmp_serde::from_slice(reply).map_err(|e| StoreError::Unreadable(e.to_string()))
 }
 
-/// A script's answer.
+/// Decodes a script's answer.
 pub(super) fn decode_answer<T: Reply>(
     answer: RedisResult<Value>,
     head: &Head,
 ) -> Result<T, StoreError> {
     match answer.map_err(error)? {
-        Value::BulkString(bytes) if bytes.starts_with(steady::MARK) => {
-            let snapshot = steady::decode(&bytes, head).map(T::steady);
-            let unreadable = || StoreError::Unreadable("it is not a steady answer".to_owned());
+        Value::Array(answer) => {
+            let snapshot = fast_path::decode(&answer, head).map(T::of_fast_path);
+            let unreadable =
+                || StoreError::Unreadable("it is not an answer of the fast path".to_owned());
             snapshot.map(T::bounded).ok_or_else(unreadable)
         }
         Value::BulkString(bytes) => decode(&bytes, T::LARGEST).map(T::bounded),
@@ -155,7 +164,7 @@ pub(super) fn decode_answer<T: Reply>(
     }
 }
 
-/// A publication; `None` when another version of the crate made it, or none did.
+/// Decodes a publication; `None` if another version of the crate, or something else, published it.
 pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
     match decode::<(u8, Snapshot)>(message, LARGEST) {
         Ok((VERSION, snapshot)) if snapshot.generation <= MOST_GENERATIONS => {
@@ -165,16 +174,16 @@ pub(super) fn decode_publication(message: &[u8]) -> Option<Snapshot> {
     }
 }
 
-/// Whether an error is one that a connection, not Redis, has made, or a server that has become a
-/// replica: another connection may fare better.
+/// Whether an error comes from the connection and not from Redis, or from a server that has become
+/// a replica: another connection may succeed.
 pub(super) fn is_of_the_connection(answer: &RedisResult<Value>) -> bool {
     answer.as_ref().is_err_and(|error| {
         error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) || broke(error)
     })
 }
 
-/// Whether a server is there and has turned a new connection away: mostly the client only sees that
-/// it was closed.
+/// Whether a server is running and has turned away a new connection. Usually the client only sees
+/// that the connection was closed.
 pub(super) fn is_turned_away(error: &StoreError) -> bool {
     match error {
         StoreError::Unable(why) => why.contains(FULL) || why.contains(NOT_LET_IN),
@@ -193,28 +202,30 @@ fn broke(error: &RedisError) -> bool {
     ) || error.is_connection_dropped()
 }
 
-/// Codes with which a server says that it can serve nobody now, beside those that the client knows.
-const UNABLE: [&str; 7] = [
+/// Error codes of a server that cannot serve requests now, in addition to those that the client
+/// knows.
+const UNABLE: [&str; 6] = [
     "OOM",
     "BUSY",
     "MISCONF",
     "NOREPLICAS",
-    "NOAUTH",
     "WRONGPASS",
     "NOPROTO",
 ];
-/// What a server says before it closes a connection that is beyond its `maxclients`, and what the
-/// client makes of that, and of a wrong password.
+/// Precedes the server's message if it requires a password and none was given.
+const NO_PASSWORD: &str = "it asks for a password, and none was given: ";
+/// A server's message before it closes a connection beyond its `maxclients`, and the client's
+/// message for that and for a wrong password.
 const FULL: &str = "max number of clients";
 const NOT_LET_IN: &str = "authentication failed";
-/// Codes of our scripts for what is wrong in itself.
+/// Error codes of our scripts for invalid requests.
 const INVALID: [&str; 2] = ["EREQUEST", "EARITY"];
-/// How a script is told that its user lacks a right: by Redis 7.0; by 7.2 and later, and Valkey.
+/// How Redis 7.0, and 7.2 and later and Valkey, tell a script that its user lacks a right.
 const UNABLE_IN_SCRIPT: [&str; 2] = [
     "The user executing the script can't",
     "ACL failure in script",
 ];
-/// What is said before the server's words when a right is lacking.
+/// Precedes the server's message if a right is missing.
 pub(super) const LACKS_A_RIGHT: &str =
     "the ACL user lacks a right, which `commontrip doctor` names: ";
 
@@ -224,7 +235,14 @@ pub(super) fn error(error: RedisError) -> StoreError {
         return StoreError::unreachable(error);
     }
     let words = error.to_string();
+    // Redis cuts off a long unauthenticated request with a protocol error.
+    if error.code() == Some("NOAUTH") || words.contains("unauthenticated") {
+        return StoreError::Unable(format!("{NO_PASSWORD}{words}"));
+    }
     match error.kind() {
+        ErrorKind::Parse => {
+            StoreError::unreachable("the server at this address does not answer like Redis")
+        }
         ErrorKind::Server(Moved) => StoreError::Unable(format!(
             "it is part of a Cluster, which needs a redis-cluster:// URL: {words}"
         )),
@@ -267,7 +285,7 @@ mod tests {
         }
     }
 
-    /// What everybody downstream adds up.
+    /// Checks that code downstream can add up these numbers.
     fn can_be_used(seen: &Snapshot) {
         assert!(seen.failures <= seen.calls && seen.slow <= seen.calls);
         assert!(seen.generation + seen.consecutive_opens < 1 << 53);
@@ -322,8 +340,9 @@ mod tests {
             if let Ok(seen) = decode_answer::<Snapshot>(answer(encode(&full()).unwrap()), &Head::default()) {
                 can_be_used(&seen);
             }
+            let kinds = ["timeout", "count=2 last=5 minute=2 before=0 said", "error", "x"];
             let slices = ["5:3 17:4503599627370495", "17:x", "5:4503599627370495"];
-            if let Ok(whole) = decode_answer::<Whole>(answer(encode(&(full(), slices, "jitter=5")).unwrap()), &Head::default()) {
+            if let Ok(whole) = decode_answer::<Whole>(answer(encode(&(full(), slices, "jitter=5", kinds)).unwrap()), &Head::default()) {
                 can_be_used(&whole.into());
             }
             if let Ok(seen) = decode_answer::<Grant>(answer(encode(&(2, full())).unwrap()), &Head::default()) {
@@ -336,18 +355,18 @@ mod tests {
 
         #[test]
         fn any_numbers_and_texts_of_a_snapshot_can_be_used(
-            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 32), word in prop::collection::vec(any::<u8>(), 0..20),
+            numbers in prop::collection::vec(prop_oneof![any::<u64>(), Just(u64::MAX), 0_u64..9], 34), word in prop::collection::vec(any::<u8>(), 0..20),
             (state, reason) in (0_usize..6, 0_usize..17), stored in prop_oneof![
                 Just(""), Just("failure_rate_threshold=31536000000 backoff_multiplier_percent=31536000000"),
                 Just("window_calls=10000 wait_duration_in_open_state_ms=31536000000 jitter=100"),
             ],
         ) {
-            let mut bytes = vec![0xdc, 0, 33];
+            let mut bytes = vec![0xdc, 0, 35];
             for (i, number) in numbers.iter().enumerate() {
                 match i {
                     0 => bytes.extend(encode(&State::ALL[state]).unwrap()),
                     5 => bytes.extend(encode(&Reason::ALL[reason]).unwrap()),
-                    // Lua's strings are texts on the wire, whatever they hold.
+                    // Lua's strings are texts on the wire, whatever bytes they have.
                     15 | 16 => {
                         bytes.extend([0xd9, word.len() as u8]);
                         bytes.extend(&word);
@@ -364,8 +383,9 @@ mod tests {
 
     #[test]
     fn slices_that_cannot_be_read_are_empty_ones() {
-        let mut bytes = encode(&(full(), ["5:3 17:1", "17:0", "", "5:1"], "")).unwrap();
-        let last = bytes.len() - 4;
+        let slices = ["5:3 17:1", "17:0", "", "5:1"];
+        let mut bytes = encode(&(full(), slices, "", [""; 0])).unwrap();
+        let last = bytes.len() - 5;
         let seen = |bytes: &[u8]| {
             let whole =
                 decode_answer::<Whole>(Ok(Value::BulkString(bytes.to_vec())), &Head::default());
@@ -377,9 +397,30 @@ mod tests {
         assert_eq!(seen(&bytes), Some((5, 5, 17)));
         bytes[last] = 0xff;
         assert_eq!(seen(&bytes), Some((4, 5, 17)), "what is not UTF-8 neither");
-        assert_eq!(seen(&encode(&(full(), [""], "")).unwrap()), None);
+        assert_eq!(seen(&encode(&(full(), [""], "", [""; 0])).unwrap()), None);
         let none = encode(&full()).unwrap();
         assert!(decode_answer::<Whole>(Ok(Value::BulkString(none)), &Head::default()).is_err());
+    }
+
+    #[test]
+    fn kinds_that_cannot_be_read_are_left_out() {
+        let kinds = [
+            "Timeout",
+            "count=1 last=1 minute=0 before=0",
+            "connect",
+            "count=1 last=1 minute=0",
+            "error",
+            "count=1 last=1 minute=0 before=0 said ü",
+            "without a text",
+        ];
+        let bytes = encode(&(full(), [""; 0], "", kinds)).unwrap();
+        let whole = decode_answer::<Whole>(Ok(Value::BulkString(bytes)), &Head::default());
+        let seen = Snapshot::from(whole.unwrap()).failure_kinds;
+        let seen: Vec<_> = seen
+            .iter()
+            .map(|s| (&*s.kind, s.count, &*s.detail))
+            .collect();
+        assert_eq!(seen, [("error", 1, "said ü")]);
     }
 
     #[test]
@@ -391,7 +432,7 @@ mod tests {
             let said = redis::make_extension_error("ERR".to_owned(), Some(said.to_owned()));
             let error = error(said);
             assert!(
-                error.is_away() && error.to_string().contains(LACKS_A_RIGHT),
+                error.is_unavailable() && error.to_string().contains(LACKS_A_RIGHT),
                 "{error}"
             );
         }

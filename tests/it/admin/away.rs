@@ -1,4 +1,4 @@
-//! The store goes and comes back: what is said meanwhile.
+//! The store becomes unavailable and returns: what the API reports in the meantime.
 
 use commontrip::Policy;
 use reqwest::Method;
@@ -20,7 +20,7 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
     let told = stream.until("store", |store| store["ok"] == false).await;
     assert!(!told["error"].as_str().unwrap().is_empty());
     assert_eq!(told["answered_in_us"], json!(null));
-    let since = told["away_since_ms"].as_u64().unwrap();
+    let since = told["unavailable_since_ms"].as_u64().unwrap();
     assert!(
         since >= before["now_ms"].as_u64().unwrap(),
         "{told} {before}"
@@ -36,7 +36,7 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
     );
     assert_eq!(health["store"]["ok"], false);
     assert_eq!(
-        health["store"]["away_since_ms"], since,
+        health["store"]["unavailable_since_ms"], since,
         "since then, and not since now"
     );
     let status = site.get("/status").await.good();
@@ -48,7 +48,7 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
         metrics
             .text
             .lines()
-            .any(|line| line == "circuit_breaker_store_up 0")
+            .any(|line| line == "circuit_breaker_fleet_store_up 0")
     );
     assert!(!metrics.text.contains("payments"));
     for path in ["/circuits", "/circuits/payments"] {
@@ -67,10 +67,10 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
         .command(Method::DELETE, "/circuits/payments/policy")
         .send();
     Answer::of(sent.await.unwrap()).await.problem(503);
-    // The page is there, to say so.
+    // The page loads, so that it can show the outage.
     assert_eq!(site.get("/").await.status.as_u16(), 200);
 
-    // Somebody who comes meanwhile is told, and of the return, too.
+    // A client that connects during the outage is told of it, and of the return.
     let mut late = site.stream("/events").await;
     let (kind, told) = late.next().await.unwrap();
     assert_eq!((kind.as_str(), &told["ok"]), ("store", &json!(false)));

@@ -1,4 +1,4 @@
-//! What can be commanded, and what is remembered of it.
+//! Commands, and what is recorded of them.
 
 use commontrip::Policy;
 use reqwest::Method;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::site::{Answer, Site, tripping};
 
-async fn last_event(site: &Site, name: &str) -> Value {
+pub(super) async fn last_event(site: &Site, name: &str) -> Value {
     let details = site.get(&format!("/circuits/{name}")).await.good();
     details["events"]
         .as_array()
@@ -203,7 +203,10 @@ async fn a_policy_that_is_not_valid_is_refused_in_words() {
             "probe_lease_ms is 30000, but call_timeout_ms is 45000",
         ),
         (json!({"jitter": -1}), "whole number"),
-        (json!({"jitter": 1.5}), "whole number"),
+        (
+            json!({"jitter": 1.5}),
+            "set.jitter: 1.5 is not a whole number",
+        ),
     ] {
         let words = site.put_policy("payments", set.clone()).await.problem(422);
         assert!(words.contains(word), "{set}: {words}");
@@ -246,4 +249,42 @@ async fn everything_is_reset_only_with_the_word() {
     assert_eq!(done, json!({"reset": ["payments", "search"], "failed": []}));
     assert_eq!(site.get("/health").await.good()["healthy"], true);
     assert_eq!(last_event(&site, "search").await["note"], "drill over");
+}
+
+#[tokio::test]
+async fn an_override_replaces_only_the_one_that_was_seen() {
+    let site = Site::start().await;
+    site.circuit("payments", Policy::default()).await;
+    let post = async |action: &str, replaces: u64, author: &str| {
+        let body = json!({"reason": "drill", "author": author, "replaces": replaces});
+        site.post(&format!("/circuits/payments/{action}"), body)
+            .await
+    };
+    let first = post("force-open", 0, "ana").await.good();
+    let words = post("disable", 0, "bob").await.problem(409);
+    for part in ["nothing was changed", "forced_open", "ana", "drill"] {
+        assert!(words.contains(part), "{words}");
+    }
+    let seen = first["generation"].as_u64().unwrap();
+    let second = post("disable", seen, "bob").await.good();
+    assert_eq!(
+        (&second["state"], &second["override_author"]),
+        (&json!("disabled"), &json!("bob"))
+    );
+    let words = post("metrics-only", seen, "eve").await.problem(409);
+    assert!(words.contains("bob"), "{words}");
+    site.post("/circuits/payments/reset", json!({}))
+        .await
+        .good();
+    let words = post("disable", seen + 1, "eve").await.problem(409);
+    assert!(words.contains("has ended"), "{words}");
+    // Of many concurrent overrides one takes effect.
+    let authors = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let all = futures_util::future::join_all(authors.map(|author| post("force-open", 0, author)));
+    let set = all
+        .await
+        .iter()
+        .filter(|answer| answer.status == 200)
+        .count();
+    assert_eq!(set, 1);
 }

@@ -1,4 +1,4 @@
-//! No client, and no slow store, holds the server up.
+//! Neither a client nor a slow store blocks the server.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -26,7 +26,7 @@ async fn as_many_streams_as_there_are_places() {
     let more = more.await.unwrap();
     assert_eq!(more.status(), 503);
     let more = site::Answer::of(more).await;
-    assert!(more.problem(503).contains("watch"));
+    assert!(more.problem(503).contains("all 64 event streams"));
     assert_eq!(more.header("retry-after"), "10");
     site.get("/circuits").await.good();
     streams.pop();
@@ -50,10 +50,10 @@ async fn a_store_that_hangs_is_waited_for_no_longer_than_ten_seconds() {
         site.post("/circuits/payments/force-open", json!({}))
     );
     for answer in [one, other] {
-        assert!(answer.problem(503).contains("too long"));
+        assert!(answer.problem(503).contains("after 10 s"));
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
     }
-    // Requests that wait take all places there are.
+    // Waiting requests take all places.
     let mut waiting = Box::pin(futures_util::future::join_all(
         (0..64).map(|_| site.get("/circuits")),
     ));
@@ -69,7 +69,7 @@ async fn a_store_that_hangs_is_waited_for_no_longer_than_ten_seconds() {
         _ = &mut waiting => panic!("all were answered, and nobody was sent away meanwhile"),
         late = late => late,
     };
-    assert!(late.problem(503).contains("at once"));
+    assert!(late.problem(503).contains("64 requests"));
     assert_eq!(late.header("retry-after"), "1");
     let waited = waiting.await;
     assert!(waited.iter().all(|answer| answer.status == 503));
@@ -77,7 +77,7 @@ async fn a_store_that_hangs_is_waited_for_no_longer_than_ten_seconds() {
     site.get("/circuits").await.good();
 }
 
-/// A store with a fault of its own.
+/// A store with a fault.
 #[derive(Debug)]
 struct Faulty {
     inner: MemoryStore,
@@ -107,7 +107,7 @@ async fn a_fault_of_the_server_is_one_answer_and_not_its_end() {
     site.get("/circuits").await.good();
 }
 
-/// Bytes sent as they are; what is answered until the connection ends.
+/// Sends raw bytes; returns the answer up to the end of the connection.
 fn raw(site: &Site, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(site.base.strip_prefix("http://").unwrap()).unwrap();
     stream

@@ -1,14 +1,15 @@
 //! More circuits than fit into one answer of the store.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use commontrip::{
     Commontrip, MemoryStore, Name, RedisStore, Snapshot, Store, StoreError,
     admin::{self, Options},
     model::{Counts, Head, Report},
-    operator::{Ask, Operator},
+    operator::{Ask, Interval, News, Operator},
     store::Answer,
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::site::{Site, with_token};
@@ -19,7 +20,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// So many circuits, of one success each.
+/// Writes this many circuits with one success each.
 pub async fn filled(store: &impl Store, circuits: usize) {
     let report = |i: usize| {
         let counts = Counts {
@@ -66,7 +67,7 @@ async fn all_are_shown(circuits: usize) {
         circuits,
     )
     .await;
-    // The registry's callers wait for 50 ms, as by default.
+    // The registry's callers wait for 50 ms, which is the default.
     let registry = Commontrip::builder()
         .store(store().open(&server.url()).unwrap())
         .build()
@@ -88,8 +89,8 @@ async fn all_are_shown(circuits: usize) {
             .filter(|l| l.starts_with(start))
             .count()
     };
-    assert_eq!(lines("circuit_breaker_state{"), circuits);
-    assert_eq!(lines("circuit_breaker_incomplete 0"), 1);
+    assert_eq!(lines("circuit_breaker_fleet_state{"), circuits);
+    assert_eq!(lines("circuit_breaker_fleet_incomplete 0"), 1);
     let health = site.get("/health").await.good();
     assert_eq!(
         (&health["total"], &health["incomplete"]),
@@ -164,11 +165,22 @@ async fn an_operator_does_not_wait_for_only_as_long_as_a_caller() {
     }
 }
 
-/// A store that is away for some circuits, or for all.
+/// A store that is unavailable for some circuits, or for all.
 #[derive(Debug)]
 struct Partly {
     inner: MemoryStore,
-    away_from: &'static str,
+    unavailable_from: Arc<Mutex<&'static str>>,
+}
+
+/// A store with 150 circuits, unavailable for those from this name on.
+async fn partly(unavailable_from: &'static str) -> Partly {
+    let inner = MemoryStore::default();
+    filled(&inner, 150).await;
+    let unavailable_from = Arc::new(Mutex::new(unavailable_from));
+    Partly {
+        inner,
+        unavailable_from,
+    }
 }
 
 impl Store for Partly {
@@ -179,19 +191,21 @@ impl Store for Partly {
         circuits: &'a [Name],
         head: &'a Head,
     ) -> Answer<'a, Vec<Result<Snapshot, StoreError>>> {
-        if circuits.iter().any(|name| name.as_str() >= self.away_from) {
+        let from = *self.unavailable_from.lock();
+        if circuits.iter().any(|name| name.as_str() >= from) {
             return Box::pin(async { Err(StoreError::Timeout(Duration::from_millis(1))) });
         }
         self.inner.snapshots(circuits, head)
+    }
+
+    fn history<'a>(&'a self, circuits: &'a [Name], most: usize) -> Answer<'a, Vec<Vec<Interval>>> {
+        self.inner.history(circuits, most)
     }
 }
 
 #[tokio::test]
 async fn what_is_incomplete_says_so_and_what_is_nothing_is_an_error() {
-    let inner = MemoryStore::default();
-    filled(&inner, 150).await;
-    let away_from = "c00120";
-    let site = Site::on(Partly { inner, away_from }, Options::new()).await;
+    let site = Site::on(partly("c00120").await, Options::new()).await;
     let part = site.get("/circuits").await.good();
     assert_eq!(names(&part).len(), 100);
     let words = part["incomplete"].as_str().unwrap();
@@ -206,7 +220,11 @@ async fn what_is_incomplete_says_so_and_what_is_nothing_is_an_error() {
     );
     let metrics = site.get("/metrics").await;
     assert_eq!(metrics.status.as_u16(), 200);
-    assert!(metrics.text.contains("circuit_breaker_incomplete 1\n"));
+    assert!(
+        metrics
+            .text
+            .contains("circuit_breaker_fleet_incomplete 1\n")
+    );
     for path in ["/health", "/status"] {
         assert!(
             site.get(path).await.good()["incomplete"].is_string(),
@@ -214,31 +232,40 @@ async fn what_is_incomplete_says_so_and_what_is_nothing_is_an_error() {
         );
     }
 
-    let inner = MemoryStore::default();
-    filled(&inner, 150).await;
-    let site = Site::on(
-        Partly {
-            inner,
-            away_from: "",
-        },
-        Options::new(),
-    )
-    .await;
+    let site = Site::on(partly("").await, Options::new()).await;
     site.get("/circuits").await.problem(503);
     let metrics = site.get("/metrics").await;
     assert_eq!(metrics.status.as_u16(), 503);
-    assert!(metrics.text.contains("circuit_breaker_store_up 0\n"));
+    assert!(metrics.text.contains("circuit_breaker_fleet_store_up 0\n"));
 }
 
 #[tokio::test]
 async fn what_was_not_read_in_time_is_said_and_not_gone() {
-    let inner = MemoryStore::default();
-    filled(&inner, 150).await;
-    let partly = Partly {
-        inner,
-        away_from: "c00120",
-    };
-    let survey = Operator::new(partly).survey(&Ask::default()).await.unwrap();
+    let operator = Operator::new(partly("c00120").await);
+    let survey = operator.survey(&Ask::default()).await.unwrap();
     assert_eq!(survey.circuits.len(), 100);
     assert!(survey.incomplete.is_some());
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_later_what_was_not_read_at_first() {
+    let store = partly("c00120").await;
+    let unavailable_from = Arc::clone(&store.unavailable_from);
+    let mut news = Operator::new(store).live().subscribe();
+    let mut others = 0;
+    let mut all = async || loop {
+        match news.next().await {
+            News::Circuits(all) => break all,
+            News::Entry(name, entry) => panic!("its past is not news: {name} {entry:?}"),
+            _ => others += 1,
+        }
+    };
+    let first = all().await;
+    assert_eq!(first.circuits.len(), 100);
+    let words = first.incomplete.unwrap();
+    assert!(words.starts_with("50 of 150 circuits were not read"));
+    *unavailable_from.lock() = "d";
+    let second = all().await;
+    assert_eq!((second.circuits.len(), second.incomplete), (150, None));
+    assert!(others > 0, "it gets the rest meanwhile");
 }

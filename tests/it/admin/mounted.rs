@@ -1,4 +1,4 @@
-//! The router within somebody's app.
+//! The router within another app.
 
 use axum::{Router, routing::get};
 use commontrip::{Commontrip, Policy, admin, operator::Operator};
@@ -73,7 +73,7 @@ async fn the_routes_are_below_it_and_nowhere_else() {
         .await
         .unwrap();
     assert!(posted.status().is_client_error());
-    // What is the app's stays as it was.
+    // The app's own routes do not change.
     let shop = site.get("/").await;
     assert_eq!(
         (shop.text.as_str(), shop.header("cache-control")),

@@ -1,4 +1,4 @@
-//! News as they are streamed: complete, in order, each entry once.
+//! Streamed updates: complete, in order, each entry once.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ async fn a_trip_arrives_and_each_entry_once() {
     stream.first("tick").await;
     site.trip(&payments).await;
     let mut entries = Vec::new();
-    // Before what follows: of states that come close together only the last need be told.
+    // Read before the next change: of states in quick succession only the last is guaranteed.
     let open = loop {
         let (kind, told) = stream.next().await.unwrap();
         match kind.as_str() {
@@ -132,7 +132,7 @@ async fn who_falls_behind_begins_anew() {
     site.circuit("payments", Policy::default()).await;
     let operator = Operator::of(&site.circuits);
     let router = commontrip::admin::router(operator.clone(), with_token());
-    // Read by hand, so that nothing between takes news off.
+    // Read by hand, so that no client buffers the updates.
     let ask = || {
         let request = axum::http::Request::get("/events").header("host", "localhost");
         tower::ServiceExt::oneshot(

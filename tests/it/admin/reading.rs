@@ -1,4 +1,4 @@
-//! What can be read, on Redis and on a store in the process.
+//! Reading, on Redis and on a store in the process.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn shows_everything_of_one(site: &Site) {
     assert_eq!(details["circuit"]["name"], "payments");
     assert!(!details["circuit"]["history"].as_array().unwrap().is_empty());
     let policy = &details["policy"];
-    assert_eq!(policy["code"].as_object().unwrap().len(), 28);
+    assert_eq!(policy["code"].as_object().unwrap().len(), 31);
     assert_eq!(policy["in_force"]["minimum_number_of_calls"], 2);
     assert_eq!(policy["stored"], json!({}));
     assert_eq!(details["probes"], json!([]));
@@ -98,7 +98,7 @@ async fn counts_what_there_is(site: &Site) {
     );
     assert_eq!(status["replicas"], 1);
     assert!(status["calls"].as_u64().unwrap() >= 3);
-    assert_eq!(status["store"]["away_since_ms"], 0);
+    assert_eq!(status["store"]["unavailable_since_ms"], 0);
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn probes_say_who_holds_them() {
     held.unwrap().success();
 }
 
-/// What a name would do where text is taken for markup, or for another line.
+/// A name that would do harm where text is taken as markup, or as another line.
 const HOSTILE: &str = r#"<script>alert("1")</script> \ a/b?c#d%2e"#;
 
 #[tokio::test]
@@ -169,13 +169,14 @@ async fn a_hostile_name_is_a_name() {
     assert_eq!(answer.good()["circuit"]["name"], HOSTILE);
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let metrics = site.get("/metrics").await;
-    let expected = r#"circuit_breaker_state{name="<script>alert(\"1\")</script> \\ a/b?c#d%2e"} 0"#;
+    let expected =
+        r#"circuit_breaker_fleet_state{name="<script>alert(\"1\")</script> \\ a/b?c#d%2e"} 0"#;
     assert!(
         metrics.text.lines().any(|line| line == expected),
         "{}",
         metrics.text
     );
-    // A page that is not there says nothing that was sent.
+    // A page that does not exist does not echo the request.
     let nowhere = site.get("/%3Cscript%3Ealert(1)%3C/script%3E").await;
     assert!(!nowhere.text.contains("script"), "{nowhere:?}");
     nowhere.problem(404);
@@ -205,7 +206,7 @@ async fn prometheus_gets_one_series_a_circuit_and_a_number() {
         let line = line.unwrap_or_else(|| panic!("no {series} in {}", answer.text));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
-    assert_eq!(value("circuit_breaker_store_up"), 1.0);
+    assert_eq!(value("circuit_breaker_fleet_store_up"), 1.0);
     let abandoned = r#"circuit_breaker_fleet_abandoned_calls_total{name="calm"}"#;
     assert_eq!(value(abandoned), 2.0);
     let calm = site.get("/circuits/calm").await.good()["circuit"].clone();
@@ -214,49 +215,71 @@ async fn prometheus_gets_one_series_a_circuit_and_a_number() {
         (&json!(2), &json!(2))
     );
     assert_eq!(calm["history"][0]["abandoned"], 2);
-    assert_eq!(value(r#"circuit_breaker_state{name="payments"}"#), 1.0);
-    assert_eq!(value(r#"circuit_breaker_state{name="calm"}"#), 0.0);
+    assert_eq!(
+        value(r#"circuit_breaker_fleet_state{name="payments"}"#),
+        1.0
+    );
+    assert_eq!(value(r#"circuit_breaker_fleet_state{name="calm"}"#), 0.0);
     let states = answer
         .text
         .lines()
-        .filter(|line| line.starts_with("circuit_breaker_state{"));
+        .filter(|line| line.starts_with("circuit_breaker_fleet_state{"));
     assert_eq!(states.count(), 2);
     let now: Value = site.get("/circuits/payments").await.good()["circuit"].clone();
     let number = |key: &str| now[key].as_f64().unwrap();
     assert_eq!(
-        value(r#"circuit_breaker_failure_rate{name="payments"}"#),
+        value(r#"circuit_breaker_fleet_failure_rate{name="payments"}"#),
         number("failure_rate") / 100.0
     );
-    assert_eq!(value(r#"circuit_breaker_slow_rate{name="payments"}"#), 0.0);
     assert_eq!(
-        value(r#"circuit_breaker_window_calls{name="payments"}"#),
+        value(r#"circuit_breaker_fleet_slow_rate{name="payments"}"#),
+        0.0
+    );
+    assert_eq!(
+        value(r#"circuit_breaker_fleet_window_calls{name="payments"}"#),
         number("calls")
     );
-    assert_eq!(value(r#"circuit_breaker_replicas{name="payments"}"#), 1.0);
     assert_eq!(
-        value(r#"circuit_breaker_generation{name="payments"}"#),
+        value(r#"circuit_breaker_fleet_replicas{name="payments"}"#),
+        1.0
+    );
+    assert_eq!(
+        value(r#"circuit_breaker_fleet_transitions_total{name="payments"}"#),
         number("generation")
     );
-    let left = value(r#"circuit_breaker_open_seconds_left{name="payments"}"#);
+    let open = |metric: &str, of: &str| value(&format!(r#"{metric}{{name="{of}"}}"#));
+    let open_for = open("circuit_breaker_fleet_open_for_seconds", "payments");
+    let told = (number("now_ms") - number("opened_ms")) / 1000.0;
+    assert!(open_for > 0.0 && open_for <= told, "{open_for} of {told}");
+    let total = open("circuit_breaker_fleet_open_seconds_total", "payments");
+    assert!(total >= open_for && total <= number("open_total_ms") / 1000.0);
+    for metric in ["open_for_seconds", "open_seconds_total"] {
+        let metric = format!("circuit_breaker_fleet_{metric}");
+        assert_eq!(open(&metric, "calm"), 0.0);
+    }
+    let left = value(r#"circuit_breaker_fleet_open_seconds_left{name="payments"}"#);
     assert!((0.1..=60.0).contains(&left), "{left}");
     assert_eq!(
-        value(r#"circuit_breaker_open_seconds_left{name="calm"}"#),
+        value(r#"circuit_breaker_fleet_open_seconds_left{name="calm"}"#),
         0.0
     );
     for (result, key) in [
         ("success", "successes_total"),
         ("failure", "failures_total"),
         ("ignored", "ignored_total"),
-        ("rejected", "not_permitted_total"),
+        ("rejected", "rejected_total"),
     ] {
         let series =
             format!(r#"circuit_breaker_fleet_calls_total{{name="payments",result="{result}"}}"#);
         assert_eq!(value(&series), number(key), "{series}");
     }
-    assert!(number("not_permitted_total") >= 3.0);
+    assert!(number("rejected_total") >= 3.0);
     if let Some(p95) = now["latency"]["p95_us"].as_f64() {
-        let series = r#"circuit_breaker_latency_quantile_seconds{name="payments",quantile="0.95"}"#;
+        let series = r#"circuit_breaker_fleet_latency_seconds{name="payments",percentile="95"}"#;
         assert!((value(series) - p95 / 1e6).abs() < 1e-6);
+        let mean = open("circuit_breaker_fleet_latency_mean_seconds", "payments");
+        let told = now["latency"]["mean_us"].as_f64().unwrap();
+        assert!((mean - told / 1e6).abs() < 1e-6);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is not let in, and that every error is a problem in words.
+//! Requests that are rejected; every error is a problem document.
 
 use commontrip::{MemoryStore, Policy, admin::Options};
 use reqwest::Method;
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::site::{Answer, Site, TOKEN, with_token};
 
-/// Every command, with a body that would do.
+/// Every command, with a valid body.
 const COMMANDS: [(&str, &str, &str); 7] = [
     ("POST", "/circuits/payments/force-open", "{}"),
     ("POST", "/circuits/payments/disable", "{}"),
@@ -27,7 +27,7 @@ async fn site(options: Options) -> Site {
     site
 }
 
-/// Sends every command with other headers than it should have.
+/// Sends every command with these headers instead of the right ones.
 async fn every_command(site: &Site, headers: &[(&str, &str)]) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (method, path, body) in COMMANDS {
@@ -116,6 +116,11 @@ async fn another_sites_page_cannot_command() {
             assert!(answer.problem(403).contains("origin"), "{origin}");
         }
     }
+    let odd = [JSON, (name, &token), ("origin", "https://shop.example.com")];
+    for answer in every_command(&site, &odd).await {
+        let words = answer.problem(403);
+        assert!(words.contains("--allow-host shop.example.com"), "{words}");
+    }
     let own = format!("http://127.0.0.1:{port}");
     for origin in [own.as_str(), "https://ops.example.com"] {
         let sent = site
@@ -171,16 +176,18 @@ async fn a_body_is_json_and_small() {
             .header(JSON.0, JSON.1);
         Answer::of(sent.body(body).send().await.unwrap()).await
     };
-    for bad in ["", "{", "{\"for_ms\": }", "\u{0}", "nul"] {
-        send(bad.into()).await.problem(400);
+    for bad in ["{", "{\"for_ms\": }", "\u{0}", "nul"] {
+        let words = send(bad.into()).await.problem(400);
+        assert!(words.starts_with("the body is not JSON: "), "{words}");
     }
     send(vec![0xff, 0xfe, b'{', b'}']).await.problem(400);
     send(format!("{}1{}", "[".repeat(8000), "]".repeat(8000)).into())
         .await
         .problem(422);
     let large = json!({"reason": "x".repeat(16 * 1024)}).to_string();
-    send(large.into()).await.problem(413);
-    // Of a body whose length is not told, no more is read either.
+    let words = send(large.into()).await.problem(413);
+    assert!(words.contains("16384 bytes"), "{words}");
+    // Not more is read of a body without a length either.
     let chunks = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024]));
     let endless = reqwest::Body::wrap_stream(futures_util::StreamExt::take(chunks, 64));
     let sent = site
@@ -221,7 +228,8 @@ async fn what_is_not_there_is_said() {
         .await
         .problem(404);
     for path in ["/circuits/%ff", "/circuits/%C3%28"] {
-        site.get(path).await.problem(400);
+        let words = site.get(path).await.problem(400);
+        assert!(words.contains("percent-encoded"), "{words}");
     }
     for query in [
         "history=361",
@@ -232,11 +240,16 @@ async fn what_is_not_there_is_said() {
         "state=open&state=open",
         "history=99999999999999999999",
     ] {
-        site.get(&format!("/circuits?{query}")).await.problem(400);
+        let words = site.get(&format!("/circuits?{query}")).await.problem(400);
+        let field = query.split('=').next().unwrap();
+        assert!(words.contains(field), "{words}");
+        for framework in ["Failed to", "deserialize", "invalid digit"] {
+            assert!(!words.contains(framework), "{words}");
+        }
     }
     for (method, path, allow) in [
         ("POST", "/circuits", "GET,HEAD"),
-        ("DELETE", "/circuits/payments", "GET,HEAD"),
+        ("PUT", "/circuits/payments", "GET,HEAD,DELETE"),
         ("GET", "/circuits/payments/force-open", "POST"),
         ("PATCH", "/circuits/payments/policy", "PUT,DELETE"),
         ("TRACE", "/health", "GET,HEAD"),

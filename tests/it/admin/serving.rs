@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 use super::site::{Answer, Site, TOKEN};
 use crate::{support, wait::until};
 
-/// A program that is ended with the test.
-struct Program {
+/// A program that is stopped with the test.
+pub struct Program {
     child: Child,
     out: BufReader<ChildStdout>,
+    err: BufReader<ChildStderr>,
+    said: String,
 }
 
 impl Drop for Program {
@@ -41,35 +43,49 @@ fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
 }
 
 impl Program {
-    fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Program {
+    pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Program {
         let mut child = command(arguments, settings).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
-        Program { child, out }
+        let err = BufReader::new(child.stderr.take().unwrap());
+        Program {
+            child,
+            out,
+            err,
+            said: String::new(),
+        }
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
         line
     }
 
-    fn signal(&self, name: &str) {
+    /// Reads its log until a line contains these words.
+    fn until_said(&mut self, words: &str) {
+        let mut from = 0;
+        while !self.said[from..].contains(words) {
+            from = self.said.len();
+            let read = self.err.read_line(&mut self.said).unwrap();
+            assert!(read > 0, "{words:?} is not in {:?}", self.said);
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(sent.unwrap().success());
     }
 
-    async fn ended(mut self) -> (Option<i32>, String) {
+    pub async fn ended(mut self) -> (Option<i32>, String) {
         let mut status = None;
         until("it has ended", async || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         })
         .await;
-        let mut said = String::new();
-        let mut err = self.child.stderr.take().unwrap();
-        std::io::Read::read_to_string(&mut err, &mut said).unwrap();
-        (status.unwrap().code(), said)
+        std::io::Read::read_to_string(&mut self.err, &mut self.said).unwrap();
+        (status.unwrap().code(), std::mem::take(&mut self.said))
     }
 }
 
@@ -79,8 +95,8 @@ fn refused(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     output
 }
 
-/// `http://...` in a line.
-fn url_in(line: &str) -> &str {
+/// The `http://...` URL in a line.
+pub fn url_in(line: &str) -> &str {
     let word = line
         .split_whitespace()
         .find(|word| word.starts_with("http://"));
@@ -136,6 +152,33 @@ async fn serve_says_where_it_is_and_ends_at_sigterm_with_streams_open() {
 }
 
 #[tokio::test]
+async fn serve_listens_on_a_host_name_and_says_whose_circuits_it_serves() {
+    let prefix = support::unique_prefix("serve");
+    let redis = ["--redis", support::redis_url(), "--prefix", &prefix];
+    let arguments = [&["serve", "--listen", "localhost:0"], &redis[..]].concat();
+    let mut program = Program::start(&arguments, &[]);
+    let line = program.line();
+    let base = url_in(&line).to_owned();
+    get(&format!("{base}/status")).await.good();
+    let of = program.line();
+    assert!(of.contains(&prefix) && of.contains("from --redis"), "{of}");
+    program.signal("TERM");
+    assert_eq!(program.ended().await.0, Some(0));
+    for (wrong, says) in [
+        (
+            "no.such.host.invalid:8700",
+            "cannot listen on no.such.host.invalid:8700",
+        ),
+        ("localhost", "such as localhost:8700"),
+        ("8700", "such as localhost:8700"),
+    ] {
+        let output = refused(&["serve", "--listen", wrong], &[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn serve_takes_its_token_from_the_environment_or_a_file() {
     let redis = support::redis_url();
     let arguments = ["serve", "--redis", redis, "--bind", "127.0.0.1:0"];
@@ -153,7 +196,7 @@ async fn serve_takes_its_token_from_the_environment_or_a_file() {
             "{line}"
         );
         let base = url_in(&line).to_owned();
-        // It was let in, and there is none.
+        // The request was authorized, but there is no such circuit.
         force_open(&base, &support::unique("nobody"), token)
             .await
             .problem(404);
@@ -250,7 +293,7 @@ async fn serve_begins_without_its_store_and_finds_it() {
     assert!(said.contains("warning"), "{said}");
 }
 
-/// The rest of what a demo says, so that it does not wait for a reader.
+/// Reads the rest of a demo's output, so that it does not wait for a reader.
 fn read_on(program: &mut Program) -> std::thread::JoinHandle<Vec<Value>> {
     let out = program.child.stdout.take();
     assert!(out.is_none(), "its output is read by lines");
@@ -304,7 +347,7 @@ async fn a_demo_is_served(arguments: &[&str], name: &str) {
     assert!(token.len() >= 32, "{token}");
     let facts = read_on(&mut program);
 
-    // It goes on after the story: the story has one outage, this is the next.
+    // Outages continue after the story: it has one outage, and this is the next.
     let circuit = async || get(&format!("{base}/circuits/{name}")).await.good();
     until("it opens a second time", async || {
         let details = circuit().await;
@@ -322,7 +365,7 @@ async fn a_demo_is_served(arguments: &[&str], name: &str) {
     let now = force_open(&base, name, &token).await;
     assert_eq!(now.good()["state"], "forced_open");
     let rejected = async || {
-        circuit().await["circuit"]["not_permitted_total"]
+        circuit().await["circuit"]["rejected_total"]
             .as_u64()
             .unwrap()
     };
@@ -338,7 +381,7 @@ async fn a_demo_is_served(arguments: &[&str], name: &str) {
 
 #[tokio::test]
 async fn a_demo_in_one_process_is_served_and_goes_on() {
-    a_demo_is_served(&[], "payments").await;
+    a_demo_is_served(&[], "commontrip-demo").await;
 }
 
 #[tokio::test]
@@ -365,4 +408,99 @@ async fn a_demo_that_is_interrupted_in_its_story_ends_with_its_page() {
     program.signal("TERM");
     let ended = tokio::time::timeout(Duration::from_secs(60), program.ended());
     assert_eq!(ended.await.unwrap().0, Some(130));
+}
+
+#[tokio::test]
+async fn serve_takes_named_tokens_and_says_when_the_file_changes() {
+    let file = super::tokens::Tokens::of(&[]);
+    let made = |name: &str, role: &str| {
+        let output = command(&["token", name, "--role", role], &[])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let secret = said
+            .lines()
+            .map(|line| line.trim_start_matches("commontrip: "));
+        let secret = secret.filter(|line| line.len() == 64).collect::<String>();
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            line.starts_with(&format!("{name} {role} sha256:")),
+            "{line}"
+        );
+        assert!(!line.contains(&secret), "{line}");
+        (line, secret)
+    };
+    let ((ana, token), (eyes, _)) = (made("ana", "command"), made("eyes", "read"));
+    std::fs::write(&file.path, format!("{ana}{eyes}")).unwrap();
+    let prefix = support::unique_prefix("serve");
+    let path = file.path.to_str().unwrap();
+    let redis = ["--redis", support::redis_url(), "--prefix", &prefix];
+    let arguments = [
+        "serve",
+        "--bind",
+        "127.0.0.1:0",
+        "--tokens",
+        path,
+        "--require-token",
+    ];
+    let mut program = Program::start(&[&arguments[..], &redis].concat(), &[]);
+    let line = program.line();
+    assert!(
+        line.contains("reading and commands need a token of"),
+        "{line}"
+    );
+    let base = url_in(&line).to_owned();
+    get(&format!("{base}/circuits")).await.problem(401);
+    // The request was authorized, but there is no such circuit.
+    force_open(&base, "payments", &token).await.problem(404);
+    std::fs::write(&file.path, &eyes).unwrap();
+    until("ana is not let in", async || {
+        force_open(&base, "payments", &token).await.status == 401
+    })
+    .await;
+    std::fs::write(&file.path, "ana command sha256:nonsense").unwrap();
+    program.until_said("the tokens stay as they were");
+    program.signal("TERM");
+    let (status, said) = program.ended().await;
+    assert_eq!(status, Some(0));
+    for words in [
+        "a command method=POST path=\"/circuits/payments/force-open\" by=\"ana\" from=127.0.0.1",
+        "the tokens were read again",
+        "eyes (read)",
+        "the tokens stay as they were",
+        "line 1: the hash of ana",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains(&token), "{said}");
+}
+
+#[test]
+fn a_token_as_json_is_for_scripts_and_a_wrong_one_is_not_made() {
+    let output = command(&["token", "ana", "--role", "read", "--json"], &[])
+        .output()
+        .unwrap();
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&made["name"], &made["role"]),
+        (&json!("ana"), &json!("read"))
+    );
+    assert_eq!(made["token"].as_str().unwrap().len(), 64);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    for (wrong, says) in [
+        (&["token", "ana"][..], "--role"),
+        (&["token", "ana", "--role", "root"], "read or command"),
+        (&["token", "a b", "--role", "read"], "not a name"),
+        (
+            &["serve", "--bind", "127.0.0.1:0", "--require-token"],
+            "needs a token",
+        ),
+        (&["serve", "--tokens", "/no/such/file"], "/no/such/file"),
+        (&["serve", "--trusted-proxy", "nginx"], "10.0.0.0/8"),
+        (&["serve", "--path-prefix", "breakers"], "/breakers"),
+    ] {
+        let said = String::from_utf8(refused(wrong, &[]).stderr).unwrap();
+        assert!(said.contains(says), "{said}");
+    }
 }

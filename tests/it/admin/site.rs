@@ -1,4 +1,4 @@
-//! An admin server on a port of its own, a client, and circuits to look at.
+//! An admin server on its own port, a client, and circuits to read.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{support, wait::until};
 
 pub const TOKEN: &str = "a-token-for-the-tests";
 
-/// A server; ends when it is dropped.
+/// A server; stops when dropped.
 pub struct Site {
     pub base: String,
     pub circuits: Commontrip,
@@ -25,7 +25,7 @@ pub struct Site {
     served: JoinHandle<std::io::Result<()>>,
 }
 
-/// What was answered, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -56,7 +56,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|err| panic!("{err}: {self:?}"))
     }
 
-    /// The JSON of what went well.
+    /// The JSON of a successful answer.
     #[track_caller]
     pub fn good(&self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{self:?}");
@@ -64,7 +64,7 @@ impl Answer {
         self.json()
     }
 
-    /// What is said of what did not, which is a problem with this status.
+    /// The detail of a failed answer, which is a problem document with this status.
     #[track_caller]
     pub fn problem(&self, status: u16) -> String {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
@@ -87,7 +87,7 @@ pub fn redis(url: &str) -> RedisStore {
     builder.timeout(Duration::from_secs(4)).open(url).unwrap()
 }
 
-/// Opens at two failures and stays so for a minute.
+/// A policy that opens after two failures, for a minute.
 pub fn tripping() -> Policy {
     Policy::builder()
         .minimum_number_of_calls(2)
@@ -98,7 +98,7 @@ pub fn tripping() -> Policy {
 }
 
 impl Site {
-    /// On the tests' Redis, where nobody else's circuits are seen.
+    /// Starts on the tests' Redis with its own prefix, so it sees no other circuits.
     pub async fn start() -> Site {
         Site::on(redis(support::redis_url()), with_token()).await
     }
@@ -125,18 +125,18 @@ impl Site {
         }
     }
 
-    /// Tells it to end.
+    /// Tells the server to stop.
     pub fn stop(&mut self) {
         drop(self.stop.take());
     }
 
-    /// Ends it, and waits until it has.
+    /// Stops the server, and waits until it has stopped.
     pub async fn end(mut self) {
         self.stop();
         self.served.await.unwrap().unwrap();
     }
 
-    /// A circuit that the store knows and lists.
+    /// A circuit that the store lists.
     pub async fn circuit(&self, name: &str, policy: Policy) -> CircuitBreaker {
         let breaker = self.circuits.circuit(name, policy).unwrap();
         breaker.call(|| async { Ok::<_, ()>(()) }).await.unwrap();
@@ -202,13 +202,13 @@ impl Site {
     }
 }
 
-/// News as a browser gets them.
+/// Updates as a browser gets them.
 pub struct Stream {
     response: Response,
     text: String,
 }
 
-/// An event: its kind and what it says.
+/// An event: its kind and its data.
 pub type Told = (String, Value);
 
 impl Stream {
@@ -234,7 +234,7 @@ impl Stream {
         }
     }
 
-    /// The next event of this kind that is as it should be.
+    /// The next event of this kind for which the condition holds.
     pub async fn until(&mut self, kind: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let found = tokio::time::timeout(Duration::from_secs(60), async {
             loop {

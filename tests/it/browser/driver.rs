@@ -1,7 +1,8 @@
-//! Chromium by its driver, one at a time.
+//! Drives Chromium through its driver, one browser at a time.
 //!
-//! Invariant: the driver and the browser end with the test, also when that is killed: a `sh` waits for the end of a pipe
-//! that only this process holds open, and the browser for the end of the driver's.
+//! Invariant: the driver and the browser end with the test, even if it is killed. A `sh` waits for
+//! the end of a pipe that only this process holds open, and the browser for the end of the driver's
+//! pipe.
 
 use std::{
     io::{BufRead, BufReader},
@@ -29,7 +30,7 @@ wait "$!"
 rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }
 "#;
 
-/// Small machines have no room for several.
+/// Small machines have no room for several browsers.
 static ONE: Mutex<()> = Mutex::const_new(());
 
 struct Driver {
@@ -69,7 +70,7 @@ impl Driver {
                 break port.parse().expect("a port is a number");
             }
         };
-        // It says nothing more that is needed, but must be able to say it.
+        // Its further output is not needed, but it must be able to write.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Driver { shell, open, port }
     }
@@ -82,7 +83,7 @@ impl Drop for Driver {
     }
 }
 
-/// A browser with one window; ends when it is dropped.
+/// A browser with one window; closes when dropped.
 pub struct Browser {
     pub client: Client,
     driver: Driver,
@@ -128,7 +129,7 @@ impl Browser {
         }
     }
 
-    /// What a script returns.
+    /// Runs a script; returns its result.
     pub async fn run(&self, script: &str) -> Value {
         self.client.execute(script, Vec::new()).await.unwrap()
     }
@@ -147,8 +148,10 @@ impl Browser {
         found.unwrap_or_else(|err| panic!("no {css}: {err}"))
     }
 
+    /// The element's text; empty while the element does not exist.
     pub async fn text(&self, id: &str) -> String {
-        let script = format!("return document.querySelector('[data-testid=\"{id}\"]').textContent");
+        let found = format!("document.querySelector('[data-testid=\"{id}\"]')");
+        let script = format!("return {found}?.textContent ?? ''");
         self.run(&script).await.as_str().unwrap().to_owned()
     }
 
@@ -156,7 +159,7 @@ impl Browser {
         self.part(id).await.is_displayed().await.unwrap()
     }
 
-    /// The state that the row of a circuit shows; none when there is no such row.
+    /// The state in a circuit's row; `None` if there is no such row.
     pub async fn state(&self, name: &str) -> Option<String> {
         let script = "const row = [...document.querySelectorAll('[data-testid=\"circuit-row\"]')] \
                       .find((row) => row.dataset.name === arguments[0]); return row?.dataset.state ?? null";
@@ -182,28 +185,58 @@ impl Browser {
         .await;
     }
 
-    /// Presses what has this `data-testid`.
+    /// Clicks the element with this `data-testid`.
     pub async fn press(&self, id: &str) {
-        self.part(id).await.click().await.unwrap();
+        self.click(&format!("[data-testid=\"{id}\"]")).await;
     }
 
-    /// Types into a field that is empty.
+    /// Clicks as soon as the element is clickable, because the page may be redrawing it.
+    pub async fn click(&self, css: &str) {
+        until(&format!("{css} can be clicked"), async || {
+            self.find(css).await.click().await.is_ok()
+        })
+        .await;
+    }
+
+    /// Types into an empty field.
     pub async fn fill(&self, id: &str, text: &str) {
-        let field = self.part(id).await;
-        field.clear().await.unwrap();
-        field.send_keys(text).await.unwrap();
+        until(&format!("{id} takes a text"), async || {
+            let field = self.part(id).await;
+            field.clear().await.is_ok() && field.send_keys(text).await.is_ok()
+        })
+        .await;
     }
 
-    /// What the browser complained of since it was asked last: errors, refused scripts and styles.
-    pub async fn complaints(&self) -> Vec<String> {
+    /// Sets the width of the page, such as a phone's or a large screen's.
+    pub async fn resize(&self, width: u32) {
+        let metrics =
+            json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
+        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics});
+        self.tell_driver("goog/cdp/execute", command).await;
+    }
+
+    /// Sends a command that only this driver has.
+    async fn tell_driver(&self, path: &str, body: Value) -> Value {
         let session = self.client.session_id().await.unwrap().unwrap();
         let url = format!(
-            "http://127.0.0.1:{}/session/{session}/se/log",
+            "http://127.0.0.1:{}/session/{session}/{path}",
             self.driver.port
         );
         let asked = reqwest::Client::builder().no_proxy().build().unwrap();
-        let asked = asked.post(url).json(&json!({"type": "browser"})).send();
-        let log: Value = asked.await.unwrap().json().await.unwrap();
+        asked
+            .post(url)
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    }
+
+    /// The browser's complaints since the last call: errors, blocked scripts and styles.
+    pub async fn complaints(&self) -> Vec<String> {
+        let log = self.tell_driver("se/log", json!({"type": "browser"})).await;
         let entries = log["value"]
             .as_array()
             .unwrap_or_else(|| panic!("no log: {log}"))
@@ -213,7 +246,7 @@ impl Browser {
             .collect()
     }
 
-    /// Ends it in order, having complained of nothing.
+    /// Closes the browser; fails if it has complained.
     pub async fn end(self) {
         let complaints = self.complaints().await;
         assert_eq!(complaints, [""; 0]);

@@ -1,10 +1,14 @@
-//! The dashboard in a browser: what somebody who is called at night sees and does.
+//! The dashboard in a browser: what an operator on call sees and does.
 
 mod driver;
+mod looks;
+mod many;
+#[cfg(feature = "cli")]
+mod tokens;
 
 use std::time::Duration;
 
-use commontrip::{Policy, State};
+use commontrip::{FailureKind, Policy, State};
 use serde_json::{Value, json};
 
 use self::driver::Browser;
@@ -14,10 +18,11 @@ use crate::{
     wait::until,
 };
 
-/// What only a page that hangs takes longer than, ms; the machine may be busy. The time that it took is printed.
+/// Only a page that hangs takes longer than this, ms; the machine may be busy. The time taken is
+/// printed.
 const AT_MOST_MS: u64 = 15_000;
 
-/// Notes in the page when the news of the trip came, and when the row showed it.
+/// Records in the page when the news of the trip came, and when the row showed it.
 const WATCH: &str = r#"
 window.seen = {};
 const source = new EventSource(`${location.pathname.replace(/\/?$/, "/")}events`);
@@ -65,7 +70,7 @@ async fn a_trip_is_shown_as_it_happens() {
     ));
     assert!(shown.saturating_sub(told) < AT_MOST_MS, "{seen}");
     assert!(shown.saturating_sub(tripped) < AT_MOST_MS, "{seen}");
-    // Worst first, and the title says it in a tab that is not seen.
+    // Worst first; the title shows it even if the tab is hidden.
     until("it is on top", async || {
         let first = "return document.querySelector('[data-testid=\"circuit-row\"]').dataset.name";
         page.run(first).await == "payments"
@@ -101,7 +106,7 @@ async fn dropped_calls_are_shown_as_they_are_counted() {
     })
     .await;
     assert!(shows("1 succeeded, 0 failed, 0 slow, 3 abandoned, 0 ignored").await);
-    // What was counted since the page was opened is in the hour, too.
+    // Calls since the page was opened are part of the hour's numbers.
     page.run("document.querySelector('details.numbers').open = true")
         .await;
     let hour = r#"
@@ -116,14 +121,50 @@ async fn dropped_calls_are_shown_as_they_are_counted() {
     page.end().await;
 }
 
-/// Opens the dialog of a circuit and chooses what to do.
+#[tokio::test]
+async fn what_failed_is_shown_as_it_is_counted() {
+    let site = Site::start().await;
+    let payments = site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    page.run("location.hash = '#/c/payments'").await;
+    let rows = async || {
+        let cells = r#"return [...document.querySelectorAll('[data-testid="failed-kind"]')]
+            .map((row) => [...row.children].map((cell) => cell.textContent))"#;
+        page.run(cells).await
+    };
+    until("there are none", async || {
+        let text = r#"return document.querySelector('[data-testid="failed"]')?.textContent"#;
+        page.run(text).await == json!("No failure of the past day has a kind.")
+    })
+    .await;
+    let database = FailureKind::of("database").with_detail("<b>SQLSTATE 40P01</b>");
+    payments.acquire().await.unwrap().failure_of(database);
+    for _ in 0..2 {
+        payments.acquire().await.unwrap().failure_of("timeout");
+    }
+    until("both are there", async || {
+        let rows = rows().await;
+        let without_time = |row: &Value| json!([row[0], row[1], row[2], row[4]]);
+        let shown: Vec<_> = rows.as_array().unwrap().iter().map(without_time).collect();
+        shown
+            == [
+                json!(["timeout", "2", "2", "–"]),
+                json!(["database", "1", "1", "<b>SQLSTATE 40P01</b>"]),
+            ]
+    })
+    .await;
+    page.end().await;
+}
+
+/// Opens the dialog of a circuit and chooses an action.
 async fn choose(page: &Browser, name: &str, kind: &str) {
     let row = format!(
         "[data-testid=\"circuit-row\"][data-name=\"{name}\"] [data-testid=\"open-dialog\"]"
     );
-    page.find(&row).await.click().await.unwrap();
+    page.click(&row).await;
     let kind = format!("[data-testid=\"dialog-kinds\"] label:has(input[value=\"{kind}\"])");
-    page.find(&kind).await.click().await.unwrap();
+    page.click(&kind).await;
 }
 
 #[tokio::test]
@@ -155,7 +196,7 @@ async fn a_circuit_is_forced_open_and_reset_by_hand() {
         "a quarter of an hour unless said otherwise: {now}"
     );
 
-    // The token and the name are known by now.
+    // The page remembers the token and the name.
     choose(&page, "payments", "reset").await;
     assert!(!page.is_shown("dialog-token").await);
     page.fill("dialog-reason", "done").await;
@@ -186,7 +227,7 @@ async fn a_wrong_token_is_refused_in_words_and_the_right_one_taken_then() {
     page.fill("dialog-token", "a-wrong-token-for-the-tests")
         .await;
     page.press("dialog-confirm").await;
-    page.until_text("dialog-error", "the token is wrong").await;
+    page.until_text("dialog-error", "The token is wrong.").await;
     assert!(page.is_shown("dialog").await, "what was typed is not lost");
     assert_eq!(
         site.get("/circuits/payments").await.good()["circuit"]["state"],
@@ -254,7 +295,7 @@ async fn hostile_names_are_shown_and_not_run() {
             "{name} in {links:?}"
         );
     }
-    // A circuit's own page, which it leads to.
+    // The circuit's own page, which the name links to.
     for name in HOSTILE {
         let go = "location.hash = '#/c/' + encodeURIComponent(arguments[0])";
         page.client.execute(go, vec![json!(name)]).await.unwrap();
@@ -306,7 +347,7 @@ async fn a_page_whose_server_is_gone_says_so_and_finds_it_again() {
         Some("closed"),
         "what was last known stays"
     );
-    // What happens meanwhile is not missed.
+    // Nothing that happens meanwhile is missed.
     let _ = payments.call(|| async { Err::<(), _>("down") }).await;
     until("it opens", async || {
         let _ = payments.call(|| async { Err::<(), _>("down") }).await;

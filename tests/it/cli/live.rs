@@ -1,4 +1,4 @@
-//! `watch --json` and `events --follow`: what happens, as lines.
+//! `watch --json` and `events --follow`: updates as lines.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Service, program};
 use crate::support::{OwnServer, redis_url};
 
-/// A run that goes on, and its lines.
+/// A running program, and its lines.
 struct Live {
     child: Child,
     lines: Receiver<Value>,
@@ -42,7 +42,7 @@ impl Live {
         Self { child, lines }
     }
 
-    /// The next line that is wanted; those before it are let go.
+    /// The next line that matches; drops the lines before it.
     async fn next(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..3000 {
             for line in self.lines.try_iter() {
@@ -128,7 +128,7 @@ async fn a_watch_says_that_the_store_is_away_and_back() {
     live.next("a tick", |line| line["event"] == "tick").await;
     server.kill();
     let away = live
-        .next("it is away", |line| line["data"]["ok"] == false)
+        .next("it is unavailable", |line| line["data"]["ok"] == false)
         .await;
     assert!(
         away["data"]["error"]
@@ -155,7 +155,7 @@ async fn events_are_followed_and_each_is_told_once() {
         let numbered = Override::because(i.to_string());
         breaker.disable(numbered).await.unwrap();
     };
-    // They go on happening while it begins, so that what is on record and what is heard overlap.
+    // Events continue while it starts, so that the record and the live updates overlap.
     let mut happened = 0;
     let first = loop {
         disable(happened).await;

@@ -1,8 +1,10 @@
 //! `list`, `show`, `events`, `replicas`, `completions`.
 
+use commontrip::{FailureKind, Snapshot};
 use serde_json::Value;
 
 use super::{Service, names, program};
+use crate::scripts::read;
 
 #[tokio::test]
 async fn a_list_has_the_worst_first_and_takes_patterns_states_and_orders() {
@@ -72,6 +74,25 @@ async fn an_empty_list_says_what_to_do() {
     assert!(none.out.contains("none of 1 circuit is open"), "{none:?}");
 }
 
+/// Fields that `show` omits from its text. Its JSON has every field.
+const LEFT_OUT: [&str; 3] = ["pace_ms", "failing", "alone"];
+
+#[test]
+fn every_field_of_a_snapshot_is_on_the_page_of_show_or_left_out_on_purpose() {
+    let source = ["show", "words"].map(|file| read(&format!("src/bin/commontrip/{file}.rs")));
+    let source = source.concat();
+    let snapshot = serde_json::to_value(Snapshot::default()).unwrap();
+    let fields = snapshot.as_object().unwrap().keys();
+    let words: Vec<_> = source
+        .split(|c: char| c != '.' && c != '_' && !c.is_alphanumeric())
+        .flat_map(|path| path.split('.').skip(1))
+        .collect();
+    for field in fields {
+        let is_shown = words.contains(&field.as_str());
+        assert_ne!(is_shown, LEFT_OUT.contains(&field.as_str()), "{field}");
+    }
+}
+
 #[tokio::test]
 async fn one_circuit_is_shown_with_all_that_there_is() {
     let service = Service::new("cli-show");
@@ -94,7 +115,7 @@ async fn one_circuit_is_shown_with_all_that_there_is() {
     }
     service.call(&breaker, 0, 30).await;
     let ill = service.run(&["show", "payments"]).await;
-    // Whoever asks after a circuit that rejects hears so from the status too.
+    // The status also tells that the circuit rejects calls.
     assert_eq!((ill.status, ill.err.as_str()), (1, ""), "{ill:?}");
     let replica = service.circuits.replica();
     for words in [
@@ -104,6 +125,8 @@ async fn one_circuit_is_shown_with_all_that_there_is() {
         "closed -> open",
         replica,
         "0 of 3 out",
+        "in its life, ",
+        "since it opened",
     ] {
         assert!(ill.out.contains(words), "{words}: {ill:?}");
     }
@@ -112,10 +135,41 @@ async fn one_circuit_is_shown_with_all_that_there_is() {
     let json = json.json();
     assert_eq!(json["circuit"]["state"], "open");
     assert_eq!(json["circuit"]["reason"], "failure_rate");
-    assert_eq!(json["policy"]["in_force"].as_object().unwrap().len(), 28);
+    assert_eq!(json["policy"]["in_force"].as_object().unwrap().len(), 31);
     assert_eq!(json["replicas"][0]["name"], replica);
     assert_eq!(json["events"].as_array().unwrap().len(), 1);
     assert!(!json["circuit"]["history"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_failed_is_in_the_list_on_the_page_and_in_the_events() {
+    let service = Service::new("cli-kinds");
+    let breaker = service.circuit("payments", 20, 0).await;
+    let database = || FailureKind::of("database").with_detail("SQLSTATE \u{202e}40P01");
+    breaker.acquire().await.unwrap().failure_of(database());
+    breaker.acquire().await.unwrap().failure_of("timeout");
+    breaker.acquire().await.unwrap().failure_of("timeout");
+    service.circuits.flush().await;
+    let list = service.run(&["list"]).await;
+    assert!(list.out.contains(" timeout 2 of 3\n"), "{list:?}");
+    let show = service.run(&["show", "payments"]).await;
+    for words in [
+        "what failed timeout  2 in the past minutes, 2 in all, last 0s ago",
+        "            database  1 in the past minutes, 1 in all, last 0s ago: SQLSTATE \\u{202e}40P01",
+    ] {
+        assert!(show.out.contains(words), "{words}: {show:?}");
+    }
+    let json = service.json(&["show", "payments"]).await;
+    assert_eq!(json["circuit"]["failure_kinds"][0]["kind"], "timeout");
+    assert_eq!(json["circuit"]["failure_kinds"][0]["count"], 2);
+    while let Ok(permit) = breaker.acquire().await {
+        permit.failure_of("connect");
+    }
+    service.circuits.flush().await;
+    let list = service.run(&["list"]).await;
+    assert!(list.out.contains("; connect "), "{list:?}");
+    let events = service.run(&["events", "payments"]).await;
+    assert!(events.out.contains(", connect "), "{events:?}");
 }
 
 #[tokio::test]
@@ -127,7 +181,7 @@ async fn a_name_that_there_is_not_offers_one_that_there_is() {
         &["events", "paymnets"],
         &["watch", "paymnets"],
         &["replicas", "paymnets"],
-        &["force-open", "paymnets"],
+        &["force-open", "paymnets", "--for", "5m"],
         &["reset", "paymnets"],
         &["policy", "show", "paymnets"],
         &["policy", "set", "paymnets", "jitter=5"],
@@ -232,6 +286,8 @@ fn every_shell_gets_its_completions_and_a_wrong_command_line_its_status() {
         &["force-open", "x", "--for", "soon"],
         &["force-open", "x", "--for", "0s"],
         &["force-open", "x", "--for", "2years"],
+        &["force-open", "x"],
+        &["disable", "x", "--for", "5m", "--until-reset"],
         &["reset"],
         &["reset", "x", "--all"],
         &["policy", "set", "x"],

@@ -1,4 +1,4 @@
-//! `list` where there is more than a screen, or more than anybody's own.
+//! `list` with more circuits than fit on a screen, and with other fleets' circuits.
 
 use commontrip::RedisStore;
 
@@ -58,7 +58,8 @@ async fn a_strangers_index_costs_bounded_memory_and_is_said_to_be_incomplete() {
         }
         add.exec(&mut connection).unwrap();
     }
-    // A GiB of addresses holds the program and its threads, and not what all those would take.
+    // 1 GB of address space holds the program and its threads, but not the data of all listed
+    // circuits.
     let mut list = std::process::Command::new("sh");
     list.args(["-c", "ulimit -v 1000000; exec \"$@\"", "sh"]);
     let program = program(&[]);
@@ -80,6 +81,6 @@ async fn a_strangers_index_costs_bounded_memory_and_is_said_to_be_incomplete() {
     );
     let listed = ran.json();
     assert!(listed["incomplete"].is_string());
-    // Those that were used last are its own.
+    // Its own circuits are those used last.
     assert_eq!(names(&listed).len(), 3);
 }

@@ -1,13 +1,18 @@
-//! The commands of operators as a shell sees them: words, JSON, exit status; on a real Redis.
+//! The operators' commands as a shell sees them: text, JSON, exit status; on a real Redis.
 
 mod away;
+mod help;
 mod hostile;
 mod live;
 mod look;
 mod many;
+mod overrides;
+mod places;
 mod policy;
+mod remove;
 mod simulate;
 mod steer;
+mod times;
 
 use std::{
     process::{Command, Output, Stdio},
@@ -22,16 +27,16 @@ use crate::{
     wait::until,
 };
 
-/// Longer than any busy moment.
+/// A timeout that a busy machine does not exceed.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A service whose circuits are looked at.
+/// A service whose circuits the commands read.
 struct Service {
     prefix: String,
     circuits: Commontrip,
 }
 
-/// How a run of the program ended.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub struct Ran {
     pub status: i32,
@@ -56,7 +61,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// The program, with no settings of this process' environment.
+/// The program, without settings from this process' environment.
 fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_commontrip"));
     for (name, _) in std::env::vars_os() {
@@ -69,9 +74,9 @@ fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it at a store; the test's runtime goes on meanwhile.
+/// Runs the program against a store, while the test's runtime continues.
 pub async fn run_at(url: &str, prefix: &str, arguments: &[&str]) -> Ran {
-    // The words of a command first, for what comes after `--` is no option.
+    // Options go before `--`, because the words after it are not options.
     let words = arguments.iter().take_while(|word| **word != "--").count();
     let mut command = program(&arguments[..words]);
     command.args(["--redis", url, "--prefix", prefix]);
@@ -90,9 +95,9 @@ impl Service {
         Self { prefix, circuits }
     }
 
-    /// A circuit that has seen so many calls, and is listed.
+    /// A listed circuit with this many calls.
     async fn circuit(&self, name: &str, ok: usize, failed: usize) -> CircuitBreaker {
-        // Of a rate and a run that are reached at once either may be the reason.
+        // With both a rate and a run that are reached at once, the reason would be ambiguous.
         let policy = Policy::builder().no_consecutive_failures_threshold();
         let policy = policy.build().unwrap();
         let breaker = self.circuits.circuit(name, policy).unwrap();
@@ -105,7 +110,7 @@ impl Service {
         breaker
     }
 
-    /// Calls through a circuit, reported when this returns.
+    /// Makes calls through a circuit; they are reported when this returns.
     async fn call(&self, breaker: &CircuitBreaker, ok: usize, failed: usize) {
         for i in 0..ok + failed {
             let outcome = if i < ok { Ok(()) } else { Err(()) };
@@ -118,7 +123,7 @@ impl Service {
         run_at(redis_url(), &self.prefix, arguments).await
     }
 
-    /// What it writes as JSON, all being well.
+    /// The JSON output of a successful run.
     async fn json(&self, arguments: &[&str]) -> Value {
         let mut all = arguments.to_vec();
         all.push("--json");

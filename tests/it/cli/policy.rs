@@ -55,7 +55,7 @@ async fn settings_are_stored_beside_those_that_are_and_counts_are_kept() {
         .unwrap();
     assert_eq!(
         row.split_whitespace().collect::<Vec<_>>()[1..],
-        ["1m", "30s", "1m", "30s", "30s"]
+        ["1m30s", "1m30s", "30s"]
     );
     let shown = service.run(&["show", "payments"]).await.out;
     assert!(
@@ -116,7 +116,7 @@ async fn what_is_not_valid_is_refused_with_what_would_be() {
         ),
         (
             "failure_rate_treshold=40",
-            "did you mean failure_rate_threshold?",
+            "did you mean `failure_rate_threshold`?",
         ),
         ("wait_duration_in_open_state_ms=soon", "such as 30s"),
         ("quorum=2s", "without a unit"),
@@ -146,7 +146,7 @@ async fn what_is_unwise_is_taken_and_said() {
         &["policy", "show", "payments"],
     ] {
         let ran = service.run(arguments).await;
-        let said = "warning: slow_call_rate_threshold is 50, but nothing is slow without";
+        let said = "warning: slow_call_rate_threshold is 50, but no call counts as slow without";
         assert_eq!(ran.status, 0, "{ran:?}");
         assert!(ran.out.contains(said), "{ran:?}");
     }

@@ -15,9 +15,11 @@ async fn each_command_does_what_it_says_and_shows_what_is_now() {
         ("metrics-only", "metrics_only"),
         ("reset", "closed"),
     ] {
-        let ran = service
-            .run(&[command, "payments", "--reason", "drill", "--author", "ana"])
-            .await;
+        let mut words = vec![command, "payments", "--reason", "drill", "--author", "ana"];
+        if command != "reset" {
+            words.extend(["--until-reset", "--replace"]);
+        }
+        let ran = service.run(&words).await;
         assert_eq!(ran.status, 0, "{ran:?}");
         assert!(
             ran.out.starts_with(&format!("payments  {state}: ")),
@@ -57,7 +59,8 @@ async fn who_commands_is_taken_from_the_environment() {
         (&[("SUDO_USER", ""), ("USER", "bob")], "bob"),
         (&[], "uid "),
     ] {
-        let mut command = program(&["disable", "payments", "--timeout", "20000"]);
+        let mut command = program(&["disable", "payments", "--for", "1h", "--replace"]);
+        command.args(["--timeout", "20000"]);
         command.args(["--redis", redis_url(), "--prefix", &service.prefix]);
         command.envs(settings.iter().copied());
         let ran: Ran = tokio::task::spawn_blocking(move || command.output())
@@ -80,7 +83,13 @@ async fn what_is_too_long_is_refused() {
         ["--author", &"x".repeat(201)],
     ] {
         let ran = service
-            .run(&["disable", "payments", arguments[0], arguments[1]])
+            .run(&[
+                "disable",
+                "payments",
+                "--until-reset",
+                arguments[0],
+                arguments[1],
+            ])
             .await;
         assert_eq!(ran.status, 2, "{ran:?}");
         assert!(ran.err.contains("bytes, but at most"), "{ran:?}");

@@ -1,4 +1,4 @@
-//! `commontrip doctor` on real servers that lack something: its words, its JSON, its exit status.
+//! `commontrip doctor` on real servers that lack something: its text, its JSON, its exit status.
 
 mod reach;
 mod rights;
@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::support::OwnServer;
 
-/// Runs it with no settings but these; answers are held against a timeout that no busy moment reaches.
+/// Runs it with only these settings. Answer times are compared with a timeout that a busy machine
+/// does not exceed.
 fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_commontrip"));
     for (name, _) in std::env::vars_os() {
@@ -25,7 +26,7 @@ fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     command.envs(settings.iter().copied()).output().unwrap()
 }
 
-/// What it found, and its exit status.
+/// Its findings, and its exit status.
 #[derive(Debug)]
 struct Findings {
     status: i32,
@@ -60,7 +61,7 @@ impl Findings {
         self.check(name)["verdict"].as_str().unwrap()
     }
 
-    /// All that is said of it, in one.
+    /// All text about a check, joined.
     fn words(&self, name: &str) -> String {
         let check = self.check(name);
         let said = ["found", "means", "advice"].map(|key| check[key].as_str().unwrap_or_default());
@@ -88,7 +89,7 @@ impl Findings {
     }
 }
 
-/// The program waits for the server, and the test's runtime may have but one thread.
+/// The program waits for the server, and the test's runtime may have only one thread.
 async fn examined(url: &str, arguments: &[&str]) -> Findings {
     let url = url.to_owned();
     let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
@@ -137,6 +138,7 @@ fn a_healthy_server_is_found_well_and_left_as_it_was() {
         "persistence",
         "clock",
         "keys",
+        "circuits",
         "format",
         "policies",
     ];

@@ -1,4 +1,4 @@
-//! Rights: the documented list, each one taken away, and what the crate itself says then.
+//! Rights: the documented list, each one revoked, and what the crate itself reports then.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -17,7 +17,7 @@ fn rules(url: &str) -> String {
     RedisStore::builder().open(url).unwrap().acl_rules()
 }
 
-/// Makes the user anew, with these rules but one.
+/// Creates the user again with these rules, except one.
 fn grant(server: &OwnServer, rules: &str, but: &str) {
     let rules: Vec<_> = rules.split(' ').filter(|rule| *rule != but).collect();
     let () = tell(
@@ -31,12 +31,12 @@ fn url(server: &OwnServer) -> String {
 }
 
 #[test]
-fn the_readme_shows_the_list() {
-    let readme = include_str!("../../../README.md");
+fn the_page_shows_the_list() {
+    let page = include_str!("../../../docs/redis.md");
     let shown = |from: &str| {
-        let shown = readme
+        let shown = page
             .split_once(from)
-            .unwrap_or_else(|| panic!("{from} is not in README.md"));
+            .unwrap_or_else(|| panic!("{from} is not in docs/redis.md"));
         let end = shown.1.find("\n```").unwrap();
         let words = shown.1[..end]
             .split_whitespace()
@@ -67,9 +67,9 @@ fn the_readme_shows_the_list() {
             .split(' ')
             .filter(|rule| !plain.split(' ').any(|p| p == *rule))
             .collect();
-        // A table's cells escape their bars.
+        // Cells of a table escape their bars.
         let more = more.replace("cluster|slots", "cluster\\|slots");
-        assert!(readme.contains(&more), "{more}");
+        assert!(page.contains(&more), "{more}");
         assert!(
             more.contains(&extra.join(" ").replace('|', "\\|")),
             "{extra:?} {more}"
@@ -78,7 +78,7 @@ fn the_readme_shows_the_list() {
 }
 
 #[test]
-fn the_readme_shows_what_queues_need_beside_and_the_program_prints_it() {
+fn the_page_shows_what_queues_need_beside_and_the_program_prints_it() {
     let store = RedisStore::builder().open("redis://any").unwrap();
     let (plain, all) = (store.acl_rules(), store.acl_rules_with_queues());
     let plain: Vec<_> = plain.split(' ').collect();
@@ -87,9 +87,9 @@ fn the_readme_shows_what_queues_need_beside_and_the_program_prints_it() {
         .filter(|rule| !plain.contains(rule))
         .collect();
     let row = extra.join(" ").replace('|', "\\|");
-    let readme = include_str!("../../../README.md");
+    let page = include_str!("../../../docs/redis.md");
     assert!(
-        readme.contains(&format!("prints these too) | `{row}` |")),
+        page.contains(&format!("prints these too) | `{row}` |")),
         "{row}"
     );
     let printed = std::process::Command::new(env!("CARGO_BIN_EXE_commontrip"))
@@ -138,7 +138,7 @@ async fn in_a_cluster_the_node_that_lacks_a_right_is_named() {
     let by_user = cluster.url().replace(&support::userinfo(), "ana:word");
     for right in ["", "+asking", "+zadd", "&commontrip:*", "+cluster|slots"] {
         for (i, node) in cluster.nodes.iter().enumerate() {
-            // The client asks whichever node it likes for the slots.
+            // The client asks any node for the slots.
             let but = if i == 1 || right == "+cluster|slots" {
                 right
             } else {
@@ -194,7 +194,7 @@ async fn through_a_sentinel_role_is_needed_and_named() {
     );
 }
 
-/// Keeps what is logged as warnings.
+/// Collects logged warnings.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
 
@@ -238,7 +238,7 @@ async fn health_and_the_log_say_that_a_right_is_missing_and_who_names_it() {
         let breaker = circuits
             .circuit("payments", Policy::consecutive(2).unwrap())
             .unwrap();
-        // The calls themselves are not in the way of any of it.
+        // The calls themselves succeed in any case.
         for _ in 0..3 {
             let _ = breaker.call(async || Err::<(), _>(())).await;
         }
@@ -253,7 +253,10 @@ async fn health_and_the_log_say_that_a_right_is_missing_and_who_names_it() {
             logged.contains("lacks a right, which `commontrip doctor` names"),
             "{right}: {logged}"
         );
-        assert!(logged.contains("the store is away"), "{right}: {logged}");
+        assert!(
+            logged.contains("the store is unavailable"),
+            "{right}: {logged}"
+        );
         circuits.shutdown().await;
         let () = tell(&server, "FLUSHALL");
     }

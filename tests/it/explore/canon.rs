@@ -1,11 +1,12 @@
-//! When two states are one: a state as bytes, without what cannot matter.
+//! When two states are equal: a state as bytes, without anything that cannot matter.
 //!
-//! Owns the equivalence. Two states with the same bytes go on alike, because:
-//! - time is counted from now, and what is over is over, however long ago;
-//! - the names of tokens, outcomes and processes do not matter, nor the order of replicas;
-//! - the circuit asks only whether a generation is its own, or newer than its own. So those are
-//!   counted from the store's; older ones count by their order, which is all that a replica asks.
-//!   While the store can still be emptied they are kept as they are: it would begin at 0 again;
+//! Owns the equivalence. Two states with the same bytes have the same future, because:
+//! - time is relative to now, and expired times are equal however long ago they expired;
+//! - the names of tokens, outcomes and processes do not matter, nor does the order of replicas;
+//! - the circuit only asks whether a generation is its own, or newer than its own. So generations
+//!   are relative to the store's. Older ones count by their order, because replicas compare nothing
+//!   else. While the store can still be emptied, they are kept unchanged, because it would start at
+//!   0 again;
 //! - totals, the window while it is not read, and the number of opens without a backoff decide
 //!   nothing.
 
@@ -44,7 +45,7 @@ pub fn key(world: &World, scope: &Scope) -> Vec<u8> {
         .net
         .iter()
         .map(|letter| {
-            // Written once with the names so far to find the order.
+            // Written as a draft first, with the names so far, to find the order.
             let mut draft = writer.draft();
             draft.letter(letter);
             (draft.bytes, letter)
@@ -82,7 +83,7 @@ impl<'a> Writer<'a> {
     fn new(world: &'a World, scope: &'a Scope) -> Self {
         let mut older = Vec::new();
         let own = world.store.seen.generation;
-        // Only what is still to be heard is compared with what replicas know.
+        // Only publications that may still arrive are compared with what replicas know.
         for letter in &world.net {
             match letter {
                 Letter::Answer { answer, .. } => older.push(answer.snapshot.generation),
@@ -128,7 +129,7 @@ impl<'a> Writer<'a> {
         self.put(len as u8);
     }
 
-    /// A generation that is compared with the store's only.
+    /// A generation that is compared only with the store's.
     fn generation(&mut self, generation: u64) {
         let own = self.world.store.seen.generation;
         let byte = if self.absolute {
@@ -141,7 +142,7 @@ impl<'a> Writer<'a> {
         self.put(byte);
     }
 
-    /// A generation that is compared with other replicas' too.
+    /// A generation that is also compared with those of other replicas.
     fn heard(&mut self, generation: u64) {
         self.generation(generation);
         if let Ok(i) = self.older.binary_search(&generation) {
@@ -249,8 +250,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Of the number of a report all that matters: whether the store has seen it or a newer one,
-    /// and how many late reports are older.
+    /// All that matters about a report's number: whether the store has seen it or a newer one, and
+    /// how many late reports are older.
     fn number(&mut self, life: u32, seq: u64) {
         let late = self.late_reports(life);
         self.len(late.iter().filter(|other| **other < seq).count());
@@ -279,7 +280,7 @@ impl<'a> Writer<'a> {
         if seen.state != State::Closed {
             self.put(u8::from(seen.until_ms == 0));
             self.left(seen.until_ms);
-            // What is published says what was left then.
+            // A publication contains the time that was left then.
             self.snapshot(seen);
         } else {
             self.bytes.extend([seen.calls as u8, seen.failures as u8]);
@@ -289,7 +290,8 @@ impl<'a> Writer<'a> {
                 .extend([seen.probe_successes as u8, seen.probe_failures as u8]);
         }
         self.len(store.probes.len());
-        // Those that somebody names are told there; the others in the order of their deadlines.
+        // Named tokens are written where they are named, the others in the order of their
+        // deadlines.
         let named = |token: &u32| self.tokens.contains(token);
         let others = store.probes.iter().filter(|(token, _)| !named(token));
         let mut others: Vec<_> = others
@@ -329,7 +331,7 @@ impl<'a> Writer<'a> {
     fn snapshot(&mut self, seen: &Snapshot) {
         self.heard(seen.generation);
         self.put(seen.state as u8);
-        // Time left as of then: it is told as a memory's when it was an answer's.
+        // The time left then; a memory that is made from an answer contains it.
         if seen.state.is_override() {
             self.put((seen.left_ms() / TICK) as u8 + u8::from(seen.until_ms == 0) * 100);
         } else if self.absolute || seen.generation > self.world.store.seen.generation {

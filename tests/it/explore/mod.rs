@@ -1,10 +1,10 @@
-//! Exhaustive exploration of the model: every state that a small fleet can come to.
+//! Exhaustive exploration of the model: every state that a small fleet can reach.
 //!
-//! Owns the scopes and what is asked of them. The circuit is the real one of `src/model`; the
-//! replicas do what `src/breaker` does (`replica`), the network loses, delays and repeats
-//! (`world`), the store watches each operation (`store`). States that go on alike are one
-//! (`canon`), so a scope bounds the fleet, its faults and what a replica has in hand at once; time,
-//! calls and transitions go on for ever. ARCHITECTURE.md says what was explored.
+//! Owns the scopes and the assertions. The circuit is the real one of `src/model`; replicas behave
+//! like `src/breaker` (`replica`), the network loses, delays and repeats messages (`world`), and
+//! the store checks each operation (`store`). States with the same future are one state (`canon`).
+//! So a scope bounds the fleet, its faults and a replica's unfinished work, while time, calls and
+//! transitions are unbounded. ARCHITECTURE.md lists what was explored.
 
 mod canon;
 mod replica;
@@ -18,10 +18,10 @@ use std::{env, io::Write, time::Instant};
 use scope::{Broken, Rule, Scope};
 use search::{Found, explore, states_of_one_key_go_on_alike};
 
-/// Names larger bounds: `COMMONTRIP_TEST_EXPLORE=large`.
+/// Selects larger bounds: `COMMONTRIP_TEST_EXPLORE=large`.
 const LARGER: &str = "COMMONTRIP_TEST_EXPLORE";
 
-/// Past the harness, which keeps what a passing test prints to itself.
+/// Bypasses the harness, which hides the output of passing tests.
 fn say(words: &str) {
     let mut stderr = std::io::stderr();
     writeln!(stderr, "{words}").unwrap();
@@ -71,7 +71,7 @@ const fn scope(replicas: usize) -> Scope {
     scope
 }
 
-/// What every run of the suite explores.
+/// The scopes of every run of the suite.
 fn short() -> Vec<Scope> {
     let one = |name| Scope {
         replicas: 1,
@@ -105,7 +105,7 @@ fn short() -> Vec<Scope> {
             success_threshold: 2,
             ..two("two replicas, two probes")
         },
-        // What is promised when a wait is shorter than a lease: the limit, while nothing is lost.
+        // The guarantee for a wait shorter than a lease: the limit holds while nothing is lost.
         Scope {
             wait: 1,
             lease: 3,
@@ -114,7 +114,7 @@ fn short() -> Vec<Scope> {
     ]
 }
 
-/// What is explored on demand, in release.
+/// The scopes for runs on demand, in release builds.
 fn large() -> Vec<Scope> {
     let one = |name| Scope {
         replicas: 1,
@@ -178,7 +178,7 @@ fn large() -> Vec<Scope> {
     ]
 }
 
-/// Whether larger bounds are asked for.
+/// Whether larger bounds are requested.
 fn is_large() -> bool {
     match env::var(LARGER).as_deref() {
         Err(_) => false,

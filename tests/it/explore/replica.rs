@@ -1,8 +1,8 @@
-//! One replica of the exploration: what a breaker keeps of a circuit, and what it does with it.
+//! One replica of the exploration: what a breaker keeps of a circuit, and how it acts.
 //!
-//! Says again in a few lines what `src/breaker` says: `cell/news.rs` (take, tally to late),
-//! `cell/reports.rs` (memory), `outbox.rs` (numbers, one report at a time), `ask.rs` (a grant that
-//! is too old or unknown is given back), `link.rs` (away, asking until back).
+//! Repeats the logic of `src/breaker` in a few lines: `inner/news.rs` (take, tally to late),
+//! `inner/reports.rs` (memory), `outbox.rs` (numbers, one report at a time), `ask.rs` (a grant that
+//! is too old or unknown is given back), `outage.rs` (unavailable, asking until it is back).
 
 use std::rc::Rc;
 
@@ -21,8 +21,8 @@ use super::{
 pub enum Link {
     #[default]
     There,
-    Away,
-    /// It has answered; what it says of the circuit was not heard yet.
+    Unavailable,
+    /// It has answered, but the replica does not know its state of the circuit yet.
     Back,
 }
 
@@ -31,18 +31,18 @@ pub enum Link {
 pub struct Call {
     pub token: u32,
     pub generation: u64,
-    /// When the store takes its place back.
+    /// When the store takes the permit back.
     pub deadline: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Replica {
-    /// The number of this life; each process has another.
+    /// The number of this life; each process has its own.
     pub life: u32,
     pub link: Link,
     pub seen: Rc<Snapshot>,
     pub confirmed: Option<u64>,
-    /// What was pushed, until the next answer.
+    /// The last publication, until the next answer.
     pub hint: Option<Rc<Snapshot>>,
     pub number: u64,
     pub pending: Option<Rc<Filed>>,
@@ -96,19 +96,19 @@ impl Replica {
         self.tally.len() + self.late.len()
     }
 
-    /// Outcomes that are not yet answered for.
+    /// Outcomes whose report was not answered yet.
     pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
         let pending = self.pending.iter().flat_map(|filed| filed.outcomes());
         self.tally.iter().chain(&self.late).chain(pending)
     }
 
-    /// Takes over what is said of the circuit, unless something newer is known.
+    /// Adopts a state of the circuit, unless a newer one is known.
     pub fn take(&mut self, scope: &Scope, news: &Rc<Snapshot>, now: u64) -> Result<(), Violation> {
         let (known, newest) = (self.seen.generation, self.newest());
         let older = news.generation < known;
         let takes_any = scope.is_broken(Broken::TakesOlderNews)
             || self.link == Link::Back && scope.is_broken(Broken::TakesAnyNewsWhenBack);
-        if self.link == Link::Away || older && !takes_any {
+        if self.link == Link::Unavailable || older && !takes_any {
             return Ok(());
         }
         let same = news.generation == newest.generation && news.state == newest.state;
@@ -124,12 +124,12 @@ impl Replica {
         })
     }
 
-    /// The newest state that was heard of; what is counted belongs to it.
+    /// The newest known state; new counts belong to it.
     pub fn newest(&self) -> Rc<Snapshot> {
         Rc::clone(self.hint.as_ref().unwrap_or(&self.seen))
     }
 
-    /// Goes by what is pushed, if it is newer, and remembers nothing of it.
+    /// Applies a publication if it is newer, but does not add it to the memory.
     pub fn hint(&mut self, scope: &Scope, news: &Rc<Snapshot>, now: u64) -> Result<(), Violation> {
         if scope.is_broken(Broken::TakesOlderNews) {
             return self.take(scope, news, now);
@@ -141,7 +141,7 @@ impl Replica {
         Ok(())
     }
 
-    /// The report to be sent: the one that was not answered, or a new one.
+    /// The report to send: the unanswered one, or a new one.
     pub fn report(&mut self, scope: &Scope) -> Rc<Filed> {
         let mut filed = match self.pending.take() {
             None => {
@@ -164,7 +164,7 @@ impl Replica {
         filed
     }
 
-    /// A call ends, perhaps long after its lease.
+    /// Ends a call, possibly long after its lease.
     pub fn end(&mut self, call: usize, outcome: Outcome) {
         let Call {
             token, generation, ..
@@ -182,7 +182,7 @@ impl Replica {
         }
     }
 
-    /// A call of the present generation ends.
+    /// Ends a call of the present generation.
     pub fn file(&mut self, outcome: Outcome) {
         self.tally.push(outcome);
     }
@@ -191,7 +191,7 @@ impl Replica {
         self.newest().state == State::Closed
     }
 
-    /// The store answers.
+    /// Processes an answer of the store.
     pub fn hear(
         &mut self,
         scope: &Scope,
@@ -222,12 +222,12 @@ impl Replica {
         Ok(())
     }
 
-    /// The store does not answer in time.
+    /// The store did not answer in time.
     pub fn give_up(&mut self, scope: &Scope, body: &Body) {
-        self.link = Link::Away;
+        self.link = Link::Unavailable;
         self.hint = None;
         match *body {
-            // It may have been granted.
+            // The store may have granted it.
             Body::Acquire(token) | Body::Release(token) => self.releases.push(token),
             Body::Report(_) if scope.is_broken(Broken::ForgetsReports) => self.pending = None,
             Body::Report(_) | Body::Ask | Body::Command(_) => {}

@@ -1,4 +1,4 @@
-//! What is explored, and by which rules: the bounds, the policy, and what is broken on purpose.
+//! The scope of an exploration, and its rules: bounds, policy, and deliberate faults.
 
 use commontrip::model::Rules;
 
@@ -7,30 +7,30 @@ pub const TICK: u64 = 1000;
 
 /// The bounds of one exploration.
 ///
-/// Time, calls and transitions have no bound: states that differ only in their age are one state.
+/// Time, calls and transitions are unbounded: states that differ only in their age are one state.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
     pub name: &'static str,
     pub replicas: usize,
-    /// Probes that the fleet may have out at once.
+    /// Probes that the fleet may have in flight at once.
     pub permitted: u64,
     pub success_threshold: u64,
-    /// Ticks.
+    /// In ticks.
     pub wait: u64,
     pub lease: u64,
     pub half_open: u64,
     /// Probes that one replica may have running at once.
     pub calls: usize,
-    /// Outcomes that one replica may have unsent, beside those in the report under way.
+    /// Outcomes that one replica may have unsent, in addition to those in the report in flight.
     pub unsent: usize,
-    /// How often a message is late, repeated or lost.
+    /// How many messages may be late, repeated or lost.
     pub messages: u8,
-    /// How often a replica dies.
+    /// How many replicas may die.
     pub crashes: u8,
-    /// How often the store is emptied, and the newest generation at which it is.
+    /// How often the store may be emptied, and the newest generation at which it may be.
     pub empties: u8,
     pub emptied_up_to: u64,
-    /// How often an operator commands.
+    /// How many commands an operator may send.
     pub commands: u8,
     pub broken: Option<Broken>,
 }
@@ -70,7 +70,7 @@ impl Scope {
         rules
     }
 
-    /// For how long a memory counts as recent, ms.
+    /// The maximum age of a recent memory, ms.
     pub const fn recent_ms(&self) -> u64 {
         (self.wait + self.lease) * TICK
     }
@@ -80,34 +80,34 @@ impl Scope {
     }
 }
 
-/// A rule broken on purpose, from outside of the model.
+/// A rule that is broken deliberately, from outside the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// The store forgets outstanding probes at each transition.
     ForgetsProbes,
-    /// What is adopted as open ends at once.
+    /// An adopted open state ends at once.
     SkipsTheWait,
-    /// What replicas remember is held to be old.
+    /// Replicas' memories are treated as old.
     HoldsMemoriesOld,
-    /// What replicas remember is not heeded.
+    /// Replicas' memories are ignored.
     IgnoresMemories,
-    /// A number is news each time.
+    /// Every report number counts as new.
     ForgetsNumbers,
-    /// Every report and every probe's outcome is held to be of the present generation.
+    /// Every report and every probe's outcome is treated as one of the present generation.
     TakesAnyGeneration,
-    /// A probe's outcome is held to be of a probe that is out.
+    /// Every probe's outcome is treated as that of a probe in flight.
     TakesAnyToken,
-    /// A probe that never ends keeps its place for good.
+    /// A probe that never ends keeps its permit forever.
     NeverReaps,
     /// A transition is published twice.
     PublishesTwice,
-    /// A replica takes over older generations.
+    /// A replica adopts older generations.
     TakesOlderNews,
-    /// A replica to which the store has come back takes over whatever it hears first.
+    /// A replica whose store has returned adopts the first state it receives.
     TakesAnyNewsWhenBack,
-    /// A replica gives a report that it sends again another number.
+    /// A replica gives a resent report a new number.
     RenumbersReports,
-    /// A replica forgets a report that was not answered.
+    /// A replica forgets an unanswered report.
     ForgetsReports,
 }
 

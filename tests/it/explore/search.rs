@@ -1,9 +1,10 @@
 //! Breadth-first search over canonical states, and reverse reachability of Closed.
 //!
-//! Our own and not that of a model checker such as stateright: the states are those of the real circuit, which a key has to
-//! stand for; the question whether every state can be left for Closed needs the whole graph; and
-//! a shortest trace falls out of breadth-first order. That is less code than an adapter.
-//! A state is kept as 128 bits of hash and the step that led to it; only the front is held whole.
+//! This is not based on a model checker such as stateright, for three reasons. The states are those
+//! of the real circuit, which a key has to represent. The question whether every state can reach
+//! Closed needs the whole graph. And breadth-first order yields a shortest trace anyway. An adapter
+//! would be longer than this code. A state is stored as 128 bits of hash and the step that led to
+//! it; only the frontier is kept in full.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -16,11 +17,11 @@ use super::{
     world::{Step, World},
 };
 
-/// What an exploration found.
+/// The result of an exploration.
 pub struct Found {
     pub states: usize,
     pub transitions: usize,
-    /// Length of the longest shortest way.
+    /// The length of the longest shortest path.
     pub depth: usize,
     pub broken: Option<(Rule, String)>,
 }
@@ -33,7 +34,7 @@ struct Node {
 
 struct Graph {
     nodes: Vec<Node>,
-    /// Steps without faults, from and to.
+    /// Steps without faults: from, to.
     fair: Vec<(u32, u32)>,
     closed: Vec<u32>,
     transitions: usize,
@@ -49,7 +50,7 @@ fn hash(bytes: &[u8]) -> u128 {
     half(1) << 64 | half(2)
 }
 
-/// Visits every state of a scope, or ends at the first that breaks a rule.
+/// Visits every state of a scope, or stops at the first that breaks a rule.
 pub fn explore(scope: &Scope) -> Found {
     let mut graph = Graph {
         nodes: vec![Node {
@@ -95,8 +96,8 @@ pub fn explore(scope: &Scope) -> Found {
     graph.found(depth, None)
 }
 
-/// Holds the equivalence of states to its word: whatever has the same key must go on to the same
-/// keys. Returns how many states were compared.
+/// Checks the equivalence of states: states with the same key must lead to the same keys. Returns
+/// the number of compared states.
 pub fn states_of_one_key_go_on_alike(scope: &Scope) -> usize {
     let future = |world: &World| -> BTreeMap<u128, Step> {
         let after = |step| {

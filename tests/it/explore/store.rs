@@ -1,8 +1,7 @@
-//! The store of the exploration: the real [`Circuit`], watched.
+//! The store of the exploration: the real [`Circuit`], with checks.
 //!
-//! Owns what each request must and must not do. Knows nothing of replicas but what they send.
-//! Invariant: `probes` and `heard` are what the circuit holds, so that no state has to be asked
-//! for it twice.
+//! Owns what each request must and must not do. Knows only the requests of replicas. Invariant:
+//! `probes` and `heard` mirror the circuit, so that no state reads them from it twice.
 
 use std::{collections::BTreeSet, rc::Rc};
 
@@ -16,7 +15,7 @@ use commontrip::{
 
 use super::scope::{Broken, Rule, Scope, TICK, Violation, check};
 
-/// One call's outcome: its number, and what became of it.
+/// One call's outcome: its number and kind.
 pub type Outcome = (u32, Kind);
 
 /// A report as a replica keeps it until it is answered.
@@ -35,7 +34,7 @@ impl Filed {
     }
 }
 
-/// A probe that has an outcome.
+/// A probe with an outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
     pub token: u32,
@@ -48,7 +47,7 @@ pub enum Body {
     Acquire(u32),
     Report(Rc<Filed>),
     Release(u32),
-    /// Whether the store is back.
+    /// Asks whether the store is back.
     Ask,
     Command(Command),
 }
@@ -72,11 +71,11 @@ pub struct Store {
     circuit: Rc<Circuit>,
     pub exists: bool,
     pub seen: Rc<Snapshot>,
-    /// Token and lease deadline of each probe that is out.
+    /// Token and lease deadline of each probe in flight.
     pub probes: Vec<(u32, u64)>,
     /// Replica and number of its last report.
     pub heard: Vec<(u32, u64)>,
-    /// Outcomes that are in the lifetime totals, of those that somebody could still report.
+    /// Outcomes in the lifetime totals that somebody could still report.
     pub counted: BTreeSet<u32>,
 }
 
@@ -107,7 +106,7 @@ fn token(number: u32) -> String {
     format!("t{number}")
 }
 
-/// Whether a memory obliges a store that lost the circuit to hold it open.
+/// Whether a memory obliges a store that lost the circuit to keep it open.
 fn is_open(memory: &Memory, scope: &Scope) -> bool {
     matches!(memory.state, State::Open | State::HalfOpen) && memory.age_ms <= scope.recent_ms()
 }
@@ -194,7 +193,7 @@ impl Store {
         })
     }
 
-    /// Alters what the store is told of memories, where that is to be broken.
+    /// Changes the memories that the store receives, if that rule is broken deliberately.
     fn break_head(&mut self, scope: &Scope, head: &mut Head, now: u64) {
         let lost = head.memory.generation > self.seen.generation;
         match scope.broken {
@@ -252,7 +251,7 @@ impl Store {
         }
     }
 
-    /// Reads back what the circuit holds.
+    /// Reads the circuit's content back.
     fn look(&mut self) {
         let held = self.circuit.held();
         let number = |name: &str| name[1..].parse().unwrap();
@@ -270,7 +269,7 @@ impl Store {
             .collect();
     }
 
-    /// A store that knows nothing takes over the number of a closed circuit: that is no transition.
+    /// An empty store adopts the generation of a closed circuit, which is not a transition.
     fn begins_with(&self, memory: &Memory) -> u64 {
         if self.exists || memory.state != State::Closed {
             return self.seen.generation;
@@ -313,7 +312,7 @@ impl Store {
         )
     }
 
-    /// A report moves only what it is about; a release moves nothing.
+    /// A report changes only its own subject; a release changes nothing.
     fn check_moves(
         &self,
         after: &Self,

@@ -1,8 +1,8 @@
-//! The whole of the exploration: store, replicas, network, time, and what may happen next.
+//! The whole state of the exploration: store, replicas, network, time, and the possible next steps.
 //!
-//! A request that nothing happens to is carried out and answered in one step; late, repeated and
-//! lost messages are steps of their own, of which a scope has so many.
-//! Invariant: a step is possible only where the breaker could take it.
+//! An undisturbed request is executed and answered in one step. Late, repeated and lost messages
+//! are separate steps, and a scope limits their number. Invariant: a step is possible only where
+//! the breaker could take it.
 
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
@@ -17,25 +17,25 @@ use super::{
     store::{Answer, Body, Request, Store},
 };
 
-/// When an exploration begins, Unix ms.
+/// The start of an exploration, Unix ms.
 const BASE: u64 = 1_735_689_600_000;
 
-/// What the network holds.
+/// A message in the network.
 #[derive(Clone, Debug)]
 pub enum Letter {
-    /// A request that nobody waits for any more.
+    /// A request whose replica has given up.
     Request(Rc<Request>),
     /// An answer that a replica waits for.
     Answer { to: u32, body: Body, answer: Answer },
-    /// A change as it was published; heard by anybody, any number of times.
+    /// A published change; any replica may receive it, any number of times.
     News(Rc<Snapshot>),
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Answered,
-    /// It is late or lost: the replica gives up.
+    /// It is late or lost, and the replica gives up.
     Late,
     /// It is answered, and the network repeats it later.
     Twice,
@@ -54,14 +54,14 @@ pub enum Step {
     Report(u8, Way),
     Release(u8, Way),
     Ask(u8, Way),
-    /// A call in closed fails.
+    /// A call in the closed state fails.
     Fail(u8),
     End(u8, u8, Kind),
     Hear(u8),
-    /// A request arrives late, or a late answer.
+    /// A late request or a late answer arrives.
     Arrive(u8),
     GiveUp(u8),
-    /// A publication is late.
+    /// A publication is delayed.
     Keep,
     HearLate(u8, u8),
     Crash(u8),
@@ -70,7 +70,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether it happens in a world where nothing fails.
+    /// Whether the step can happen without faults.
     pub const fn is_fair(self) -> bool {
         match self {
             Self::Acquire(_, way)
@@ -162,7 +162,7 @@ impl World {
         self.empties > 0 && self.store.seen.generation <= scope.emptied_up_to
     }
 
-    /// Whether a replica waits for an answer of a kind.
+    /// Whether a replica waits for this kind of answer.
     fn waits(&self, life: u32, acquire: bool) -> bool {
         self.net.iter().any(|letter| match letter {
             Letter::Answer { to, body, .. } => {
@@ -203,7 +203,7 @@ impl World {
             steps.extend(Way::ALL[..all].iter().map(|way| step(r, *way)));
         };
         let free = !self.waits(replica.life, false);
-        if replica.link == Link::Away {
+        if replica.link == Link::Unavailable {
             if free {
                 ways(Step::Ask);
             }
@@ -351,7 +351,8 @@ impl World {
         let known: Vec<_> = self.store.probes.iter().map(|(token, _)| *token).collect();
         let answer = self.store.perform(scope, request, self.now)?;
         self.owed.retain(|o| !self.store.counted.contains(o));
-        // A permit that is given once more has a new lease, also for a call that runs on it.
+        // A permit that is given again has a new lease, which also applies to the call that runs on
+        // it.
         if let (Body::Acquire(token), Permission::Probe) = (&request.body, answer.permission)
             && !known.contains(token)
         {
@@ -374,7 +375,7 @@ impl World {
             .retain(|letter| !matches!(letter, Letter::Answer { to, .. } if *to == dead.life));
     }
 
-    /// Lets go of letters that can change nothing any more, and of outcomes that nobody can report.
+    /// Drops messages that can no longer change anything, and outcomes that nobody can report.
     fn forget(&mut self, scope: &Scope) {
         if scope.broken.is_none() && !self.may_be_emptied(scope) {
             let store = &self.store;
@@ -412,7 +413,7 @@ impl World {
         self.store.counted.retain(|o| alive.contains(o));
     }
 
-    /// What must hold in every state.
+    /// Checks what must hold in every state.
     fn check(&self, scope: &Scope) -> Result<(), Violation> {
         let calls = self.replicas.iter().flat_map(|r| &r.calls);
         let live = calls.filter(|call| call.deadline > self.now).count() as u64;
@@ -428,7 +429,7 @@ impl World {
         })
     }
 
-    /// The store and the replicas in few words, for a trace.
+    /// A short description of the store and the replicas, for a trace.
     pub fn in_words(&self) -> String {
         let seen = |s: &Snapshot| format!("{} {}", s.state, s.generation);
         let mut words = format!("store {}", seen(&self.store.seen));

@@ -1,4 +1,5 @@
-//! The example `voice_cache`: its file is this test's, so that what is tested is what is there now.
+//! The examples `voice_cache` and `assistant`. This test includes their files as modules, so that
+//! it tests their current code.
 
 use std::time::Duration;
 
@@ -29,4 +30,15 @@ async fn it_runs_on_redis() {
     let circuits = circuits.prefix(&unique_prefix("voice"));
     let circuits = circuits.store_timeout(Duration::from_millis(500));
     runs(circuits.build().unwrap()).await;
+}
+
+#[path = "../../../examples/assistant.rs"]
+mod assistant;
+
+#[tokio::test]
+async fn the_assistant_says_what_fits_the_question_and_asks_nobody_in_mock_mode() {
+    for mock in [false, true] {
+        let circuits = Commontrip::embedded().unwrap();
+        assistant::run(&circuits, mock).await.unwrap();
+    }
 }

@@ -1,4 +1,4 @@
-//! Values in place of errors, after any error or after a rejection only.
+//! Values in place of errors, after any error or only after a rejection.
 
 use commontrip::fallback::{Fallback, Recovered};
 use commontrip::{CallError, CircuitBreaker, Commontrip, Override, Rejection};
@@ -55,7 +55,7 @@ async fn a_rejection_is_answered_and_told() {
     let given = call(&breaker, Ok(1)).await.fallback_on_rejection(2);
     let given = given.unwrap();
     assert_eq!((given.value, given.is_fallback()), (2, true));
-    // In a task, which the future must be fit for.
+    // In a task, to check that the future is `Send`.
     let computed = tokio::spawn(async move {
         let answer = call(&breaker, Ok(1)).await;
         answer

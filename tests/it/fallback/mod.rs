@@ -1,9 +1,14 @@
-//! Fallbacks: values in place of errors, and the last good ones, in one process and over the fleet.
+//! Fallbacks: values in place of errors, and last good values, in one process and across the fleet.
 
+mod counted;
 mod example;
 mod fleet;
+mod gated;
+mod herd;
 mod instead;
 mod process;
+mod share;
+mod writes;
 
 use std::time::Duration;
 

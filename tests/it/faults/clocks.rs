@@ -1,6 +1,7 @@
-//! Replicas whose clocks are wrong by an hour, either way, behave as one.
+//! Replicas whose clocks are wrong by an hour, either way, still act as one.
 //!
-//! The clocks are those of whole processes (libfaketime): nothing in the crate can know the right time.
+//! The clocks of whole processes are wrong (libfaketime), so nothing in the crate can know the
+//! right time.
 
 use std::{
     fs,
@@ -24,11 +25,11 @@ use super::{
 };
 
 const HOUR_MS: i64 = 3_600_000;
-/// Far less than an hour, and far more than starting a process takes.
+/// Far less than an hour, and far more than the start of a process takes.
 const CLOSE_MS: i64 = 60_000;
 const OFFSETS: [&str; PROCESSES] = ["+3600", "-3600", "+0"];
 
-/// Debian's library that lies to a process about the time.
+/// Debian's library that fakes the time of a process.
 fn liar() -> PathBuf {
     let find = || {
         let folders = fs::read_dir("/usr/lib").ok()?;
@@ -44,7 +45,8 @@ fn liar() -> PathBuf {
     })
 }
 
-/// How processes start that take turns with the offsets. Only the wall clock is wrong: no other can be set.
+/// Command prefixes for processes, with alternating offsets. Only the wall clock is wrong, because
+/// no other clock can be set.
 fn with_wrong_clocks() -> Vec<Vec<String>> {
     let liar = liar();
     let words = |offset: &&str| {
@@ -56,7 +58,7 @@ fn with_wrong_clocks() -> Vec<Vec<String>> {
     OFFSETS.iter().map(words).collect()
 }
 
-/// How far each process' clock is off, in hours; more than a minute beside that is an error.
+/// The error of each process' clock in hours; more than a minute beside whole hours fails.
 async fn hours_off(fleet: &Fleet) -> Vec<i64> {
     let looks = fleet.order_all(|| Order::Look).await;
     let now = unix_ms() as i64;

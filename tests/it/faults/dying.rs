@@ -1,4 +1,4 @@
-//! The server is not there, dies, freezes or has to read its data first.
+//! The server is missing, dies, freezes or has to load its data first.
 
 use crate::processes::ms;
 use crate::support::OwnServer;
@@ -55,7 +55,7 @@ async fn a_frozen_redis_is_survived() {
     trial.end().await;
 }
 
-/// Nobody is told of changes: decisions are good for `decision_ttl`, and then a call has to ask.
+/// Without push, decisions are valid for `decision_ttl`, and then a call has to ask.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_redis_holds_calls_up_once_where_nothing_is_pushed() {
     let _quiet = quiet().await;
@@ -72,7 +72,7 @@ async fn a_frozen_redis_holds_calls_up_once_where_nothing_is_pushed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_loads_its_data_is_survived() {
     let _quiet = quiet().await;
-    // A millisecond for each of the keys below, and clients are answered meanwhile.
+    // A millisecond for each of the keys below; clients are answered meanwhile.
     let slowly = [
         "--key-load-delay",
         "1000",

@@ -1,4 +1,4 @@
-//! The server is well, and the way to it is not.
+//! The server is healthy, but its network is not.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::{
     trial::{Trial, Way},
 };
 
-/// Every answer comes later by so much.
+/// Every answer is delayed by this time.
 async fn delayed(fault: &'static str, delay: Duration, away: std::ops::RangeInclusive<u64>) {
     let _quiet = quiet().await;
     let server = OwnServer::start();
     let proxy = Proxy::start(Ipv4Addr::LOCALHOST, server.port()).await;
     let trial = Trial::start(fault, &server, &proxy.url()).await;
-    let mut trial = trial.away(away);
+    let mut trial = trial.unavailable(away);
     trial.begin().await;
     proxy.set(Mode::Delay(delay));
     trial.hold(ms(1500)).await;
@@ -77,7 +77,7 @@ async fn cut_and_refused_connections_are_survived() {
     trial.end().await;
 }
 
-/// Processes on the far side of a link, and this side's end of it.
+/// Processes on the far side of a link, and the near side's proxy.
 async fn linked(fault: &'static str, server: &OwnServer) -> (Trial, Proxy, Netns) {
     let netns = Netns::new();
     let proxy = Proxy::start(netns.here, server.port()).await;
@@ -91,8 +91,8 @@ async fn one_lost_packet_in_ten_is_survived() {
     let _quiet = quiet().await;
     let server = OwnServer::start();
     let (trial, _proxy, netns) = linked("packet loss 10 %", &server).await;
-    // A lost packet comes again after 200 ms, which is an answer that is late.
-    let mut trial = trial.away(0..=20);
+    // A lost packet is sent again after 200 ms, so its answer is late.
+    let mut trial = trial.unavailable(0..=20);
     trial.begin().await;
     netns.lose(0.1);
     trial.hold(ms(2500)).await;
@@ -119,7 +119,7 @@ async fn a_peer_that_is_gone_without_a_word_is_survived() {
     let (mut trial, proxy, netns) = linked("half-open connections", &server).await;
     trial.begin().await;
     netns.part();
-    // Nobody hears of it.
+    // Neither side is notified.
     proxy.cut();
     trial.hold(ms(1500)).await;
     netns.heal();

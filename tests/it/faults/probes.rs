@@ -1,7 +1,7 @@
-//! The probe limit while Redis forgets everything, again and again.
+//! The probe limit while Redis repeatedly loses all data.
 //!
-//! Probes are counted by the service that they call. The circuit waits for at least a `probe_lease`, which is what the
-//! promise is made under.
+//! The called service counts probes. The circuit waits for at least a `probe_lease`, which is the
+//! condition of the guarantee.
 
 use std::time::Instant;
 
@@ -33,12 +33,12 @@ async fn an_emptied_redis_gives_no_probe_too_many() {
         .permitted_number_of_calls_in_half_open_state(PERMITTED)
         .wait_duration_in_open_state(ms(250))
         .probe_lease(ms(250))
-        // An emptied Redis opens a half-open circuit for what was left of this.
+        // An emptied Redis opens a half-open circuit for the rest of this time.
         .max_wait_duration_in_half_open_state(ms(400))
         .minimum_number_of_calls(5)
         .report_interval(ms(20))
         .decision_ttl(ms(20))
-        // A replica that lost Redis would probe for itself.
+        // A replica without Redis would otherwise send probes by its own decision.
         .on_store_failure(OnStoreFailure::Reject)
         .build()
         .unwrap();
@@ -61,7 +61,7 @@ async fn an_emptied_redis_gives_no_probe_too_many() {
     let (mut flushes, mut probes, since) = (0, 0, Instant::now());
     while flushes < FLUSHES {
         let tally = &upstream.tallies()[0];
-        // In the middle of a half-open: somebody holds a probe at this moment, or did just now.
+        // In the middle of a half-open state: a replica holds a probe now, or did just now.
         if tally.taken > probes {
             say(&mut redis, "FLUSHALL").await;
             (flushes, probes) = (flushes + 1, tally.taken);
@@ -86,7 +86,7 @@ async fn an_emptied_redis_gives_no_probe_too_many() {
     fleet.stop().await;
     let tally = &upstream.tallies()[0];
     let (most, taken, late) = (tally.most as u64, tally.taken, tally.late);
-    // The limit was pressed, or the test has shown nothing.
+    // The limit was reached, otherwise the test shows nothing.
     assert!(most > 0 && taken > u64::from(FLUSHES));
     assert!(
         most <= PERMITTED,

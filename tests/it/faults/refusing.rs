@@ -1,4 +1,4 @@
-//! The server is there, and answers with errors, late, or as if nothing had ever been stored.
+//! The server is reachable, but answers with errors, late, or as if it had no data.
 
 use redis::aio::MultiplexedConnection;
 
@@ -10,7 +10,7 @@ use super::{
     trial::{Trial, operator, say},
 };
 
-/// The fault is what one command does, over when another was said.
+/// The fault is the effect of one command, until another command ends it.
 async fn command(fault: &'static str, words: &str, back: &str) {
     let _quiet = quiet().await;
     let server = OwnServer::start();
@@ -23,13 +23,13 @@ async fn command(fault: &'static str, words: &str, back: &str) {
     trial.end().await;
 }
 
-/// Something that is done over and over, which is no reason to hold the store to be away.
+/// A repeated disturbance, which is no reason to consider the store unavailable.
 async fn nuisance(fault: &'static str, again: impl AsyncFn(&mut MultiplexedConnection)) {
     let _quiet = quiet().await;
     let server = OwnServer::start();
     let mut redis = operator(&server).await;
     let trial = Trial::start(fault, &server, &server.url()).await;
-    let mut trial = trial.away(0..=0);
+    let mut trial = trial.unavailable(0..=0);
     trial.begin().await;
     trial
         .hold_while(ms(1500), async || again(&mut redis).await)

@@ -1,12 +1,14 @@
 //! One fault and what must hold before, during and after it.
 //!
-//! Owns the fleet, its circuits and the assertions; the tests own the faults. Three circuits: one whose upstream is
-//! healthy, one whose upstream fails as soon as the fault begins, one that was tripped before. In every fault:
-//! - a call ends as the circuit says, whatever becomes of Redis: the healthy circuit admits all calls, the tripped one
-//!   none, and the failing one rejects in every process while the fault still lasts;
-//! - a process waits for Redis in one call at most, and what the breaker adds to a call stays what it was;
-//! - the store goes away as often as there is a reason for it;
-//! - afterwards all processes and Redis agree, and no generation has gone back.
+//! Owns the fleet, its circuits and the assertions; the tests own the faults. There are three
+//! circuits: one with a healthy upstream, one whose upstream fails as soon as the fault begins, and
+//! one that was tripped earlier. In every fault:
+//! - a call ends as the circuit says, whatever happens to Redis: the healthy circuit admits all
+//!   calls, the tripped one none, and the failing one rejects in every process while the fault
+//!   still lasts;
+//! - at most one call of a process waits for Redis, and the breaker's own overhead does not change;
+//! - the store becomes unavailable only as often as there is a reason;
+//! - afterwards all processes and Redis agree, and no generation has decreased.
 
 mod judge;
 
@@ -29,13 +31,14 @@ pub const PROCESSES: usize = 3;
 /// The default.
 const STORE_TIMEOUT: Duration = Duration::from_millis(50);
 const UNDISTURBED: Duration = Duration::from_millis(600);
-/// A failing upstream is noticed within this time. It takes half a second: the failures must outnumber what went well
-/// before.
+/// The maximum time until a failing upstream is noticed. It takes half a second, because failures
+/// must outnumber the earlier successes.
 const PROTECTION: Duration = Duration::from_secs(5);
-/// Everybody agrees within this time after a fault. The goal is one second.
+/// The maximum time until all agree after a fault. The goal is one second.
 const AGREEMENT: Duration = Duration::from_secs(5);
 
-/// How often more, at the most, the store may be away because a busy machine let it answer late.
+/// How many additional times the store may be unavailable because a busy machine delays its
+/// answers.
 const SLOW: u64 = 5;
 
 const FAILING: usize = 1;
@@ -43,14 +46,14 @@ const TRIPPED: usize = 2;
 
 pub struct Trial {
     fault: &'static str,
-    /// Where the test asks Redis: not by the way that the processes take.
+    /// The URL at which the test itself reaches Redis, not the one that the processes use.
     server: String,
     names: Vec<String>,
     fleet: Fleet,
     tripped: bool,
-    /// How often a process may find the store away.
+    /// How often a process may find the store unavailable.
     away: RangeInclusive<u64>,
-    away_before: Vec<u64>,
+    unavailable_before: Vec<u64>,
     asks: bool,
     generations: Vec<u64>,
     undisturbed: Vec<Measured>,
@@ -59,12 +62,12 @@ pub struct Trial {
     protected: Option<Duration>,
 }
 
-/// How the processes live.
+/// The settings of the processes.
 pub struct Way {
     url: String,
     started_with: Vec<Vec<String>>,
     decision_ttl: Duration,
-    /// Calls have to ask Redis, also when it is well.
+    /// Calls have to ask Redis even if it is healthy.
     asks: bool,
 }
 
@@ -78,14 +81,14 @@ impl Way {
         }
     }
 
-    /// Started with these words; they take turns.
+    /// Starts processes with these command prefixes, in turn.
     pub fn started_with(mut self, words: Vec<Vec<String>>) -> Way {
         self.started_with = words;
         self
     }
 
-    /// As a user who may not hear of changes, and with decisions that are good for so short a time that it is calls which
-    /// ask, and not the reporter that comes first.
+    /// A user without the right to subscribe, and a `decision_ttl` so short that calls ask before
+    /// the reporter does.
     pub async fn without_push(server: &OwnServer, port: u16) -> Way {
         let mut redis = operator(server).await;
         say(
@@ -102,12 +105,13 @@ impl Way {
 }
 
 impl Trial {
-    /// Starts processes, which reach the server by this URL, lets them call and measures them undisturbed.
+    /// Starts processes that reach the server by this URL, lets them make calls, and measures them
+    /// undisturbed.
     pub async fn start(fault: &'static str, server: &OwnServer, url: &str) -> Trial {
         Trial::start_as(fault, server, Way::by(url)).await
     }
 
-    /// The same, in another way.
+    /// The same with other settings.
     pub async fn start_as(fault: &'static str, server: &OwnServer, way: Way) -> Trial {
         let asks = way.asks;
         let (circuits, setup) = setup(way);
@@ -133,7 +137,7 @@ impl Trial {
         trial
     }
 
-    /// Starts processes while there is no server: the trial begins with the fault.
+    /// Starts processes without a server; the trial begins with the fault.
     pub async fn start_without_server(fault: &'static str, server: &OwnServer) -> Trial {
         let (circuits, setup) = setup(Way::by(&server.url()));
         let mut trial = Trial::of(fault, server.admin_url(), circuits, setup, false).await;
@@ -157,7 +161,7 @@ impl Trial {
             fleet: Fleet::start(setup, PROCESSES).await,
             tripped,
             away: 1..=1,
-            away_before: vec![0; PROCESSES],
+            unavailable_before: vec![0; PROCESSES],
             asks: false,
             undisturbed: Vec::new(),
             during: Vec::new(),
@@ -166,8 +170,8 @@ impl Trial {
         }
     }
 
-    /// Says how often a process may find the store away in this fault; once, if nothing is said.
-    pub fn away(mut self, times: RangeInclusive<u64>) -> Trial {
+    /// Sets how often a process may find the store unavailable in this fault. Default: once.
+    pub fn unavailable(mut self, times: RangeInclusive<u64>) -> Trial {
         self.away = times;
         self
     }
@@ -187,13 +191,13 @@ impl Trial {
         answers.into_iter().map(|a| a.measured).collect()
     }
 
-    /// From now on it is the fault that is measured, and one upstream fails.
+    /// Starts the measurement of the fault; one upstream begins to fail.
     pub async fn begin(&mut self) {
         if self.tripped {
             let looks = self.fleet.order_all(|| Order::Look).await;
-            self.away_before = looks
+            self.unavailable_before = looks
                 .iter()
-                .map(|a| a.times_away - u64::from(a.away))
+                .map(|a| a.times_unavailable - u64::from(a.away))
                 .collect();
             let stored = self.stored().await.expect("Redis answers");
             self.generations = stored.iter().map(|(_, generation)| *generation).collect();
@@ -202,12 +206,13 @@ impl Trial {
         self.began = Instant::now();
     }
 
-    /// Lets the fault last, for some time and until every process is protected from the failing upstream.
+    /// Lets the fault last for this time, and until every process is protected from the failing
+    /// upstream.
     pub async fn hold(&mut self, time: Duration) {
         self.hold_while(time, async || ()).await;
     }
 
-    /// The same, with something to be done over and over.
+    /// The same with a repeated action.
     pub async fn hold_while(&mut self, time: Duration, mut again: impl AsyncFnMut()) {
         while self.protected.is_none() || self.began.elapsed() < time {
             again().await;
@@ -226,7 +231,8 @@ impl Trial {
         self.during = self.measured(&[FAILING]).await;
     }
 
-    /// The fault is over: waits until all agree, measures, ends the processes and sees what was wrong.
+    /// Ends the trial after the fault: waits until all agree, measures, stops the processes and
+    /// reports errors.
     pub async fn end(mut self) {
         let agreed = self.agreement().await;
         let after = self.measured(&[FAILING]).await;
@@ -234,8 +240,8 @@ impl Trial {
             for (sum, told) in during.told.iter_mut().zip(after.told) {
                 *sum += told;
             }
-            // Calls that ask a Redis which is well again wait for as long as the machine makes them; the control, which asks
-            // nobody, does not show that.
+            // Calls that ask a recovered Redis wait as long as the machine makes them. The control
+            // asks nobody, so it does not show that.
             if !self.asks {
                 during.breaker.add(after.breaker);
                 during.control.add(after.control);
@@ -245,8 +251,10 @@ impl Trial {
             self.measure_undisturbed(&[FAILING]).await;
         }
         let looks = self.fleet.order_all(|| Order::Look).await;
-        let away = looks.iter().zip(&self.away_before);
-        let away: Vec<_> = away.map(|(a, before)| a.times_away - before).collect();
+        let away = looks.iter().zip(&self.unavailable_before);
+        let away: Vec<_> = away
+            .map(|(a, before)| a.times_unavailable - before)
+            .collect();
         self.fleet.stop().await;
         self.print(&away, agreed);
         let mut wrong = Vec::new();
@@ -254,14 +262,14 @@ impl Trial {
         self.judge_times(&away, &mut wrong);
         for (process, times) in away.iter().enumerate() {
             let (expected, error) = (&self.away, &looks[process].last_error);
-            // A machine that stands still for 50 ms is a store that is away, rightly.
+            // A machine that stands still for 50 ms rightly makes the store unavailable.
             let slow = error
                 .as_ref()
                 .is_some_and(|e| e.contains("did not answer within"));
             let most = expected.end() + SLOW * u64::from(slow);
             if times < expected.start() || *times > most {
                 wrong.push(format!(
-                    "process {process}: the store was away {times} times, not {expected:?}; last error: {error:?}"
+                    "process {process}: the store was unavailable {times} times, not {expected:?}; last error: {error:?}"
                 ));
             }
         }
@@ -278,11 +286,12 @@ impl Trial {
         );
     }
 
-    /// How long it takes until every process has Redis again and they say the same of every circuit.
+    /// How long it takes until every process has Redis again and all report the same state of every
+    /// circuit.
     async fn agreement(&self) -> Duration {
         let since = Instant::now();
         let mut agreed = None;
-        // Not a moment in which they agree by chance.
+        // They must agree for a while, not by chance.
         let lasting = ms(200);
         loop {
             let looks = self.fleet.order_all(|| Order::Look).await;
@@ -328,7 +337,7 @@ impl Trial {
         kept && looks.iter().all(same)
     }
 
-    /// The circuits as Redis has them, read beside the crate; `None` when it does not answer.
+    /// The circuits in Redis, read directly; `None` if it does not answer.
     async fn stored(&self) -> Option<Vec<(State, u64)>> {
         let client = redis::Client::open(self.server.clone()).unwrap();
         let mut redis = client.get_multiplexed_async_connection().await.ok()?;
@@ -338,9 +347,9 @@ impl Trial {
             read.cmd("HMGET").arg(key).arg("state").arg("generation");
         }
         let read: Vec<(Option<String>, Option<u64>)> = read.query_async(&mut redis).await.ok()?;
-        // What is at its default is not stored.
+        // Fields at their default are not stored.
         let circuit = |(state, generation): (Option<String>, Option<u64>)| {
-            let state = state.map_or(State::Closed, |word| State::from_word(&word).unwrap());
+            let state = state.map_or(State::Closed, |word| word.parse().unwrap());
             (state, generation.unwrap_or(0))
         };
         Some(read.into_iter().map(circuit).collect())
@@ -357,8 +366,8 @@ fn setup(way: Way) -> (Vec<(String, Policy)>, Setup) {
     let policy = Policy::builder()
         .wait_duration_in_open_state(Duration::from_secs(600))
         .decision_ttl(way.decision_ttl);
-    // Quick to notice, though all was well before, and not before each process has seen a failure
-    // of its own.
+    // Opens soon after earlier successes, but not before each process has seen a failure of its
+    // own.
     let quick = policy
         .clone()
         .sliding_window_time(ms(1000), 10)
@@ -380,12 +389,12 @@ fn setup(way: Way) -> (Vec<(String, Policy)>, Setup) {
     (circuits.to_vec(), setup)
 }
 
-/// A connection of an operator's.
+/// A connection with all rights.
 pub async fn operator(server: &OwnServer) -> redis::aio::MultiplexedConnection {
     connection_to(&server.admin_url()).await
 }
 
-/// Sends a command, its words separated by spaces.
+/// Sends a command, given as words separated by spaces.
 pub async fn say(redis: &mut redis::aio::MultiplexedConnection, words: &str) {
     let mut words = words.split(' ');
     let mut command = redis::cmd(words.next().expect("a word"));

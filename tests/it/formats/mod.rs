@@ -1,4 +1,4 @@
-//! Releases that share a Redis: what each writes, and that a roll-out loses nothing.
+//! Releases that share a Redis: what each writes, and that a rolling deploy loses nothing.
 
 mod recorded;
 mod rolling;

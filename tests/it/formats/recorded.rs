@@ -1,16 +1,16 @@
-//! What each published release has written into Redis, as data: this one must read it as it was
-//! meant.
+//! The data that each published release has written into Redis. This release must read it
+//! correctly.
 //!
-//! `1.json` is made by this test. When what is written changes, the test says so: then either the
-//! change is one that older releases do not notice, and the record is made again with
-//! `COMMONTRIP_TEST_RECORD=1`, or the format gets a new number and a record of its own
-//! (ARCHITECTURE.md, "Upgrades"). Records of published releases stay as they are.
+//! This test makes `1.json`, and fails when the written data changes. Then either older releases do
+//! not notice the change, and `COMMONTRIP_TEST_RECORD=1` makes the record again, or the format gets
+//! a new number and a record of its own (ARCHITECTURE.md, "Upgrades"). Records of published
+//! releases never change.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use commontrip::{
     Counts, Name, Rules,
-    model::{Acquire, Command, Control, Head, Latencies, Report, Runs},
+    model::{Acquire, Command, Control, Head, KindNote, Latencies, Report, Runs},
     store::{RedisStore, Store},
 };
 use redis::Connection;
@@ -22,7 +22,7 @@ use crate::{
 };
 
 const BEGAN: u64 = 1_735_689_600_000;
-/// When each circuit is looked at.
+/// The time at which each circuit is read.
 const LOOK: u64 = BEGAN + 8_000;
 
 struct Fleet {
@@ -76,7 +76,7 @@ impl Fleet {
         self.store.acquire(&name, &acquire).await.unwrap();
     }
 
-    /// A circuit of each kind.
+    /// Makes a circuit of each kind.
     async fn make(&self) {
         let mut latencies = Latencies::default();
         latencies.record(Duration::from_micros(700), 8);
@@ -87,7 +87,7 @@ impl Fleet {
                 failures,
                 slow_successes: successes / 4,
                 ignored: 1,
-                not_permitted: 2,
+                rejected: 2,
                 abandoned: 3,
                 ..Counts::default()
             },
@@ -97,6 +97,18 @@ impl Fleet {
                 last: failures,
             },
             latencies: latencies.clone(),
+            kinds: vec![
+                KindNote {
+                    kind: "timeout".into(),
+                    count: failures,
+                    detail: String::new(),
+                },
+                KindNote {
+                    kind: "database".into(),
+                    count: 1,
+                    detail: "SQLSTATE 40P01".into(),
+                },
+            ],
             ..Report::default()
         };
         let trip = |seq| Report {
@@ -161,7 +173,7 @@ impl Fleet {
             .await;
     }
 
-    /// Everything that is stored of a circuit.
+    /// Everything stored of a circuit.
     fn keys(&mut self, name: &str) -> Value {
         let mut held = serde_json::Map::new();
         for (part, key) in keys("", "").iter().zip(keys(&self.prefix, name)) {
@@ -192,7 +204,7 @@ impl Fleet {
                         .arg("+")
                         .query(&mut self.redis)
                         .unwrap();
-                    // The ids of events are the server's time.
+                    // The ids of events contain the server's time.
                     let id = |at: usize, id: String| match part.as_str() {
                         ":events" => format!("{}-0", at + 1),
                         _ => id,
@@ -214,7 +226,7 @@ impl Fleet {
         read.query(&mut self.redis).unwrap()
     }
 
-    /// Writes what another release has stored.
+    /// Writes the data that another release has stored.
     fn restore(&mut self, name: &str, held: &Value) {
         for (part, key) in keys("", "").iter().zip(keys(&self.prefix, name)) {
             let held = &held[part.trim_start_matches(":{}")];
@@ -332,7 +344,7 @@ async fn what_every_release_has_written_is_read_as_it_was_meant() {
             fleet.restore(name, &of["keys"]);
             let (path, seen) = (path.display(), fleet.seen(name).await);
             assert_eq!(seen, of["seen"], "{path}: {name}");
-            // It goes on from there.
+            // It continues from there.
             let before = seen["snapshot"]["successes_total"].as_u64().unwrap();
             let report = Report {
                 seq: 1000,

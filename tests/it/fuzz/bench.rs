@@ -1,11 +1,13 @@
-//! A circuit in some state, the scripts to ask it, and what must hold of it.
+//! A circuit in some state, the scripts, and the assertions about it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use commontrip::Policy;
 use commontrip::Snapshot;
-use commontrip::model::{Acquire, Command, Control, Counts, Grant, Head, Latencies, Report, Rules};
+use commontrip::model::{
+    Acquire, Command, Control, Counts, Grant, Head, KindNote, Latencies, Report, Rules,
+};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseError;
@@ -14,11 +16,11 @@ use serde::de::IgnoredAny;
 
 use super::{BASE, LATER};
 use crate::scripts::{
-    OPERATIONS, Part, connect, expiries, invoke, kept, keys, packed, request, script,
+    OPERATIONS, Part, connect, counts_in, expiries, invoke, keys, packed, request, script,
 };
 use crate::support::{admin_url, unique_prefix};
 
-/// What a circuit is doing when the hostile request comes.
+/// What a circuit is doing when the hostile request arrives.
 #[derive(Clone, Copy, Debug)]
 pub enum Doing {
     Nothing,
@@ -51,10 +53,10 @@ pub struct Bench {
     now: u64,
 }
 
-/// What a look at a circuit is answered: its latencies are texts that hold any bytes.
-type Whole = (Snapshot, Vec<IgnoredAny>, IgnoredAny);
+/// A complete snapshot answer: its latencies and kinds are texts that may hold any bytes.
+type Whole = (Snapshot, Vec<IgnoredAny>, IgnoredAny, Vec<IgnoredAny>);
 
-/// What a replica remembers that remembers nothing.
+/// The memory of a replica without one.
 pub fn memoryless() -> Part {
     let numbers = |n: &[i64]| n.iter().map(Part::of).collect::<Vec<_>>();
     let mut parts = numbers(&[0, 0, 0, 0]);
@@ -134,6 +136,11 @@ impl Bench {
                 trips,
                 alone_ms: 500,
                 latencies: seen.clone(),
+                kinds: vec![KindNote {
+                    kind: "timeout".into(),
+                    count: 2,
+                    detail: String::new(),
+                }],
                 ..Report::default()
             })
         };
@@ -162,15 +169,15 @@ impl Bench {
         }
     }
 
-    /// A request that is right: of the circuit's generation and policy, and news.
+    /// A valid request: the circuit's generation and policy, and a new number.
     pub fn right(&mut self, operation: &str) -> Part {
-        // Within one round everything leaves a window of 60 s.
+        // Everything leaves a window of 60 s within one round.
         self.now += 12_000;
         let mut look = request("snapshot", self.now);
         if let Part::Many(parts) = &mut look {
             parts[4] = memoryless();
         }
-        // A key of another type is an error, which is for the caller to see.
+        // A key of another type is an error, which the caller checks.
         let seen = self.invoke("snapshot", look.bytes()).ok();
         let seen = seen.and_then(|answer| rmp_serde::from_slice::<Whole>(&answer).ok());
         let generation = seen.map_or(0, |seen| seen.0.generation);
@@ -193,7 +200,7 @@ impl Bench {
         self.now = now;
     }
 
-    /// An answer that can be read; what it says of the window adds up.
+    /// Checks that an answer is readable, and its window consistent.
     pub fn readable(operation: &str, answer: &[u8]) -> Checked<Snapshot> {
         let read = match operation {
             "acquire" => rmp_serde::from_slice::<Grant>(answer).map(|grant| grant.snapshot),
@@ -201,7 +208,7 @@ impl Bench {
             _ => rmp_serde::from_slice::<Snapshot>(answer),
         };
         let seen = read.map_err(|e| TestCaseError::fail(format!("{operation} answered {e}")))?;
-        // A snapshot has latencies beside it.
+        // A snapshot also has latencies.
         let most = if operation == "snapshot" {
             1 << 23
         } else {
@@ -216,7 +223,7 @@ impl Bench {
         Ok(seen)
     }
 
-    /// Every operation, asked as it should be, answers.
+    /// Checks that every operation answers a valid request.
     pub fn all_answer(&mut self) -> Checked {
         for operation in [
             "snapshot", "snapshot", "report", "acquire", "release", "report", "snapshot",
@@ -249,33 +256,29 @@ impl Bench {
         }
     }
 
-    /// The window's totals are the sum of its parts, and every key has a TTL.
+    /// Checks that the window's totals are the sum of its parts, and that every key has a TTL.
     pub fn adds_up(&mut self) -> Checked {
         let fields: HashMap<Vec<u8>, Vec<u8>> = redis::cmd("HGETALL")
             .arg(&self.keys[0])
             .query(&mut self.redis)
             .unwrap();
-        let field = |name: &str| {
-            let text = fields
-                .get(name.as_bytes())
-                .map_or("".into(), |t| String::from_utf8_lossy(t));
-            let mut counts = [0; 4];
-            for (count, n) in counts.iter_mut().zip(text.split_whitespace()) {
-                *count = n.parse().unwrap_or_else(|_| panic!("{name} is {text}"));
-            }
-            counts
+        let text = |name: &str| {
+            let text = fields.get(name.as_bytes());
+            text.map_or("".into(), |t| String::from_utf8_lossy(t))
         };
-        let counts = fields.get(b"counts".as_slice());
-        let counts: [_; 10] =
-            counts.map_or([0; 10], |counts| kept(&String::from_utf8_lossy(counts)));
-        let mut whole = [0, 1, 2, 3].map(|at| counts[at] as i64);
-        let ended = field("window_ended");
+        let counts = |words: &str, undecided: &str| {
+            let [calls, failures, slow] = counts_in(&text(words), "calls");
+            let undecided = text(undecided).parse::<u64>().unwrap_or(0);
+            [calls, failures, slow, undecided].map(|n| n as i64)
+        };
+        let mut whole = counts("window", "undecided");
+        let ended = counts("ended_buckets", "ended_undecided");
         let kind: String = redis::cmd("TYPE")
             .arg(&self.keys[1])
             .query(&mut self.redis)
             .unwrap();
         let mut parts = [0; 4];
-        let shapes = fields.get(b"window".as_slice());
+        let shapes = fields.get(b"window_shape".as_slice());
         let several = shapes.is_some_and(|shapes| shapes.contains(&b'+'));
         match kind.as_str() {
             "hash" if several => {
@@ -293,8 +296,8 @@ impl Bench {
                 (whole, parts) = ([0; 4], [0; 4]);
             }
             "hash" => {
-                // The newest bucket is what the whole has beyond those that have ended; but the
-                // whole of an open circuit is what opened it.
+                // The newest bucket is the total minus the ended buckets, but the total of an open
+                // circuit is what opened it.
                 let recorded = ended.iter().zip(&whole).take(3);
                 let opened = [b"open".as_slice(), b"half_open"];
                 let opened = fields
@@ -320,7 +323,7 @@ impl Bench {
                     .query(&mut self.redis)
                     .unwrap();
                 let count = |set: &str| ring.chars().filter(|c| set.contains(*c)).count() as i64;
-                // Undecided calls have no place in the ring.
+                // Undecided calls are not in the ring.
                 parts = [ring.len() as i64, count("fF"), count("SF"), whole[3]];
             }
             _ => whole = ended,
@@ -336,7 +339,7 @@ impl Bench {
     }
 }
 
-/// The counts of one of several windows: its totals (1) or its buckets (2), added up.
+/// Adds up the counts of one of several windows: its totals (1) or its buckets (2).
 fn sums_of(packed: &str, part: usize) -> [i64; 4] {
     let mut sums = [0; 4];
     let part = packed.split('|').nth(part).unwrap_or_default();

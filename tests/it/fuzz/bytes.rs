@@ -1,4 +1,4 @@
-//! Bytes that are nearly a request, or nothing of the kind.
+//! Bytes that are almost a request, or nothing like it.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use proptest::sample::select;
 use super::BASE;
 use crate::scripts::{Part, packed};
 
-/// Any MessagePack value; texts hold any bytes.
+/// Any MessagePack value; texts may hold any bytes.
 #[derive(Clone, Debug)]
 pub enum Value {
     Nil,
@@ -108,7 +108,7 @@ pub fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A change of bytes; places are taken modulo the length.
+/// A change of bytes; positions are taken modulo the length.
 #[derive(Clone, Debug)]
 pub enum Edit {
     Set(usize, u8),
@@ -144,11 +144,11 @@ pub fn edited(mut bytes: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
 pub enum Payload {
     Bytes(Vec<u8>),
     Value(Value),
-    /// A right request with these of its values replaced.
+    /// A valid request with these values replaced.
     Replaced(Vec<(usize, Value)>),
-    /// A right request with these of its numbers, or the text that is there, replaced by one that may do.
+    /// A valid request with these numbers or texts replaced by plausible ones.
     Nudged(Vec<(usize, u64, Vec<u8>)>),
-    /// A right request with these of its bytes changed.
+    /// A valid request with these bytes changed.
     Edited(Vec<Edit>),
 }
 
@@ -170,7 +170,7 @@ pub fn size(part: &Part) -> usize {
     }
 }
 
-/// Replaces the n-th value, counted through all depths.
+/// Replaces the n-th value, counted at all depths.
 pub fn replace(part: &mut Part, n: usize, by: &Value) {
     if n == 0 {
         *part = Part::One(by.bytes());
@@ -187,7 +187,7 @@ pub fn replace(part: &mut Part, n: usize, by: &Value) {
     }
 }
 
-/// The values that hold no others.
+/// The values that contain no others.
 pub fn leaves(part: &mut Part) -> Vec<&mut Part> {
     match part {
         Part::Many(parts) => parts.iter_mut().flat_map(leaves).collect(),
@@ -196,14 +196,14 @@ pub fn leaves(part: &mut Part) -> Vec<&mut Part> {
 }
 
 impl Payload {
-    /// What is sent in the place of a right request.
+    /// The bytes to send instead of a valid request.
     pub fn bytes(&self, mut right: Part) -> Vec<u8> {
         match self {
             Self::Bytes(bytes) => bytes.clone(),
             Self::Value(value) => value.bytes(),
             Self::Replaced(replacements) => {
                 for (n, by) in replacements {
-                    // The request itself is one of its values: `Value` does that.
+                    // The first value is the request itself, which `Value` replaces.
                     let n = 1 + n % (size(&right) - 1).max(1);
                     replace(&mut right, n, by);
                 }

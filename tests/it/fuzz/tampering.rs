@@ -10,18 +10,29 @@ use super::bench::Bench;
 use super::bytes::edge;
 
 /// The fields of a circuit's hash.
-pub const FIELDS: [&str; 22] = [
+pub const FIELDS: [&str; 33] = [
     "state",
     "generation",
     "since_ms",
+    "opened_ms",
+    "open_total_ms",
     "until_ms",
     "reason",
     "consecutive_opens",
     "window",
-    "window_at",
-    "window_ended",
-    "counts",
-    "recent",
+    "undecided",
+    "total",
+    "ignored_total",
+    "rejected_total",
+    "abandoned_total",
+    "consecutive_failures",
+    "last_success_ms",
+    "last_failure_ms",
+    "window_shape",
+    "bucket_at_ms",
+    "ring_position",
+    "ended_buckets",
+    "ended_undecided",
     "probe_successes",
     "probe_failures",
     "ramp_until_ms",
@@ -39,11 +50,13 @@ pub const FIELDS: [&str; 22] = [
 pub enum Tampering {
     Field(&'static str, Vec<u8>),
     NoField(&'static str),
-    /// A bucket, and what it holds.
+    /// A bucket and its content.
     Bucket(Vec<u8>, Vec<u8>),
     Ring(Vec<u8>),
-    /// A slice of latencies, and what it holds.
+    /// A slice of latencies and its content.
     Slice(Vec<u8>, Vec<u8>),
+    /// A kind of failure and its content.
+    Kind(Vec<u8>, Vec<u8>),
     /// A sorted set, a member, its score.
     Score(usize, Vec<u8>, &'static str),
     Number(&'static str, Vec<u8>),
@@ -91,14 +104,15 @@ pub fn content() -> impl Strategy<Value = Vec<u8>> {
         "5 3 1",
         "5 5 1 2",
         "-1 -1",
-        "window=9/3/1/4 total=80/3/1/0/2/6",
-        "window=9/3/1/4 total=80/3/1/0/2/99999999999999999999",
-        "window=4503599627370495/9/0/0 total=9/4503599627370495/0/0/0/0",
-        "window=9/9/1/4503599627370495 total=9/0/0/0/0/4503599627370495",
-        "window=9/3/1 total=80/3/1/0/2",
-        "run=2 success=1735689600000 failure=5",
-        "run=-2 success=1 failure=5",
-        "run=4503599627370495 success=1 failure=5",
+        "calls=9 failures=3 slow=1",
+        "calls=9 failures=9 slow=4503599627370495",
+        "calls=4503599627370495 failures=9 slow=0",
+        "calls=9 failures=3 slow=99999999999999999999",
+        "calls=9 failures=3",
+        "calls=-9 failures=3 slow=1",
+        "successes=80 failures=3 slow=1",
+        "successes=4503599627370495 failures=4503599627370495 slow=0",
+        "successes=80 failures=3 slow=1 ",
     ]);
     prop_oneof![
         8 => words.prop_map(|word| word.as_bytes().to_vec()),
@@ -126,7 +140,7 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
         Just((BASE + 6000).to_string().into_bytes()),
         content(),
     ];
-    // The slices of requests that are right begin every 12 s after the circuit was set up.
+    // The slices of valid requests begin every 12 s after the circuit was set up.
     let starts = (0_u64..9).prop_map(|n| (BASE + 6000 * n).to_string().into_bytes());
     let start = prop_oneof![4 => starts, 1 => content()];
     let slice = select(vec![
@@ -143,6 +157,16 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
         "1:1:1:1",
     ]);
     let slice = slice.prop_map(|text| text.as_bytes().to_vec());
+    let kind = prop_oneof![4 => Just(b"timeout".to_vec()), 1 => content()];
+    let kept = select(vec![
+        "count=2 last=1735689600000 minute=2 before=0",
+        "count=2 last=1735689600000 minute=2 before=0 a detail",
+        "count=4503599627370495 last=4503599627370495 minute=4503599627370495 before=4503599627370495",
+        "count=4503599627370496 last=1 minute=1 before=1",
+        "count=-1 last=1 minute=1 before=1",
+        "count=1 last=0 minute=0",
+    ]);
+    let kept = kept.prop_map(|text| text.as_bytes().to_vec());
     let replica = select(vec!["q", "p", "r"]);
     let counts = select(vec![
         "99999999999999999999 1",
@@ -154,11 +178,12 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
     ]);
     let counts = counts.prop_map(|word| word.as_bytes().to_vec());
     let window = select(vec![
-        "window",
-        "window_at",
-        "window_ended",
-        "counts",
-        "recent",
+        "window_shape",
+        "bucket_at_ms",
+        "ring_position",
+        "undecided",
+        "ended_undecided",
+        "consecutive_failures",
         "policy",
     ]);
     let number = prop_oneof![0_u64..40, edge()].prop_map(|n| n.to_string().into_bytes());
@@ -179,6 +204,7 @@ pub fn tampering() -> impl Strategy<Value = Tampering> {
         4 => (bucket, prop_oneof![content(), counts]).prop_map(|(bucket, to)| Tampering::Bucket(bucket, to)),
         2 => content().prop_map(Tampering::Ring),
         4 => (start, prop_oneof![content(), slice]).prop_map(|(start, to)| Tampering::Slice(start, to)),
+        3 => (kind, prop_oneof![content(), kept]).prop_map(|(kind, to)| Tampering::Kind(kind, to)),
         2 => (set, content(), score).prop_map(|(key, member, score)| Tampering::Score(key, member, score)),
         1 => (replica, content()).prop_map(|(replica, to)| Tampering::Number(replica, to)),
         1 => content().prop_map(Tampering::Event),
@@ -194,7 +220,7 @@ impl Bench {
 }
 
 impl Tampering {
-    /// Writes into a circuit by hand. What would need a key of another type is not done.
+    /// Writes into a circuit by hand. Skips a write that would need a key of another type.
     pub fn write(&self, redis: &mut Connection, keys: &[String]) {
         let command = match self {
             Self::Field(field, to) => redis::cmd("HSET").arg(&keys[0]).arg(field).arg(to).clone(),
@@ -203,6 +229,7 @@ impl Tampering {
                 redis::cmd("HSET").arg(&keys[1]).arg(bucket).arg(to).clone()
             }
             Self::Slice(start, to) => redis::cmd("HSET").arg(&keys[8]).arg(start).arg(to).clone(),
+            Self::Kind(kind, to) => redis::cmd("HSET").arg(&keys[11]).arg(kind).arg(to).clone(),
             Self::Ring(to) => redis::cmd("APPEND").arg(&keys[1]).arg(to).clone(),
             Self::Score(key, member, score) => redis::cmd("ZADD")
                 .arg(&keys[*key])

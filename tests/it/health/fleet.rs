@@ -1,4 +1,4 @@
-//! Which replica runs a check, who sees it, and what happens without the store.
+//! Which replica runs a check, who sees the result, and what happens without the store.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -41,7 +41,7 @@ async fn runs_once_an_interval(fleet: Vec<Commontrip>) {
     let monitors = start_all(&fleet, &service);
     until_asked(&service, 20).await;
     let asked = service.asked().len();
-    // Looks are at least 0.95 intervals apart, and the first is at once.
+    // Runs are at least 0.95 intervals apart, and the first is at once.
     let most = began.elapsed().as_millis() / 95 + 1;
     assert!(asked as u128 <= most, "{asked} runs, not {most}");
     let mut runners = BTreeSet::new();
@@ -53,7 +53,7 @@ async fn runs_once_an_interval(fleet: Vec<Commontrip>) {
         runners.insert(seen.replica);
     }
     assert_eq!(runners.len(), 1, "{runners:?}");
-    // The others follow what it finds.
+    // The others follow its results.
     service.set(Mode::Down);
     for monitor in &monitors {
         until_status(monitor, CheckStatus::Critical).await;
@@ -80,7 +80,7 @@ async fn registries_on_one_memory_store_are_a_fleet_too() {
 #[tokio::test]
 async fn a_replica_that_stops_lets_another_go_on_at_once_with_what_it_knew() {
     let (service, fleet) = (Service::start().await, on_redis());
-    // Its lease alone would last two minutes and more.
+    // Its lease alone would last more than two minutes.
     let check = || asking("postgres", &service).timeout(2 * LONG);
     let mut monitors = vec![start(&fleet[0], check())];
     until_asked(&service, 3).await;

@@ -1,6 +1,7 @@
-//! Health checks: one replica of the fleet runs each, all see it, and a circuit follows it. On a real Redis, against a
-//! real service, with real processes.
+//! Health checks: one replica of the fleet runs each, all see it, and a circuit follows it. On a
+//! real Redis, with a real service and real processes.
 
+mod asked;
 mod circuit;
 mod fleet;
 mod processes;
@@ -13,13 +14,13 @@ use std::time::Duration;
 use commontrip::health::{Check, CheckStatus, HealthMonitor};
 use commontrip::{Commontrip, RedisStore};
 
-use self::service::Service;
+use self::service::{Mode, Service};
 use crate::support::redis_url;
 use crate::wait::until;
 
-/// So often the checks of these tests run.
+/// The interval of the checks in these tests.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Long beyond any busy moment.
+/// A timeout far beyond any busy moment.
 const LONG: Duration = Duration::from_secs(60);
 
 fn registry(url: &str, prefix: &str, timeout: Duration) -> Commontrip {
@@ -29,12 +30,12 @@ fn registry(url: &str, prefix: &str, timeout: Duration) -> Commontrip {
     circuits.build().unwrap()
 }
 
-/// A replica of the fleet with that prefix.
+/// A replica of the fleet with this prefix.
 fn replica(prefix: &str) -> Commontrip {
     registry(redis_url(), prefix, Duration::from_secs(10))
 }
 
-/// A check that asks the service; a run has all the time that it needs.
+/// A check that calls the service, with enough time for each run.
 fn asking(name: &str, service: &Service) -> Check {
     let port = service.port;
     let check = Check::new(name, move || service::ask(port, 0));

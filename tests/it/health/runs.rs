@@ -1,4 +1,4 @@
-//! How runs end, and what is refused before there are any.
+//! How runs end, and what is rejected before any run.
 
 use std::future::pending;
 use std::io;

@@ -1,4 +1,4 @@
-//! What is checked: a TCP service that answers, or does not, and knows who asked.
+//! The checked service: a TCP service that answers or not, and records who called it.
 
 use std::io;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Up,
-    /// Takes the question and hangs up.
+    /// Accepts the request and hangs up.
     Down,
-    /// Takes the question and says nothing.
+    /// Accepts the request and never answers.
     Hung,
 }
 
 struct State {
     mode: Mode,
-    /// Who asked, one number each time.
+    /// The numbers of the callers, in order.
     asked: Vec<u32>,
     hanging: Vec<TcpStream>,
 }
@@ -68,7 +68,7 @@ impl Drop for Service {
 }
 
 async fn answer(mut stream: TcpStream, state: Arc<Mutex<State>>) {
-    // An error is somebody who was killed.
+    // An error means that the caller was killed.
     let Ok(who) = stream.read_u32().await else {
         return;
     };
@@ -86,7 +86,7 @@ async fn answer(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     }
 }
 
-/// Asks the service, and says who does.
+/// Calls the service with the caller's number.
 pub async fn ask(port: u16, who: u32) -> io::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_u32(who).await?;

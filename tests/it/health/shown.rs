@@ -1,4 +1,4 @@
-//! Checks as they are seen from outside: by an operator, in a browser's API, in metrics, at the command line.
+//! Checks as they appear outside: to an operator, in the HTTP API, in metrics, on the command line.
 
 use std::io;
 use std::time::Duration;
@@ -82,7 +82,7 @@ async fn a_check_that_nobody_runs_is_unknown_and_then_forgotten() {
     clock.advance(Duration::from_secs(1));
     for check in operator.checks().await.unwrap() {
         assert_eq!(check.status, CheckStatus::Unknown);
-        assert_eq!(check.why, "nobody has run it for 11 s");
+        assert_eq!(check.why, "no replica has run it for 11 s");
         assert!(check.runs > 0, "what was known is still there");
     }
     clock.advance(Duration::from_secs(86_400));
@@ -100,7 +100,7 @@ async fn whatever_lies_in_the_store_the_rest_is_shown() {
         store.keep("health:check:auth", junk, 60_000).await.unwrap();
         let _ = operator.check("auth").await.unwrap();
     }
-    // Checks go on over it.
+    // Checks run on it.
     let _monitor = three(&circuits);
     until_listed(&operator).await;
     store
@@ -137,13 +137,13 @@ async fn the_admin_api_and_its_metrics_show_checks() {
     site.get("/checks/a%7Bb").await.problem(404);
     let metrics = site.get("/metrics").await.text;
     for line in [
-        "health_check_status{check=\"auth\"} 1",
-        "health_check_status{check=\"cache ü\"} 2",
-        "health_check_status{check=\"postgres\"} 3",
-        "health_check_up{check=\"auth\"} 1",
-        "health_check_up{check=\"postgres\"} 0",
-        "health_check_uptime_ratio{check=\"auth\"} 1",
-        "health_check_latency_seconds{check=\"auth\"} ",
+        "health_check_fleet_status{check=\"auth\"} 1",
+        "health_check_fleet_status{check=\"cache ü\"} 2",
+        "health_check_fleet_status{check=\"postgres\"} 3",
+        "health_check_fleet_up{check=\"auth\"} 1",
+        "health_check_fleet_up{check=\"postgres\"} 0",
+        "health_check_fleet_uptime_ratio{check=\"auth\"} 1",
+        "health_check_fleet_latency_seconds{check=\"auth\"} ",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

@@ -1,4 +1,4 @@
-//! Histories made by hand: each rule fires on the one that breaks it, and on no other.
+//! Handwritten histories: each rule fires on the one that breaks it, and on no other.
 
 use commontrip::{Reason, State};
 
@@ -48,7 +48,8 @@ fn answered(call: u64, got: Got) -> What {
     }
 }
 
-/// A circuit that opens at 100, half-opens at 200 and closes at 300 ms, and two processes that lived through it.
+/// A circuit that opens at 100, half-opens at 200 and closes at 300 ms, and two processes that
+/// lived through it.
 fn good() -> History {
     use State::{Closed, HalfOpen, Open};
     let one = vec![
@@ -75,7 +76,7 @@ fn good() -> History {
         successes: 2,
         failures: 1,
         ignored: 1,
-        not_permitted: 2,
+        rejected: 2,
     };
     History {
         circuits: vec![Circuit {
@@ -121,7 +122,7 @@ fn probes_beyond_the_limit_are_found_whoever_holds_them() {
         out: 2,
     };
     assert_eq!(found(early), [expected]);
-    // Who is killed holds his until the end of the lease, and no longer.
+    // A killed process holds its probe until the end of the lease, and no longer.
     let unsettled = |h: &mut History| {
         h.lives[0].records.pop();
         h.lives[0].killed = true;
@@ -217,7 +218,7 @@ fn a_probe_of_a_closed_circuit_and_a_rejection_by_one_are_found() {
 #[test]
 fn an_answer_that_a_transition_meanwhile_explains_is_fine() {
     let fits = found(|h| {
-        // Asked when it was half-open, answered after it had closed.
+        // Asked in the half-open state, answered after the circuit had closed.
         let asked = says(299, 2, State::HalfOpen, What::Asked(9));
         let answer = says(305, 3, State::Closed, answered(9, Got::Plain));
         h.lives[1].records.splice(5..5, [asked, answer]);
@@ -273,7 +274,7 @@ fn a_total_that_is_not_the_sum_is_found_in_each_part() {
         |t| &mut t.successes,
         |t| &mut t.failures,
         |t| &mut t.ignored,
-        |t| &mut t.not_permitted,
+        |t| &mut t.rejected,
     ];
     for part in parts {
         for change in [u64::wrapping_add, u64::wrapping_sub] {
@@ -320,7 +321,8 @@ fn over_a_loss_generations_may_jump_but_nobody_goes_back() {
             ..happened(420, 9, State::Closed, State::Open)
         };
         circuit.events.push(adopted);
-        // What they saw of the record that was lost may not fit the present one until they heard of that.
+        // What they saw of the lost record may not fit the present one until they learn of the
+        // loss.
         h.lives[0].records.extend([
             says(411, 9, State::HalfOpen, What::Looked),
             says(425, 9, State::Open, What::Confirmed(done(1))),
@@ -336,6 +338,22 @@ fn over_a_loss_generations_may_jump_but_nobody_goes_back() {
     assert!(
         matches!(back[..], [Violation::WentBack { from: 9, .. }]),
         "{back:?}"
+    );
+    // A transition that was published just before the loss, and not confirmed.
+    let published = |at| {
+        found(|h| {
+            lossy(h);
+            let seen = |at, generation| says(at, generation, State::Open, What::Looked);
+            h.lives[0].records.retain(|r| r.at_ns < 400 * MS);
+            h.lives[0].records.extend([seen(at, 10), seen(1430, 9)]);
+            h.circuits[0].emptied = vec![(1400 * MS, 1410 * MS)];
+        })
+    };
+    assert_eq!(published(1405), []);
+    assert!(
+        matches!(published(800)[..], [Violation::WentBack { from: 10, .. }]),
+        "{:?}",
+        published(800)
     );
     let unheard = found(|h| {
         lossy(h);

@@ -1,9 +1,10 @@
 //! The rules that a recorded history must keep.
 //!
-//! Owns the judgement and nothing else: a pure function from a [`History`] to its violations. What cannot be known for
-//! certain is no violation: a probe is held from its answer until its settling begins, or its lease is over; a transition
-//! may have happened [`MARGIN_NS`] before the time that its event has.
-//! Where Redis was emptied, events begin anew; what lies before the last time is judged less (see each rule).
+//! Owns only the judgement: a pure function from a [`History`] to its violations. What is not
+//! certain is not a violation: a probe is held from its answer until its settlement begins or its
+//! lease ends; a transition may have happened [`MARGIN_NS`] before the time of its event. If Redis
+//! was emptied, events start again, and everything before the last loss is judged less strictly
+//! (see each rule).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,14 +13,14 @@ use commontrip::{Reason, State};
 use super::record::{Got, Record, Sight, What};
 use crate::processes::wire::Totals;
 
-/// Redis cuts its clock to milliseconds, and the two clocks may be slewed against each other.
+/// Redis truncates its clock to milliseconds, and the two clocks may drift apart.
 pub const MARGIN_NS: u64 = 5_000_000;
 
-/// All that is known of a run.
+/// All observations of a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub circuits: Vec<Circuit>,
-    /// What each process said, in its order.
+    /// The records of each process, in its order.
     pub lives: Vec<Past>,
 }
 
@@ -30,7 +31,7 @@ pub struct Past {
 }
 
 impl Past {
-    /// What of it concerns one circuit.
+    /// The records that concern one circuit.
     pub fn of_circuit(&self, index: usize) -> Past {
         let records = self.records.iter().filter(|r| r.circuit == index);
         Past {
@@ -40,15 +41,15 @@ impl Past {
     }
 }
 
-/// What Redis has of a circuit, and what its policy permits.
+/// A circuit in Redis, and what its policy permits.
 #[derive(Clone, Debug, Default)]
 pub struct Circuit {
     pub permitted: usize,
     pub lease_ns: u64,
     pub events: Vec<Happened>,
-    /// When Redis lost everything: from, to.
+    /// When Redis lost all data: from, to.
     pub emptied: Vec<(u64, u64)>,
-    /// Lifetime totals at the end; `None` where they are judged by other means.
+    /// Lifetime totals at the end; `None` if they are judged in another way.
     pub counted: Option<Totals>,
 }
 
@@ -64,13 +65,13 @@ pub struct Happened {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// More probes were out at once than are permitted.
+    /// More probes were in flight at once than are permitted.
     TooManyProbes {
         circuit: usize,
         at_ns: u64,
         out: usize,
     },
-    /// A permit or a rejection that no generation which could have been in force allows.
+    /// A permit or a rejection that no generation in force at the time allows.
     WrongAnswer {
         circuit: usize,
         life: usize,
@@ -78,9 +79,9 @@ pub enum Violation {
         got: Got,
         generations: (u64, u64),
     },
-    /// An event does not follow from the one before.
+    /// An event does not follow from the previous one.
     BrokenChain { circuit: usize, event: Happened },
-    /// A generation was seen that has no event, or one of another state.
+    /// A process saw a generation that has no event, or an event with another state.
     NoSuchGeneration {
         circuit: usize,
         life: usize,
@@ -93,15 +94,15 @@ pub enum Violation {
         from: u64,
         to: u64,
     },
-    /// A total is not what was done: what, counted, least, most.
+    /// A total does not match the calls: name, counted, least, most.
     WrongTotal(usize, &'static str, u64, u64, u64),
 }
 
-/// Everything that is wrong with a history.
+/// All violations in a history.
 pub fn violations(history: &History) -> Vec<Violation> {
     let mut lives = history.lives.clone();
     for past in &mut lives {
-        // What was read first may be said later.
+        // A value that was read first may be recorded later.
         past.records.sort_by_key(|record| record.at_ns);
     }
     let mut found = Vec::new();
@@ -118,7 +119,7 @@ pub fn violations(history: &History) -> Vec<Violation> {
     found
 }
 
-/// Most shared probes that were certainly out at once, and when.
+/// The maximum number of shared probes that were certainly in flight at once, and when.
 pub fn most_probes(circuit: &Circuit, lives: &[Past]) -> (usize, u64) {
     let mut edges = Vec::new();
     for past in lives {
@@ -134,7 +135,7 @@ pub fn most_probes(circuit: &Circuit, lives: &[Past]) -> (usize, u64) {
                     got: Got::Probe,
                     local: false,
                 } => {
-                    // The lease does not begin before it was asked for.
+                    // The lease does not begin before the request.
                     let since = asked.get(&call).copied().unwrap_or(record.at_ns);
                     let over = (since + circuit.lease_ns).saturating_sub(MARGIN_NS);
                     held.insert(call, (record.at_ns, over));
@@ -160,7 +161,7 @@ pub fn most_probes(circuit: &Circuit, lives: &[Past]) -> (usize, u64) {
     most
 }
 
-/// Never more probes out at once than are permitted, over the whole fleet.
+/// The fleet never has more probes in flight than permitted.
 fn probes(index: usize, circuit: &Circuit, lives: &[Past]) -> Option<Violation> {
     let (out, at_ns) = most_probes(circuit, lives);
     (out > circuit.permitted).then_some(Violation::TooManyProbes {
@@ -170,7 +171,8 @@ fn probes(index: usize, circuit: &Circuit, lives: &[Past]) -> Option<Violation> 
     })
 }
 
-/// One event a transition: each follows from the one before. Over a loss a replica's memory may begin anywhere.
+/// One event for each transition, which follows from the previous one. After a loss, a replica's
+/// memory may start at any generation.
 fn chain(index: usize, circuit: &Circuit) -> Vec<Violation> {
     let first = Happened {
         at_ns: 0,
@@ -211,8 +213,9 @@ fn record_since(circuit: &Circuit) -> u64 {
     circuit.emptied.iter().map(|(_, to)| *to).max().unwrap_or(0)
 }
 
-/// From when on a process knows of the present record: it does not learn of a loss before its next report is answered, and
-/// of what it had done at its second confirmation and not at its first, the report left between the two.
+/// When a process knows of the present record. It learns of a loss when its next report is
+/// answered. If its second confirmation covers calls that the first one does not, that report was
+/// sent between the two.
 fn judged_since(circuit: &Circuit, past: &Past) -> u64 {
     let since = record_since(circuit);
     if since == 0 {
@@ -229,7 +232,7 @@ fn judged_since(circuit: &Circuit, past: &Past) -> u64 {
     second.map_or(u64::MAX, |(at_ns, _)| at_ns)
 }
 
-/// The states of the generations that the present record has.
+/// The states of the generations in the present record.
 fn states(circuit: &Circuit) -> BTreeMap<u64, Happened> {
     let since = record_since(circuit);
     let kept = circuit.events.iter();
@@ -237,8 +240,9 @@ fn states(circuit: &Circuit) -> BTreeMap<u64, Happened> {
     kept.map(|event| (event.generation, *event)).collect()
 }
 
-/// A plain permit needs a generation that admits, a probe one that is half-open, a rejection one that does not admit:
-/// any from the newest that the process knew before it asked to the newest that there was when it was answered.
+/// A plain permit needs a generation that admits, a probe a half-open one, a rejection one that
+/// does not admit. Any generation counts from the newest that the process knew before it asked to
+/// the newest at the time of the answer.
 fn answers(index: usize, circuit: &Circuit, life: usize, past: &Past) -> Vec<Violation> {
     let states = states(circuit);
     let since = judged_since(circuit, past);
@@ -269,7 +273,8 @@ fn answers(index: usize, circuit: &Circuit, life: usize, past: &Past) -> Vec<Vio
                     let state = match states.get(&generation) {
                         Some(event) => event.to,
                         None if generation == 0 => State::Closed,
-                        // Before the present record began: nobody knows. Else it is no generation.
+                        // Before the present record began, this is not known. Afterwards there is
+                        // no such generation.
                         None => return lossy,
                     };
                     match got {
@@ -294,19 +299,31 @@ fn answers(index: usize, circuit: &Circuit, life: usize, past: &Past) -> Vec<Vio
     wrong
 }
 
-/// What a process sees of the shared circuit has an event with that state, and never goes back.
+/// The maximum time for which a process shows a publication before an answer confirms or
+/// contradicts it.
+const UNCONFIRMED_NS: u64 = 500_000_000;
+
+/// Each state that a process sees of the shared circuit has an event, and generations never
+/// decrease.
 fn sights(index: usize, circuit: &Circuit, life: usize, past: &Past) -> Vec<Violation> {
     let states = states(circuit);
     let since = judged_since(circuit, past);
     let begins = match circuit.emptied.is_empty() {
         true => 1,
-        // What was remembered over the loss has no event.
+        // Generations that a memory carried over the loss have no event.
         false => states.keys().next().copied().unwrap_or(u64::MAX),
     };
     let mut wrong = Vec::new();
-    let mut newest = 0;
+    let (mut newest, mut newest_since) = (0, 0);
     for seen in past.records.iter().filter(|r| r.sight.shared) {
         let (at_ns, seen) = (seen.at_ns, seen.sight);
+        // Redis may lose a transition right after its publication; then no answer has it.
+        let published_only = circuit.emptied.iter().any(|&(_, emptied)| {
+            (newest_since..newest_since + UNCONFIRMED_NS).contains(&emptied) && emptied < at_ns
+        });
+        if seen.generation < newest && published_only {
+            newest = seen.generation;
+        }
         if seen.generation < newest {
             wrong.push(Violation::WentBack {
                 circuit: index,
@@ -325,7 +342,9 @@ fn sights(index: usize, circuit: &Circuit, life: usize, past: &Past) -> Vec<Viol
                 });
             }
         }
-        newest = newest.max(seen.generation);
+        if seen.generation > newest {
+            (newest, newest_since) = (seen.generation, at_ns);
+        }
     }
     wrong
 }
@@ -336,10 +355,11 @@ const PARTS: [(&str, Part); 4] = [
     ("successes", |totals| totals.successes),
     ("failures", |totals| totals.failures),
     ("ignored", |totals| totals.ignored),
-    ("not_permitted", |totals| totals.not_permitted),
+    ("rejected", |totals| totals.rejected),
 ];
 
-/// Everything that was done is counted, and once; what a killed process did, between what was confirmed and what it did.
+/// Every outcome is counted once. For a killed process, the total is between the confirmed and the
+/// recorded outcomes.
 fn totals(index: usize, circuit: &Circuit, lives: &[Past]) -> Vec<Violation> {
     let Some(counted) = circuit.counted else {
         return Vec::new();
@@ -357,7 +377,7 @@ fn totals(index: usize, circuit: &Circuit, lives: &[Past]) -> Vec<Violation> {
     wrong
 }
 
-/// What of one process' doing must be, and may be, counted.
+/// The minimum and maximum of one process' outcomes that are counted.
 fn bounds(past: &Past) -> (Totals, Totals) {
     use super::record::End;
     let mut did = Totals::default();
@@ -368,7 +388,7 @@ fn bounds(past: &Past) -> (Totals, Totals) {
             What::Asked(_) => unanswered += 1,
             What::Answered { got, .. } => {
                 unanswered -= 1;
-                did.not_permitted += u64::from(got == Got::Rejected);
+                did.rejected += u64::from(got == Got::Rejected);
             }
             What::Settles(_, End::Success) => did.successes += 1,
             What::Settles(_, End::Failure) => did.failures += 1,
@@ -380,8 +400,9 @@ fn bounds(past: &Past) -> (Totals, Totals) {
     if !past.killed {
         return (did, did);
     }
-    // A caller that heard no more may have been rejected. A probe given to it may be released at once as well.
-    did.not_permitted += unanswered;
+    // A call without an answer may have been rejected. A probe given to it may be released at once
+    // as well.
+    did.rejected += unanswered;
     did.ignored += unanswered;
     (confirmed, did)
 }

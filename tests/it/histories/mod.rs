@@ -1,7 +1,9 @@
-//! Recorded histories: many real processes say what they did and when, and a checker holds it against the rules.
+//! Recorded histories: many real processes record what they did and when, and a checker compares
+//! that with the rules.
 //!
-//! Owns the runs; [`check`] owns the rules, [`replica`] what a process says. Redis is asked beside the crate.
-//! `COMMONTRIP_TEST_HISTORY_SECONDS` (default 4) makes both runs longer, `COMMONTRIP_TEST_SEED` replays the weather.
+//! Owns the runs; [`check`] owns the rules, [`replica`] the records. The test also reads Redis
+//! directly. `COMMONTRIP_TEST_HISTORY_SECONDS` (default 4) makes both runs longer, and
+//! `COMMONTRIP_TEST_SEED` replays the weather.
 
 mod bad;
 pub mod check;
@@ -34,16 +36,16 @@ use crate::{
 
 const PROCESSES: usize = 8;
 const CIRCUITS: usize = 3;
-/// What a run must have seen to have shown anything, however short it is.
+/// The minimum that a run must contain to show anything, however short it is.
 const ROUNDS: usize = 5;
 const KILLS: u64 = 6;
 
 fn say(words: &str) {
-    // Past the harness, which would show it only of a test that failed.
+    // Bypasses the harness, which shows output of failed tests only.
     let _ = writeln!(std::io::stderr(), "histories: {words}");
 }
 
-/// A number that the environment may give.
+/// A number from the environment, or the default.
 pub fn number(variable: &str, default: u64) -> u64 {
     match env::var(variable) {
         Ok(given) => given
@@ -53,9 +55,9 @@ pub fn number(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// Finds processes that hold a shared probe now: said so, and not that it settles.
+/// Finds processes that hold a shared probe now: recorded as held, and not as settled.
 struct Holders {
-    /// By life: records looked at so far, probes that are held.
+    /// For each life: the records read so far, and the held probes.
     seen: Vec<(usize, HashSet<(usize, u64)>)>,
 }
 
@@ -90,7 +92,7 @@ impl Holders {
     }
 }
 
-/// Lets a fleet live through storms, killing probe holders if asked to, and records it.
+/// Lets a fleet live through storms, optionally kills probe holders, and records it.
 async fn recorded(kills: bool) -> History {
     let seconds = number("COMMONTRIP_TEST_HISTORY_SECONDS", 4);
     let seed = number("COMMONTRIP_TEST_SEED", fastrand::u64(..));
@@ -146,7 +148,7 @@ async fn recorded(kills: bool) -> History {
         tokio::time::sleep(ms(5)).await;
     }
     let answers = fleet.stop().await;
-    let away: u64 = answers.iter().map(|answer| answer.times_away).sum();
+    let away: u64 = answers.iter().map(|answer| answer.times_unavailable).sum();
     let mut redis = connect(url).await;
     let mut history = History::default();
     for ((name, policy), events) in circuits.iter().zip(witness.end().await) {
@@ -165,7 +167,7 @@ async fn recorded(kills: bool) -> History {
         });
     }
     say(&format!(
-        "seed {seed}, {:.1?}, Redis away {away} times; {}",
+        "seed {seed}, {:.1?}, Redis unavailable {away} times; {}",
         began.elapsed(),
         summary(&history)
     ));
@@ -210,7 +212,7 @@ fn held_at_death(history: &History) -> usize {
     history.lives.iter().map(held).sum()
 }
 
-/// The history keeps every rule, and pressed the probe limit.
+/// The history keeps every rule, and reached the probe limit.
 fn assert_lawful(history: &History) {
     let found = violations(history);
     let few = &found[..found.len().min(20)];

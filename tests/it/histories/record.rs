@@ -1,6 +1,7 @@
-//! What a process says of what it did, and what it is told to do.
+//! The records of a process, and the orders it receives.
 //!
-//! Times are `CLOCK_MONOTONIC`, which is one clock for all processes of a machine: moments of two processes can be compared.
+//! Times are `CLOCK_MONOTONIC`, which all processes of a machine share, so times of two processes
+//! can be compared.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,26 +17,26 @@ pub fn now_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// How far the wall clock, by which Redis goes, is ahead of the monotonic one now.
+/// How far the wall clock, which Redis uses, is ahead of the monotonic one now.
 pub fn unix_ahead_ns() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH);
     let unix = unix.expect("the clock is past 1970").as_nanos() as u64;
     unix - now_ns()
 }
 
-/// How a process is to use its circuits.
+/// How a process uses its circuits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
     pub store_timeout_ms: u64,
     /// Callers of each circuit.
     pub workers: usize,
-    /// Longest pause between two calls of one caller.
+    /// The longest pause between two calls of one caller.
     pub pause_ms: u64,
     /// Calls in 100 that are dropped without an outcome.
     pub dropped: u8,
-    /// Every call is a record; else only probes and changes of the view.
+    /// Every call is recorded; otherwise only probes and changes of the view.
     pub detail: bool,
-    /// How often what the store has confirmed is noted.
+    /// How often the confirmed totals are recorded.
     pub tick_ms: u64,
     pub weather: Weather,
 }
@@ -45,12 +46,12 @@ pub struct Load {
 pub struct Weather {
     pub seed: u64,
     pub since_ns: u64,
-    /// From then on it is good.
+    /// From then on the service is healthy.
     pub until_ns: u64,
     pub slot_ms: u64,
     /// Slots in 100 in which it fails.
     pub bad: u8,
-    /// Calls in 100 that fail in the others.
+    /// Calls in 100 that fail in the other slots.
     pub failures: u8,
 }
 
@@ -66,12 +67,12 @@ impl Weather {
     }
 }
 
-/// A circuit as a process knew it.
+/// A circuit as a process saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sight {
     pub generation: u64,
     pub state: State,
-    /// It is the shared circuit for certain, not one of this replica alone.
+    /// It is certainly the shared circuit, not this replica's local one.
     pub shared: bool,
 }
 
@@ -91,15 +92,15 @@ pub enum End {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
-    /// A permit is asked for; the number is the call's, one of a kind in its process.
+    /// A permit is requested; the number identifies the call in its process.
     Asked(u64),
-    /// The answer, and whether it may be this replica's alone.
+    /// The answer, and whether it may come from the local circuit.
     Answered { call: u64, got: Got, local: bool },
-    /// The call is about to be settled so.
+    /// The call is about to be settled with this outcome.
     Settles(u64, End),
-    /// Nothing but a look.
+    /// The circuit was only read.
     Looked,
-    /// All that was done up to some earlier moment is with the store.
+    /// Everything up to some earlier moment has reached the store.
     Confirmed(Totals),
 }
 
@@ -111,25 +112,26 @@ pub struct Record {
     pub what: What,
 }
 
-/// How a process fares, now and then.
+/// The state of a process, recorded periodically.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tick {
     pub at_ns: u64,
     pub did: Vec<Totals>,
-    /// What of it the store has for certain.
+    /// The part of it that has certainly reached the store.
     pub confirmed: Vec<Totals>,
     pub calls: u64,
     /// Calls that failed for a reason that is neither theirs nor the circuit's.
     pub wronged: u64,
-    /// Longest run of failed calls on one circuit that no rejection ended.
+    /// The longest run of failed calls on one circuit that no rejection ended.
     pub unprotected: u64,
-    /// Longest time that the breaker took over one call.
+    /// The longest time that the breaker added to one call.
     pub worst_added_ns: u64,
     /// Calls to which it added more than `store_timeout` and 50 ms.
     pub added_50: u64,
-    /// Calls to which it added more than `store_timeout` and 500 ms, beyond what the machine held them up.
+    /// Calls to which it added more than `store_timeout` and 500 ms, beyond the machine's own
+    /// delays.
     pub held_up: u64,
-    /// Longest time by which this process' timer came late.
+    /// The longest delay of this process' timer.
     pub worst_stall_ns: u64,
-    pub times_away: u64,
+    pub times_unavailable: u64,
 }

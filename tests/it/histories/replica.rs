@@ -1,7 +1,8 @@
-//! The life of a process whose calls are recorded.
+//! A process whose calls are recorded.
 //!
-//! Owns what is said about each call, and when. Invariant: an outcome is said before it is settled, and a permit before it
-//! is used; so what a killed process did was said, but for its very last step.
+//! Owns what is recorded of each call, and when. Invariant: an outcome is recorded before it is
+//! settled, and a permit before it is used. So the record of a killed process lacks at most its
+//! very last step.
 
 use std::{
     collections::HashMap,
@@ -22,13 +23,14 @@ use crate::processes::{
     wire::{Answer, Line, Order, Setup, Totals, View},
 };
 
-/// One call in so many goes through `call`, which does not tell a probe from others.
+/// One in this many calls goes through `call`, which does not tell probes from other calls.
 const BY_CALL: u64 = 4;
-/// Nothing here takes so long, unless it takes for ever.
+/// Only something that hangs takes this long.
 const HANGS: Duration = Duration::from_secs(30);
 const STALL_TICK: Duration = Duration::from_millis(10);
 
-/// Does as the orders say; meant for a runtime of one thread, so that nothing else runs between an answer and a look.
+/// Executes the orders. Meant for a single-threaded runtime, so that nothing else runs between an
+/// answer and a read.
 pub async fn run(setup: Setup, load: Load, mut orders: mpsc::UnboundedReceiver<Order>) {
     let replica = Arc::new(Replica::new(&setup, load));
     say(&Line::Answer(Answer::default()));
@@ -74,7 +76,7 @@ pub async fn run(setup: Setup, load: Load, mut orders: mpsc::UnboundedReceiver<O
     }
 }
 
-/// Waits for something that takes a moment.
+/// Waits for something that should end soon.
 async fn ends<T>(what: &str, waits: impl Future<Output = T>) -> T {
     let ended = tokio::time::timeout(HANGS, waits).await;
     ended.unwrap_or_else(|_| panic!("{what} does not end"))
@@ -86,22 +88,22 @@ struct Replica {
     load: Load,
     stopping: AtomicBool,
     calls: AtomicU64,
-    /// By how much its timers were late so far, in sum.
+    /// The sum of all delays of its timers.
     stalled_ns: AtomicU64,
-    /// How often the store had been away when all views were last known to be shared.
+    /// The store's count of outages when all views were last known to be shared.
     shared_at: Mutex<Option<u64>>,
-    /// By circuit: what was last said of it, failures in a row.
+    /// For each circuit: the last recorded view, and failures in a row.
     shown: Mutex<Vec<Option<Sight>>>,
     failing: Mutex<HashMap<usize, u64>>,
     tick: Mutex<Tick>,
 }
 
-/// What is known at one moment.
+/// A reading at one moment.
 struct Moment {
     at_ns: u64,
     sight: Sight,
     away: bool,
-    times_away: u64,
+    times_unavailable: u64,
 }
 
 impl Replica {
@@ -148,9 +150,9 @@ impl Replica {
         Answer {
             views: self.breakers.iter().map(view).collect(),
             totals: self.tick.lock().did.clone(),
-            in_touch: health.away_for.is_none() && health.reports_pending == 0,
-            times_away: health.times_away,
-            away: health.away_for.is_some(),
+            in_touch: health.unavailable_for.is_none() && health.reports_pending == 0,
+            times_unavailable: health.times_unavailable,
+            away: health.unavailable_for.is_some(),
             last_error: health.last_error,
             ..Answer::default()
         }
@@ -159,8 +161,8 @@ impl Replica {
     fn look(&self, circuit: usize) -> Moment {
         let seen = self.breakers[circuit].cached();
         let health = self.registry.health();
-        let away = health.away_for.is_some();
-        let shared = !away && *self.shared_at.lock() == Some(health.times_away);
+        let away = health.unavailable_for.is_some();
+        let shared = !away && *self.shared_at.lock() == Some(health.times_unavailable);
         Moment {
             at_ns: now_ns(),
             sight: Sight {
@@ -169,7 +171,7 @@ impl Replica {
                 shared,
             },
             away,
-            times_away: health.times_away,
+            times_unavailable: health.times_unavailable,
         }
     }
 
@@ -196,7 +198,7 @@ impl Replica {
         }
     }
 
-    /// One call through the closure, as most users make it.
+    /// Makes one call with the closure, as most users do.
     async fn call(&self, circuit: usize) {
         let asked_ns = now_ns();
         let stalled_ns = self.stalled_ns.load(Ordering::Relaxed);
@@ -205,7 +207,7 @@ impl Replica {
         let answer = self.breakers[circuit]
             .call(|| async {
                 begun.store(now_ns(), Ordering::Relaxed);
-                // Before the outcome is settled, like everything that is recorded.
+                // Recorded before the outcome is settled, like everything.
                 let end = if fails { End::Failure } else { End::Success };
                 self.count(circuit, end);
                 if fails { Err(()) } else { Ok(()) }
@@ -223,7 +225,7 @@ impl Replica {
         }
     }
 
-    /// One call by a permit that is held for a while.
+    /// Makes one call with a permit that is held for a while.
     async fn permit(&self, circuit: usize, call: u64) {
         let asked = self.look(circuit);
         if self.load.detail {
@@ -233,8 +235,9 @@ impl Replica {
         let answer = self.breakers[circuit].acquire().await;
         let moment = self.look(circuit);
         self.note_added(moment.at_ns - asked.at_ns, stalled_ns);
-        // Who was in touch all the time was answered by the store, or from its last answer.
-        let away = asked.away || moment.away || asked.times_away != moment.times_away;
+        // If the store was available all the time, the answer is from the store or from its last
+        // answer.
+        let away = asked.away || moment.away || asked.times_unavailable != moment.times_unavailable;
         let answered = |got, local| What::Answered { call, got, local };
         match answer {
             Err(rejection) => {
@@ -310,12 +313,14 @@ impl Replica {
     fn count_rejection(&self, circuit: usize, rejection: &Rejection) {
         self.failing.lock().insert(circuit, 0);
         let mut tick = self.tick.lock();
-        tick.did[circuit].not_permitted += 1;
-        // With `Reject` the policy asks for it; it is not used where this is looked at.
-        tick.wronged += u64::from(rejection.reason == Reason::StoreAway);
+        tick.did[circuit].rejected += 1;
+        // With `Reject` this would be the policy's own decision, but tests that check this do not
+        // use it.
+        tick.wronged += u64::from(rejection.reason == Reason::StoreUnavailable);
     }
 
-    /// Notes the time that the breaker took over a call, and since whose beginning this process has stalled so long.
+    /// Records the time that the breaker added to a call, given the process' delays since the call
+    /// began.
     fn note_added(&self, added_ns: u64, stalled_ns: u64) {
         let stalled_ns = self.stalled_ns.load(Ordering::Relaxed) - stalled_ns;
         let mut tick = self.tick.lock();
@@ -337,25 +342,26 @@ impl Replica {
     fn say_tick(&self) {
         let mut tick = self.tick.lock();
         tick.at_ns = now_ns();
-        tick.times_away = self.registry.health().times_away;
+        tick.times_unavailable = self.registry.health().times_unavailable;
         say(&Line::Tick(tick.clone()));
     }
 
-    /// Has the store confirm what was done until now; `false` when it did not.
+    /// Has the store confirm everything until now; `false` if it did not.
     async fn confirm(&self) -> bool {
         let did = self.tick.lock().did.clone();
         let before = self.registry.health();
-        // The first may have sent again a report whose answer was lost, and what came later waited.
+        // The first flush may have resent a report whose answer was lost, while newer outcomes
+        // waited.
         self.registry.flush().await;
         self.registry.flush().await;
         let after = self.registry.health();
-        let in_touch = before.away_for.is_none()
-            && after.away_for.is_none()
-            && before.times_away == after.times_away
+        let in_touch = before.unavailable_for.is_none()
+            && after.unavailable_for.is_none()
+            && before.times_unavailable == after.times_unavailable
             && after.reports_pending == 0;
         if in_touch {
-            // Whoever was back before has now been told about every circuit.
-            *self.shared_at.lock() = Some(after.times_away);
+            // If the store was back before, every circuit has had an answer now.
+            *self.shared_at.lock() = Some(after.times_unavailable);
             for (circuit, totals) in did.iter().enumerate() {
                 let moment = self.look(circuit);
                 self.tell(circuit, &moment, What::Confirmed(*totals));
@@ -365,7 +371,7 @@ impl Replica {
         in_touch
     }
 
-    /// How much of a wait is the machine's doing.
+    /// Measures how much of a wait the machine causes.
     async fn feel_stalls(self: Arc<Self>) {
         loop {
             let before = now_ns();

@@ -1,11 +1,11 @@
-//! What Redis itself has to say: the events of circuits as they come, their state and totals.
+//! Redis' own view: the events of circuits as they come, their state and totals.
 //!
-//! Asks beside the crate, by plain commands. Invariant: an event is kept once, in the stream's order, also over losses of
-//! the stream, which goes on with later ids.
+//! Reads Redis directly, with plain commands. Invariant: an event is kept once, in the stream's
+//! order, even if the stream is lost and continues with later ids.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use commontrip::{Reason, State};
+use commontrip::State;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use tokio::task::JoinHandle;
@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use super::{check::Happened, record::unix_ahead_ns};
 use crate::{
     processes::{key, wire::Totals},
-    scripts::kept,
+    scripts::counts_in,
 };
 
-/// The stream keeps 256 transitions: more often than these can happen.
+/// The stream keeps 256 transitions, more than can happen in this time.
 const EVERY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,7 +42,7 @@ impl Witness {
             async move {
                 loop {
                     let mut redis = connect(&url).await;
-                    // An error is a Redis that is away: from the beginning, then.
+                    // An error means that Redis is unavailable: connect again.
                     while read(&mut redis, &names, &heard).await.is_ok() {
                         tokio::time::sleep(EVERY).await;
                     }
@@ -58,16 +58,16 @@ impl Witness {
         }
     }
 
-    /// How often each circuit went into a state so far.
+    /// How often each circuit entered a state so far.
     pub fn count(&self, state: State) -> Vec<usize> {
         let into = |heard: &Heard| heard.events.iter().filter(|e| e.to == state).count();
         self.heard.lock().iter().map(into).collect()
     }
 
-    /// The events of each circuit, up to now.
+    /// The events of each circuit until now.
     pub async fn end(self) -> Vec<Vec<Happened>> {
         self.reading.abort();
-        // Whatever it was about to add, it has added or never will.
+        // The task has either added an event or never will.
         let _ = self.reading.await;
         let mut redis = connect(&self.url).await;
         let read = read(&mut redis, &self.names, &self.heard).await;
@@ -77,7 +77,7 @@ impl Witness {
     }
 }
 
-/// A connection, as soon as there is one.
+/// A connection, as soon as one succeeds.
 pub async fn connect(url: &str) -> MultiplexedConnection {
     let client = redis::Client::open(url).expect("a URL");
     let config = redis::AsyncConnectionConfig::new()
@@ -121,17 +121,17 @@ async fn read(
 
 fn event(fields: &HashMap<String, String>, ahead_ns: u64) -> Happened {
     let number = |name: &str| fields[name].parse::<u64>().expect("a number");
-    let state = |name: &str| State::from_word(&fields[name]).expect("a state");
+    let state = |name: &str| fields[name].parse::<State>().expect("a state");
     Happened {
         at_ns: (number("at_ms") * 1_000_000).saturating_sub(ahead_ns),
         generation: number("generation"),
         from: state("from"),
         to: state("to"),
-        reason: Reason::from_word(&fields["reason"]).expect("a reason"),
+        reason: fields["reason"].parse().expect("a reason"),
     }
 }
 
-/// A circuit's generation and state, as its hash has them.
+/// A circuit's generation and state in its hash.
 pub async fn present(
     redis: &mut MultiplexedConnection,
     name: &str,
@@ -141,31 +141,22 @@ pub async fn present(
         .arg("generation")
         .arg("state");
     let (generation, state): (Option<u64>, Option<String>) = read.query_async(redis).await?;
-    let state = state.as_deref().and_then(State::from_word);
+    let state = state.as_deref().and_then(|word| word.parse().ok());
     Ok((generation.unwrap_or_default(), state.unwrap_or_default()))
 }
 
-/// A circuit's lifetime totals, as its hash has them.
+/// A circuit's lifetime totals in its hash.
 pub async fn counted(redis: &mut MultiplexedConnection, name: &str) -> Totals {
-    let mut read = redis::cmd("HGET");
-    read.arg(format!("commontrip:{{{name}}}")).arg("counts");
-    let counts: Option<String> = read.query_async(redis).await.expect("redis is there");
-    let [
-        _,
-        _,
-        _,
-        _,
-        successes,
-        failures,
-        _,
-        ignored,
-        not_permitted,
-        _,
-    ] = kept(&counts.unwrap_or_default());
+    let mut read = redis::cmd("HMGET");
+    read.arg(format!("commontrip:{{{name}}}"))
+        .arg(&["total", "ignored_total", "rejected_total"]);
+    let (total, ignored, rejected): (Option<String>, Option<u64>, Option<u64>) =
+        read.query_async(redis).await.expect("redis is there");
+    let [successes, failures, _] = counts_in(&total.unwrap_or_default(), "successes");
     Totals {
         successes,
         failures,
-        ignored,
-        not_permitted,
+        ignored: ignored.unwrap_or_default(),
+        rejected: rejected.unwrap_or_default(),
     }
 }

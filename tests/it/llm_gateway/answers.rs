@@ -1,4 +1,4 @@
-//! What the gateway answers and tells: from the cache, in headers, metrics, health, on the dashboard.
+//! The gateway's answers: from the cache, in headers, metrics, health, on the dashboard.
 
 use std::time::Duration;
 
@@ -37,17 +37,17 @@ async fn what_the_cache_has_touches_no_circuit_and_no_provider() {
     let after = (fleet.stored(OpenAi).await, fleet.requests());
     let counts = |s: &Snapshot| {
         let ends = (s.successes_total, s.failures_total, s.ignored_total);
-        (ends, s.not_permitted_total, s.calls)
+        (ends, s.rejected_total, s.calls)
     };
     assert_eq!(counts(&after.0), counts(&before.0));
     assert_eq!(after.0.successes_total, 1);
     assert_eq!(after.1, before.1);
-    // Nor does it ask an open one for leave.
+    // A cached answer does not ask an open circuit either.
     let opened = fleet.breaker(0, OpenAi);
     opened.force_open(Override::because("test")).await.unwrap();
     assert_eq!(fleet.ask(0, &question).await["cached"], true);
-    assert_eq!(fleet.stored(OpenAi).await.not_permitted_total, 0);
-    // Any other question is another one.
+    assert_eq!(fleet.stored(OpenAi).await.rejected_total, 0);
+    // Any difference makes it another question.
     let mut other = question.clone();
     other["temperature"] = json!(0.5);
     let answer = fleet.ask(0, &other).await;
@@ -55,7 +55,7 @@ async fn what_the_cache_has_touches_no_circuit_and_no_provider() {
         (&answer["cached"], &answer["provider"]),
         (&json!(false), &json!("anthropic"))
     );
-    assert_eq!(fleet.stored(OpenAi).await.not_permitted_total, 1);
+    assert_eq!(fleet.stored(OpenAi).await.rejected_total, 1);
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn metrics_have_tokens_latencies_and_circuits_of_this_replica() {
             "{line} is not in\n{metrics}"
         );
     }
-    // Nothing of it is the other replica's.
+    // The other replica does not export it.
     let (_, others) = fleet.get(1, "/metrics").await;
     assert!(!others.contains("llm_tokens_total"), "{others}");
 }

@@ -1,4 +1,4 @@
-//! Embeddings: the cache before the circuit, what is asked of the provider, and what is counted.
+//! Embeddings: the cache before the circuit, the requests to the provider, and the counts.
 
 use std::time::Duration;
 
@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 
 use super::{
     Fleet,
-    example::{embeddings::CIRCUIT, provider::Provider::OpenAi, stubs::Mode},
+    example::{
+        embeddings::CIRCUIT,
+        provider::Provider::{Gemini, Ollama, OpenAi},
+        stubs::Mode,
+    },
     problem, setup,
 };
 use crate::wait::until;
@@ -71,7 +75,7 @@ async fn a_hit_touches_no_circuit_and_no_provider() {
     let seen = async || {
         fleet.lab.replicas[0].gateway.circuits.flush().await;
         let s = fleet.embedder(0).snapshot().await.unwrap();
-        let others = (s.failures_total, s.ignored_total, s.not_permitted_total);
+        let others = (s.failures_total, s.ignored_total, s.rejected_total);
         (s.successes_total, others, s.calls)
     };
     let before = seen().await;
@@ -89,20 +93,20 @@ async fn a_hit_touches_no_circuit_and_no_provider() {
 #[tokio::test]
 async fn a_batch_asks_only_for_what_is_missing_and_keeps_its_order() {
     let fleet = Fleet::start(setup()).await;
-    // Of four bytes each: a token.
+    // Each text has four bytes, which is one token.
     let known = fleet.embed(0, &["bbbb", "dddd"]).await;
     let answer = fleet
         .embed(0, &["eeee", "dddd", "aaaa", "bbbb", "eeee"])
         .await;
     assert_eq!(cached(&answer), [false, true, false, true, false]);
-    // Of these, one call for two texts: the same text is not asked for twice.
+    // The missing texts need one call, and a repeated text is requested once.
     assert_eq!(answer["usage"]["prompt_tokens"], 2);
     assert_eq!(fleet.requests()[0], 2);
     let vector = |answer: &Value, n: usize| answer["data"][n]["embedding"].clone();
     assert_eq!(vector(&answer, 1), vector(&known, 1));
     assert_eq!(vector(&answer, 3), vector(&known, 0));
     assert_eq!(vector(&answer, 0), vector(&answer, 4));
-    // Another replica has a cache of its own: what it is told alone is what each text's vector is.
+    // Another replica has its own cache: it requests each text alone, and must get the same vector.
     for (n, text) in ["eeee", "dddd", "aaaa", "bbbb"].into_iter().enumerate() {
         let alone = fleet.embed(1, &[text]).await;
         assert_eq!(vector(&alone, 0), vector(&answer, n), "{text}");
@@ -131,12 +135,12 @@ async fn while_the_circuit_is_open_kept_texts_are_served_and_others_are_503() {
         let (status, wait, detail) = problem(answer).await;
         assert_eq!(status, 503);
         assert!((3000..=3600).contains(&wait.unwrap()), "{wait:?}");
-        assert!(detail.contains("openai: call not permitted"), "{detail}");
+        assert!(detail.contains("openai: call rejected"), "{detail}");
     }
     assert_eq!(fleet.requests()[0], asked);
-    // The chat model of the same provider has a circuit of its own.
+    // The chat model of the same provider has its own circuit.
     assert_eq!(fleet.breaker(0, OpenAi).state(), State::Closed);
-    // Back again: what failed was not kept.
+    // The failure was not cached.
     fleet.set(OpenAi, Mode::Ok).await;
     fleet.embedder(0).reset().await.unwrap();
     assert_eq!(cached(&fleet.embed(0, &["three"]).await), [false]);
@@ -214,5 +218,96 @@ async fn the_stub_takes_what_openai_takes() {
         let (status, answer) = send(OpenAi.key(), strange).await;
         assert_eq!(status, expected, "{field}");
         assert!(answer["error"]["message"].is_string(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn each_model_has_its_provider_its_cache_and_its_circuit() {
+    let fleet = Fleet::start(setup()).await;
+    let embed = async |model: &str, input: &[&str]| {
+        let texts = json!({"input": input, "model": model});
+        fleet.post_texts(0, &texts).await
+    };
+    for (model, numbers, asked) in [
+        ("text-embedding-3-small", 1536, [1, 0, 0, 0, 0]),
+        ("gemini-embedding-001", 3072, [1, 0, 1, 0, 0]),
+        ("nomic-embed-text", 768, [1, 0, 1, 0, 1]),
+    ] {
+        let answer = embed(model, &["one", "two"]).await;
+        assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["model"], model);
+        assert_eq!(cached(&answer), [false, false], "{model}");
+        for one in answer["data"].as_array().unwrap() {
+            assert_eq!(one["embedding"].as_array().unwrap().len(), numbers);
+        }
+        assert_ne!(
+            answer["data"][0]["embedding"],
+            answer["data"][1]["embedding"]
+        );
+        let again: Value = embed(model, &["two"]).await.json().await.unwrap();
+        assert_eq!(cached(&again), [true]);
+        assert_eq!(
+            again["data"][0]["embedding"],
+            answer["data"][1]["embedding"]
+        );
+        assert_eq!(fleet.requests(), asked);
+    }
+    let many = vec!["x"; 101];
+    assert_eq!(
+        problem(embed("gemini-embedding-001", &many).await).await.0,
+        400
+    );
+    // Gemini fails alone, and its cached vectors are still served.
+    fleet.set(Gemini, Mode::Fail).await;
+    for n in 0..3 {
+        let answer = embed("gemini-embedding-001", &[&format!("new {n}")]).await;
+        assert_eq!(problem(answer).await.0, 503);
+    }
+    let answer = embed("gemini-embedding-001", &["new"]).await;
+    let (status, _, words) = problem(answer).await;
+    assert_eq!(status, 503);
+    assert!(words.contains("gemini: call rejected"), "{words}");
+    assert_eq!(embed("gemini-embedding-001", &["one"]).await.status(), 200);
+    assert_eq!(embed("nomic-embed-text", &["three"]).await.status(), 200);
+    assert_eq!(
+        embed("text-embedding-3-small", &["three"]).await.status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn the_other_stubs_take_what_their_providers_take() {
+    let fleet = Fleet::start(setup()).await;
+    let place = |provider, path: &str| {
+        let addr = fleet.lab.stubs.of(provider).addr;
+        format!("http://{addr}{path}")
+    };
+    let url = place(
+        Gemini,
+        "/v1beta/models/gemini-embedding-001:batchEmbedContents",
+    );
+    let one = |model: &str, text: &str| json!({"requests": [{"model": model, "content": {"parts": [{"text": text}]}}]});
+    let good = "models/gemini-embedding-001";
+    for (key, body, expected) in [
+        (Gemini.key(), one(good, "one"), 200),
+        ("guessed", one(good, "one"), 400),
+        (Gemini.key(), one("models/other", "one"), 400),
+        (Gemini.key(), one(good, ""), 400),
+        (Gemini.key(), json!({"requests": []}), 400),
+        (Gemini.key(), json!({"texts": ["one"]}), 400),
+    ] {
+        let request = fleet.http.post(&url).header("x-goog-api-key", key);
+        let answer = request.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{body}");
+    }
+    let url = place(Ollama, "/api/embed");
+    for (body, expected) in [
+        (json!({"model": "nomic-embed-text", "input": ["one"]}), 200),
+        (json!({"model": "other", "input": ["one"]}), 404),
+        (json!({"model": "nomic-embed-text", "inputs": ["one"]}), 400),
+    ] {
+        let answer = fleet.http.post(&url).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{body}");
     }
 }

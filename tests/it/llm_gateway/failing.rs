@@ -1,4 +1,4 @@
-//! Who stands in for whom, what circuits learn of it, and when nobody answers.
+//! Which providers stand in, what circuits learn from that, and answers when no provider is left.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ async fn providers_stand_in_for_each_other_in_their_order() {
         assert_eq!(answer["attempt"], attempt + 1);
         assert_eq!(answer["fallback"], true);
     }
-    // Who asks for DeepSeek gets it, and then the others in their order.
+    // A question for DeepSeek goes to DeepSeek first, then to the others in their order.
     let mut question = asking("deepseek");
     question["model"] = json!("deepseek-chat");
     assert_eq!(fleet.ask(0, &question).await["provider"], "deepseek");
     fleet.set(DeepSeek, Mode::Fail).await;
     fleet.set(OpenAi, Mode::Ok).await;
-    // It was asked three times meanwhile.
+    // It has failed three times in the meantime.
     fleet.breaker(0, OpenAi).reset().await.unwrap();
     question["messages"][0]["content"] = json!("again");
     let answer = fleet.ask(0, &question).await;
@@ -64,7 +64,7 @@ async fn whatever_way_a_provider_fails_another_stands_in_and_its_circuit_knows()
         let answer = fleet.ask(0, &asking(&format!("after {mode:?}"))).await;
         assert_eq!(answer["provider"], "openai", "after {mode:?}");
     }
-    // Also a try without an answer is counted: it was refused, or dropped.
+    // An attempt without an answer counts as well: it was refused, or dropped.
     let (_, metrics) = fleet.get(0, "/metrics").await;
     let unanswered = r#"llm_requests_total{provider="openai",model="gpt-4o-mini",status="none"} 2"#;
     assert!(metrics.contains(unanswered), "{metrics}");
@@ -75,7 +75,7 @@ async fn a_circuit_that_one_replica_opened_is_skipped_by_the_other() {
     let fleet = Fleet::start(setup()).await;
     fleet.set(OpenAi, Mode::Hang).await;
     let breaker = fleet.breaker(1, OpenAi);
-    // The other replica has news of the circuit, and no failure of its own.
+    // The other replica learns of the circuit's state without a failure of its own.
     fleet
         .breaker(0, OpenAi)
         .acquire()
@@ -137,7 +137,7 @@ async fn a_wrong_question_is_400_and_nobodys_failure() {
         detail.contains("openai says 400: max_tokens is too large"),
         "{detail}"
     );
-    // OpenAI was asked, nobody else; and it has not failed.
+    // Only OpenAI was asked, and this is not its failure.
     assert_eq!(fleet.requests(), [1, 0, 0, 0, 0]);
     let stored = fleet.stored(OpenAi).await;
     assert_eq!((stored.ignored_total, stored.failures_total), (1, 0));
@@ -177,18 +177,25 @@ async fn when_nobody_answers_it_is_503_until_the_first_circuit_lets_go() {
     assert!((900..=1000).contains(&wait.unwrap()), "{wait:?}");
     for provider in Provider::BY_DEFAULT {
         assert!(
-            detail.contains(&format!("{}: call not permitted", provider.name())),
+            detail.contains(&format!("{}: call rejected", provider.name())),
             "{detail}"
         );
     }
     assert_eq!(fleet.requests(), [0; 5]);
-    // One that is there and fails may be asked again at once.
+    // A failing provider with a closed circuit may be asked again at once.
     fleet.breaker(0, Ollama).reset().await.unwrap();
     fleet.set(Ollama, Mode::Refuse).await;
     let (status, wait, detail) = problem(fleet.post(0, &asking("Hi")).await).await;
     assert_eq!((status, wait), (503, Some(1)));
     assert!(detail.contains("ollama: it cannot be reached"), "{detail}");
-    // Overrides without an end: nobody knows.
+    // If all circuits are closed and all providers fail, nobody has said when to retry.
+    for provider in Provider::BY_DEFAULT {
+        fleet.breaker(0, provider).reset().await.unwrap();
+        fleet.set(provider, Mode::Fail).await;
+    }
+    let (status, wait, _) = problem(fleet.post(0, &asking("Hi")).await).await;
+    assert_eq!((status, wait), (503, None));
+    // Overrides without an end: the time is unknown.
     for provider in Provider::BY_DEFAULT {
         let without_end = Override::because("test");
         fleet

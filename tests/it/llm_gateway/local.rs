@@ -1,4 +1,4 @@
-//! The local server: its check and its circuit, and the chain of a client that has it behind the
+//! The local server: its check and its circuit, and the chain of a client that uses it after the
 //! cloud.
 
 use std::{sync::Arc, time::Duration};
@@ -52,7 +52,7 @@ async fn the_check_alone_opens_and_closes_the_local_circuit() {
         .await;
         fleet.set(Ollama, Mode::Ok).await;
         until("closed", async || both(State::Closed).await).await;
-        // Nobody has asked anything.
+        // No question was asked.
         assert_eq!(fleet.requests(), [0; 5]);
     }
 }
@@ -74,7 +74,7 @@ async fn the_local_server_is_not_asked_while_its_check_says_it_is_down() {
     assert_eq!(how, (&json!("openai"), &json!(1)));
 }
 
-/// When each attempt of a chain begins, and when it ends, nobody answering.
+/// When each attempt of a chain begins, and when the chain ends, if nobody answers.
 async fn times(scale: f64) -> (Vec<(String, Duration)>, Duration) {
     let circuits = Commontrip::embedded().unwrap();
     let cloud = circuits.circuit("cloud", Policy::default()).unwrap();
@@ -160,7 +160,7 @@ async fn an_answer_tells_its_stage_and_why_the_ones_before_gave_none() {
     assert!(answer["elapsed_ms"].as_u64().unwrap() >= 1110, "{answer}");
     assert_eq!(answer["failed"][1]["why"], "it took too long");
 
-    // Where nobody is asked, nothing is waited for.
+    // A skipped stage has no pause.
     let cloud = fleet.breaker(0, OpenAi);
     let override_ = commontrip::Override::because("test");
     cloud.force_open(override_).await.unwrap();

@@ -1,5 +1,6 @@
-//! The example `llm_gateway`: its modules are this test's, so that what is tested is what is there now. Two
-//! replicas on the shared Redis, providers' stubs on sockets, questions over HTTP.
+//! The example `llm_gateway`. This test includes the example's modules, so that it tests their
+//! current code. Two replicas on the shared Redis, stubs of the providers on sockets, questions
+//! over HTTP.
 
 #[allow(dead_code, reason = "its `main` is not called")]
 #[path = "../../../examples/llm_gateway/main.rs"]
@@ -38,7 +39,7 @@ fn setup() -> Setup {
         redis: Some((redis_url().to_owned(), unique_prefix("llm"))),
         open_for: HOUR,
         attempt_timeout: Duration::from_secs(20),
-        // What tests do not ask for is not to open a circuit.
+        // So rare that no scheduled check opens a circuit during a test.
         check_every: HOUR,
         token_timeout: Duration::from_secs(20),
         ..Setup::default()
@@ -89,7 +90,7 @@ impl Fleet {
         (answer.status(), answer.text().await.unwrap())
     }
 
-    /// A provider that said when to come back is left alone until then.
+    /// A provider that said when to retry is not asked until then.
     async fn is_left_alone(&self, provider: Provider) {
         let stored = self.stored(provider).await;
         assert_eq!(stored.state, State::Open, "{provider:?}");
@@ -97,7 +98,7 @@ impl Fleet {
         assert!((8_000..12_000).contains(&waits), "{provider:?}: {waits} ms");
     }
 
-    /// What the store has of a circuit, with all that the replicas have seen.
+    /// A circuit in the store, after the replicas have reported everything.
     async fn stored(&self, provider: Provider) -> Snapshot {
         for replica in &self.lab.replicas {
             replica.gateway.circuits.flush().await;

@@ -1,8 +1,8 @@
-//! Each provider's own shapes, and what its answers say of it.
+//! Each provider's own shapes, and what its answers say about it.
 
 use std::time::Duration;
 
-use commontrip::Outcome;
+use commontrip::{FailureKind, Outcome};
 use genai::{adapter::AdapterKind, webc};
 use reqwest::{
     StatusCode,
@@ -41,7 +41,7 @@ async fn each_provider_is_asked_in_its_own_shape_and_its_answer_understood() {
             answer["text"],
             format!("{} has read: And 1?", provider.model())
         );
-        // Counted by the stub over all four texts and its answer, with the provider's own fields.
+        // The stub counts all four texts and its answer, in the provider's own fields.
         let text = answer["text"].as_str().unwrap().len().div_ceil(4);
         let usage =
             json!({"prompt_tokens": 10, "completion_tokens": text, "total_tokens": 10 + text});
@@ -109,7 +109,7 @@ async fn a_stub_refuses_what_its_provider_would() {
     }
 }
 
-/// An error as genai makes it of a provider's answer.
+/// A genai error for a provider's answer.
 fn error(status: u16, header: Option<&str>, body: Value) -> genai::Error {
     let mut headers = HeaderMap::new();
     if let Some(header) = header {
@@ -144,17 +144,13 @@ fn what_each_status_says_of_a_provider() {
             429,
             Some("7"),
             json!({}),
-            Outcome::Trip {
-                retry_after: after(7),
-            },
+            Outcome::trip().with_retry_after(after(7)),
         ),
         (
             429,
             None,
             retry_info,
-            Outcome::Trip {
-                retry_after: after(17),
-            },
+            Outcome::trip().with_retry_after(after(17)),
         ),
         (429, Some("soon"), json!({}), Outcome::failure()),
         (500, None, json!("<html>"), Outcome::failure()),
@@ -162,13 +158,17 @@ fn what_each_status_says_of_a_provider() {
             503,
             Some("7"),
             json!({}),
-            Outcome::Failure {
-                retry_after: after(7),
-            },
+            Outcome::failure().with_retry_after(after(7)),
         ),
         (529, None, json!({}), Outcome::failure()),
     ] {
         let words = format!("{status} {header:?} {body}");
+        let (kind, wait) = (FailureKind::status(status), outcome.retry_after());
+        let outcome = match outcome {
+            Outcome::Failure { .. } => Outcome::failure_of(kind).with_retry_after(wait),
+            Outcome::Trip { .. } => Outcome::trip_of(kind).with_retry_after(wait),
+            other => other,
+        };
         assert_eq!(
             verdict::<()>(&Err(error(status, header, body))),
             outcome,

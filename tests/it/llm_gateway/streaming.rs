@@ -1,4 +1,4 @@
-//! Answers as streams: what callers get, whom they get it from, and what circuits learn of each
+//! Streamed answers: what callers receive, from which provider, and what circuits learn from each
 //! end.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::wait::until;
 
-/// Short limits, of which only what hangs takes more.
+/// Short limits, which only a hanging stream exceeds.
 fn impatient() -> Setup {
     Setup {
         attempt_timeout: Duration::from_secs(3),
@@ -52,7 +52,7 @@ fn events(text: &str) -> Events {
     whole.split("\n\n").map(read).collect()
 }
 
-/// The text of a stream, how many tokens it came in, and its last event.
+/// The text of a stream, its number of tokens, and its last event.
 fn told(mut events: Events) -> (String, usize, String, Value) {
     let (name, last) = events.pop().unwrap();
     assert!(events.iter().all(|(name, _)| name == "token"), "{events:?}");
@@ -113,7 +113,7 @@ async fn each_provider_streams_what_it_answers() {
     assert!(metrics.contains(both), "{metrics}");
 }
 
-/// A failure after two tokens: what the caller sees of each provider, and what it leaves behind.
+/// A failure after two tokens: what the caller sees for each provider, and the consequences.
 async fn breaks(mode: Mode, words: impl Fn(Provider) -> &'static str) {
     let fleet = Fleet::start(impatient()).await;
     for provider in Provider::ALL {
@@ -129,12 +129,12 @@ async fn breaks(mode: Mode, words: impl Fn(Provider) -> &'static str) {
         let ends = (stored.successes_total, stored.failures_total);
         assert_eq!(ends, (0, 1), "{name}");
         until("dropped", async || stub.streams() == 0).await;
-        // Nothing was kept of it.
+        // The broken answer was not cached.
         fleet.set(provider, Mode::Ok).await;
         let (.., last, end) = told(fleet.stream(&question).await);
         assert_eq!((last.as_str(), &end["cached"]), ("done", &json!(false)));
     }
-    // Nobody has stood in.
+    // No other provider stood in.
     assert_eq!(fleet.requests(), [2; 5]);
 }
 
@@ -157,7 +157,7 @@ async fn a_connection_that_is_cut_ends_with_an_error() {
 async fn an_error_event_ends_the_stream_with_it() {
     breaks(Mode::ErrorEvent, |provider| match provider {
         Anthropic => "Overloaded",
-        // genai passes over a line with an error, which is Ollama's last.
+        // genai skips a line with an error, which is Ollama's last line.
         Ollama => "the stream ended before its last item",
         _ => "The model is overloaded. Please try again later.",
     })
@@ -236,7 +236,7 @@ async fn an_http_error_before_a_stream_means_what_it_means_before_a_plain_answer
         ..setup()
     })
     .await;
-    // Who says when to come back is left alone until then.
+    // A provider that said when to retry is not asked until then.
     for provider in [OpenAi, Anthropic, Gemini] {
         fleet.set(provider, Mode::RateLimit).await;
     }
@@ -253,7 +253,7 @@ async fn an_http_error_before_a_stream_means_what_it_means_before_a_plain_answer
         (&end["provider"], &end["attempt"]),
         (&json!("ollama"), &json!(1))
     );
-    // The caller's own mistake is nobody's failure, and nobody else is asked.
+    // The caller's own mistake is no provider's failure, and no other provider is asked.
     fleet.breaker(0, OpenAi).reset().await.unwrap();
     fleet.set(OpenAi, Mode::Ok).await;
     let before = fleet.requests();
@@ -301,7 +301,7 @@ async fn when_nobody_streams_it_is_503_as_for_plain_answers() {
     let (status, wait, detail) = problem(fleet.post(0, &streaming("Hi")).await).await;
     assert_eq!(status, 503);
     assert!(wait.is_some_and(|wait| wait > 1), "{wait:?}");
-    assert!(detail.contains("openai: call not permitted"), "{detail}");
+    assert!(detail.contains("openai: call rejected"), "{detail}");
 }
 
 #[tokio::test]
@@ -363,7 +363,7 @@ async fn a_probe_that_streams_closes_the_circuit_at_its_first_token() {
     until("open", async || breaker.state() == State::Open).await;
     fleet.set(OpenAi, Mode::Stall).await;
     tokio::time::sleep(open_for).await;
-    // The probe's stream stays silent after two tokens, and is read on.
+    // The probe's stream falls silent after two tokens, and stays open.
     let mut streams = Vec::new();
     until("asked", async || {
         let question = streaming(&streams.len().to_string());
@@ -389,11 +389,11 @@ async fn streams_and_plain_answers_share_the_cache() {
         (&json!(text), &json!(true))
     );
     assert_eq!(plain["usage"], end["usage"]);
-    // And as a stream it is one token.
+    // As a stream it is one token.
     let (again, tokens, last, end) = told(fleet.stream(&streaming("Hi")).await);
     assert_eq!((again, tokens, last.as_str()), (text, 1, "done"));
     assert_eq!((&end["cached"], &end["attempt"]), (&json!(true), &json!(0)));
-    // The other way round, too.
+    // And the reverse.
     let plain = fleet.ask(0, &asking("Ho")).await;
     let (text, tokens, ..) = told(fleet.stream(&streaming("Ho")).await);
     assert_eq!((&plain["text"], tokens), (&json!(text), 1));

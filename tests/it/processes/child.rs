@@ -1,7 +1,7 @@
-//! The life of one process of the fleet: a service with its replicas' breakers.
+//! One process of the fleet: a service with its replicas' breakers.
 //!
-//! Owns what a call does; decides nothing about when. Invariant: it ends at once when its stdin does, so none outlives
-//! the test.
+//! Owns what a call does, not when it is made. Invariant: it ends as soon as its stdin closes, so
+//! none outlives the test.
 
 use std::{
     env,
@@ -30,7 +30,7 @@ use crate::histories::replica;
 
 /// Calls in 100 that are dropped without an outcome.
 const DROPPED: u8 = 8;
-/// Long: here Redis is slow only because the machine is.
+/// Long, because Redis is slow here only if the machine is.
 const STORE_TIMEOUT_MS: u64 = 3000;
 
 /// Whether this process was started to be a replica.
@@ -38,11 +38,12 @@ pub fn is_wanted() -> bool {
     env::var_os(ROLE).is_some()
 }
 
-/// Does as the lines on stdin say.
+/// Executes the orders on stdin.
 ///
-/// Meant for a runtime of one thread: between a permit and a look at the cache nothing else runs, unless it is awaited.
+/// Meant for a single-threaded runtime, so that nothing else runs between a permit and a read of
+/// the cache, except at an `await`.
 pub async fn run() {
-    // A panic of a task alone would go unnoticed.
+    // Otherwise a panic within a task would go unnoticed.
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         print(panic);
@@ -81,7 +82,7 @@ fn orders() -> mpsc::UnboundedReceiver<Order> {
     orders
 }
 
-/// A line to the parent. The harness writes to the same stream, hence the line break before.
+/// Writes a line to the parent. The harness writes to the same stream, so a line break comes first.
 pub fn say(line: &Line) {
     let text = serde_json::to_string(line).expect("lines can be JSON");
     let mut out = std::io::stdout().lock();
@@ -202,12 +203,13 @@ impl Service {
                     None => self.views.lock().iter().flatten().copied().collect(),
                 };
                 let mut health = self.registries.iter().map(Commontrip::health);
-                answer.away = health.any(|h| h.away_for.is_some());
-                answer.times_away = self.times_away();
+                answer.away = health.any(|h| h.unavailable_for.is_some());
+                answer.times_unavailable = self.times_unavailable();
                 answer.last_error = self.registries.iter().find_map(|r| r.health().last_error);
                 answer.unix_ms = unix_ms();
                 let mut health = self.registries.iter().map(Commontrip::health);
-                answer.in_touch = health.all(|h| h.away_for.is_none() && h.reports_pending == 0);
+                answer.in_touch =
+                    health.all(|h| h.unavailable_for.is_none() && h.reports_pending == 0);
             }
             Order::Stop => {
                 self.stopping.store(true, Ordering::Relaxed);
@@ -218,7 +220,7 @@ impl Service {
                 if let Some(load) = load {
                     load.stop().await;
                 }
-                answer.times_away = self.times_away();
+                answer.times_unavailable = self.times_unavailable();
                 for registry in &self.registries {
                     registry.shutdown().await;
                 }
@@ -228,8 +230,8 @@ impl Service {
         answer
     }
 
-    fn times_away(&self) -> u64 {
-        let away = |registry: &Commontrip| registry.health().times_away;
+    fn times_unavailable(&self) -> u64 {
+        let away = |registry: &Commontrip| registry.health().times_unavailable;
         self.registries.iter().map(away).sum()
     }
 
@@ -242,7 +244,7 @@ impl Service {
             let after = breaker.cached();
             self.tell(registry, circuit, &after, answer.is_err());
             match answer {
-                Err(_) => self.totals.lock()[circuit].not_permitted += 1,
+                Err(_) => self.totals.lock()[circuit].rejected += 1,
                 Ok(permit) => {
                     if is_probe(&before, &after) {
                         let lease = breaker.policy().rules().probe_lease_ms;
@@ -271,13 +273,14 @@ impl Service {
         }
     }
 
-    /// The call of a probe. The permit is settled only after the upstream has said that it counts it no more.
+    /// Makes the call of a probe. Settles the permit only after the upstream has confirmed that it
+    /// no longer counts the call.
     async fn call_upstream(&self, circuit: usize, asked_ms: u64, lease_ms: u64) {
         let address = ("127.0.0.1", self.upstream);
         let mut call = TcpStream::connect(address)
             .await
             .expect("the upstream is there");
-        // The lease begins when Redis gives it, which is not before it was asked for.
+        // The lease begins when Redis grants it, which is not before the request.
         let (circuit, deadline) = (circuit as u64, asked_ms + lease_ms);
         call.write_u64(u64::from(process::id())).await.unwrap();
         call.write_u64(circuit).await.unwrap();
@@ -313,7 +316,8 @@ fn outcome(verdict: Verdict) -> Outcome {
     }
 }
 
-/// Whether a permit that was given between two looks is a probe's for certain: no closed generation lies between them.
+/// Whether a permit that was given between two snapshots is certainly a probe's: no closed
+/// generation is between them.
 fn is_probe(before: &Snapshot, after: &Snapshot) -> bool {
     let since_open = before.state == State::Open && after.generation == before.generation + 1;
     let same = before.state == State::HalfOpen && after.generation == before.generation;

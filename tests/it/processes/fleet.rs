@@ -1,6 +1,7 @@
-//! Processes of this very program, each a part of the fleet.
+//! Processes of this program, each a part of the fleet.
 //!
-//! Owns starting, killing and replacing them, and what they have said. Invariant: none outlives its [`Fleet`].
+//! Owns starting, killing and replacing them, and their messages. Invariant: none outlives its
+//! [`Fleet`].
 
 use std::{
     env,
@@ -25,10 +26,10 @@ use tokio::{
 use super::wire::{Answer, Line, Order, ROLE, Seen, Setup, unix_ms};
 use crate::histories::record::{Record, Tick};
 
-/// Long beyond what a busy machine needs.
+/// A timeout far beyond what a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process and when it lived.
+/// A process, and when it lived.
 #[derive(Clone, Debug)]
 pub struct Life {
     pub process: u32,
@@ -37,13 +38,13 @@ pub struct Life {
     pub seen: Vec<Seen>,
     pub did: Vec<Record>,
     pub ticks: Vec<Tick>,
-    /// What it wrote to stderr.
+    /// Its output on stderr.
     pub complaints: String,
 }
 
 pub struct Fleet {
     setup: Setup,
-    /// What the processes are, for those that replace others: `None` until they are to serve.
+    /// The order for processes that replace others: `None` until the fleet serves.
     serving: Mutex<Option<u8>>,
     slots: tokio::sync::Mutex<Vec<Arc<tokio::sync::Mutex<Replica>>>>,
     lives: Arc<Mutex<Vec<Life>>>,
@@ -78,7 +79,7 @@ impl Fleet {
         fleet
     }
 
-    /// Starts more processes, at the same time.
+    /// Starts more processes in parallel.
     pub async fn grow(&self, processes: usize) {
         let started =
             futures_util::future::join_all((0..processes).map(|_| self.start_one())).await;
@@ -92,7 +93,7 @@ impl Fleet {
         self.lives.lock().clone()
     }
 
-    /// A look at what was said so far, without a copy.
+    /// Reads the messages so far without a copy.
     pub fn look<T>(&self, look: impl FnOnce(&[Life]) -> T) -> T {
         look(&self.lives.lock())
     }
@@ -101,13 +102,13 @@ impl Fleet {
         self.kills.load(Ordering::Relaxed)
     }
 
-    /// Gives one process an order and waits for what it answers.
+    /// Sends an order to one process and waits for the answer.
     pub async fn order(&self, slot: usize, order: Order) -> Answer {
         let replica = Arc::clone(&self.slots.lock().await[slot]);
         replica.lock().await.order(&order).await
     }
 
-    /// Gives all processes an order at the same time; answers in their order.
+    /// Sends an order to all processes at once; returns the answers in their order.
     pub async fn order_all(&self, order: impl Fn() -> Order) -> Vec<Answer> {
         let slots = self.slots.lock().await.clone();
         let answers = slots.iter().map(|replica| {
@@ -117,18 +118,18 @@ impl Fleet {
         futures_util::future::join_all(answers).await
     }
 
-    /// Has all processes call without end, so many in 100 calls failures; those that come later too.
+    /// All processes, including later ones, make calls without end; `failures` in 100 fail.
     pub async fn serve(&self, failures: u8) {
         *self.serving.lock() = Some(failures);
         self.order_all(|| Order::Serve { failures }).await;
     }
 
-    /// Kills a process (SIGKILL) and puts another in its place; `false` when it is gone already.
+    /// Kills a process (SIGKILL) and starts another in its place; `false` if it is gone already.
     pub async fn replace(&self, process: u32) -> bool {
         for slot in self.slots.lock().await.clone() {
             let mut replica = slot.lock().await;
             if replica.id == process {
-                // Before the signal: what it did until now, others may rely on.
+                // Before the signal, because others may rely on everything until now.
                 let now = unix_ms();
                 replica.process.kill().await.expect("it runs");
                 for life in self.lives.lock().iter_mut() {
@@ -144,7 +145,7 @@ impl Fleet {
         false
     }
 
-    /// Has all processes shut down in good order; what they did, and that they ended well.
+    /// Shuts all processes down cleanly; returns their totals, and checks that they ended well.
     pub async fn stop(&self) -> Vec<Answer> {
         let answers = self.order_all(|| Order::Stop).await;
         for slot in self.slots.lock().await.drain(..) {
@@ -155,7 +156,7 @@ impl Fleet {
                 .expect("it can be waited for");
             assert!(status.success(), "a process ended with {status}");
         }
-        // All that was ever said is here, what the killed said too.
+        // By now all messages have arrived, including those of killed processes.
         let listeners = std::mem::take(&mut *self.listeners.lock());
         for listener in listeners {
             let heard = timeout(PATIENCE, listener).await;
@@ -179,7 +180,7 @@ impl Fleet {
     }
 
     async fn start_one(&self) -> Replica {
-        // This program again, in the test that lets its process be a replica when it is told to.
+        // This program again, in the test that acts as a replica if told to.
         let program = env::current_exe().expect("a test knows its program");
         let mut words = self.started_with();
         words.push(program.into_os_string());
@@ -238,7 +239,7 @@ async fn listen(
 ) {
     let mut lines = BufReader::new(said).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        // Everything else is the harness'. A line that a killed process did not finish is no line.
+        // Other lines are the harness'. An unfinished line of a killed process is skipped.
         match serde_json::from_str(&line) {
             Ok(Line::Answer(answer)) => {
                 let _ = answers.send(answer);
@@ -251,7 +252,7 @@ async fn listen(
     }
 }
 
-/// Keeps what a process writes to stderr, and shows it as before.
+/// Keeps what a process writes to stderr, and passes it on.
 async fn hear(complaints: ChildStderr, life: usize, lives: Arc<Mutex<Vec<Life>>>) {
     let mut lines = BufReader::new(complaints).lines();
     while let Ok(Some(line)) = lines.next_line().await {

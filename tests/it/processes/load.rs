@@ -1,8 +1,8 @@
-//! Calls from several threads, each timed: what the breaker adds to a call, and what calls are told.
+//! Calls from several threads, each timed: what the breaker adds to a call, and how calls end.
 //!
-//! Owns the threads and what they measured; Redis and faults are no concern of it. Every call has its like on a circuit
-//! without Redis in the same loop, which shows what the machine does. Invariant: time for which a thread waited to be run
-//! counts for neither; time for which it slept does.
+//! Owns the threads and their measurements; knows nothing of Redis and faults. The same loop makes
+//! an equal call on a circuit without Redis, which shows the machine's share. Invariant: the time
+//! for which a thread waited to be scheduled is not counted, the time for which it slept is.
 
 use std::{
     fs::File,
@@ -22,28 +22,29 @@ use tokio::runtime::Handle;
 
 use super::wire::{LONG_NS, Measured, Times, Told, View};
 
-/// Calls at the same time in one process.
+/// Concurrent calls in one process.
 pub const THREADS: usize = 2;
-/// With three circuits some 20 000 calls a second in a process, which leaves a machine of two cores time for the rest.
+/// With three circuits about 20 000 calls a second in a process, which leaves time for the rest on
+/// a machine with two cores.
 pub const ROUNDS: usize = 18;
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub struct Load {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// Its circuit is what calls are compared with.
+    /// The registry of the circuit that calls are compared with.
     _control: Commontrip,
 }
 
 struct Shared {
     breakers: Vec<CircuitBreaker>,
     control: CircuitBreaker,
-    /// One bit a circuit.
+    /// One bit for each circuit.
     failing: AtomicU64,
-    /// The same, by what the last call was told.
+    /// The same for circuits whose last call was rejected.
     rejects: AtomicU64,
     stop: AtomicBool,
-    /// By thread.
+    /// One entry for each thread.
     samples: Vec<Mutex<Samples>>,
 }
 
@@ -70,7 +71,8 @@ impl Load {
         });
         let thread = |number| {
             let (shared, runtime) = (Arc::clone(&shared), Handle::current());
-            // Threads of our own: the runtime's one is busy with what the breaker does in the background.
+            // Separate threads, because the breaker's background work runs on the runtime's only
+            // thread.
             thread::spawn(move || runtime.block_on(shared.call_until_stopped(number)))
         };
         Load {
@@ -80,7 +82,7 @@ impl Load {
         }
     }
 
-    /// Has the calls of these circuits fail from now on; what was measured before.
+    /// From now on the calls of these circuits fail; returns the earlier measurements.
     pub fn change(&self, failing: &[usize]) -> Measured {
         let bits = failing.iter().fold(0, |bits, circuit| bits | 1 << circuit);
         self.shared.failing.store(bits, Ordering::Relaxed);
@@ -114,7 +116,7 @@ impl Load {
     pub async fn stop(self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
-            // Their last calls may need the runtime whose thread this is.
+            // Their last calls may need the runtime, which runs on this thread.
             let ended = tokio::task::spawn_blocking(|| thread.join()).await;
             assert!(matches!(ended, Ok(Ok(()))), "no call panics");
         }
@@ -179,9 +181,9 @@ impl Samples {
     }
 }
 
-/// Times what one thread does, and knows for how long that thread was kept from running.
+/// Measures what one thread does, and for how long it was not scheduled.
 struct Timer {
-    /// On the CPU, then waiting for it, both in nanoseconds.
+    /// Time on the CPU, then time waiting for it, both in nanoseconds.
     schedstat: File,
     waited_ns: u64,
 }
@@ -194,7 +196,7 @@ impl Timer {
         }
     }
 
-    /// How long the machine kept this thread from running since the last look.
+    /// How long this thread was not scheduled since the last call.
     fn look(&mut self) -> u64 {
         let mut text = [0; 80];
         let length = self.schedstat.read_at(&mut text, 0).expect("it is read");

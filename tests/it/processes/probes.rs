@@ -1,6 +1,6 @@
-//! Probes: never more at once than are permitted, whoever dies; none that wedges the circuit.
+//! Probes: never more at once than permitted, whoever dies; none blocks the circuit.
 //!
-//! Owns the long run and what is said of it; the upstream counts.
+//! Owns the long run and its report; the upstream counts.
 
 use std::{
     env,
@@ -47,7 +47,7 @@ async fn a_probe_that_outlives_its_lease_settles_nothing() {
         fleet.order(0, Order::Hold).await.admitted == 1
     })
     .await;
-    // A second one only after the first one's lease: it is never given back.
+    // A second probe only after the first one's lease, because the first is never given back.
     until("another process has the next probe", async || {
         fleet.order(1, Order::Hold).await.admitted == 1
     })
@@ -68,7 +68,7 @@ async fn a_probe_that_outlives_its_lease_settles_nothing() {
             "a late {verdict:?} settled something"
         );
         if verdict == Verdict::Success {
-            // The second process' lease runs out likewise, and the first has the turn again.
+            // The second process' lease also expires, and it is the first one's turn again.
             until("the first process has a probe again", async || {
                 fleet.order(0, Order::Hold).await.admitted == 1
             })
@@ -79,7 +79,7 @@ async fn a_probe_that_outlives_its_lease_settles_nothing() {
             .await;
         }
     }
-    // Not within its lease for certain, but some probe is in the end.
+    // A probe may miss its lease, but in the end one does not.
     until("a probe that is in time closes the circuit", async || {
         if fleet.order(1, Order::Hold).await.admitted == 1 {
             fleet.order(1, Order::Settle(Verdict::Success)).await;
@@ -95,13 +95,13 @@ async fn a_probe_that_outlives_its_lease_settles_nothing() {
     fleet.stop().await;
 }
 
-/// What happened to one circuit, heard by somebody who did not take part.
+/// The history of one circuit, recorded by an observer that makes no calls.
 struct Watched {
     name: String,
     policy: Policy,
     breaker: CircuitBreaker,
     events: Arc<Mutex<Vec<Event>>>,
-    /// Most unexpired leases that Redis had at one moment.
+    /// The maximum number of unexpired leases in Redis at one moment.
     most_leases: Arc<AtomicU64>,
 }
 
@@ -166,7 +166,8 @@ impl Watched {
         count.query_async(&mut redis).await.unwrap()
     }
 
-    /// Every transition is one event, follows from the one before, and is heard once.
+    /// Checks that every transition is one event, follows from the previous one, and is reported
+    /// once.
     async fn assert_history(&self) {
         let newest = self.breaker.snapshot().await.unwrap().generation;
         until("the newest event is heard", async || {
@@ -206,7 +207,7 @@ impl Watched {
     }
 }
 
-/// Sees to it that every opening was noticed by every process that lived long enough afterwards.
+/// Checks that every opening reached every process that lived long enough afterwards.
 fn assert_openings_reached(watched: &[Watched], lives: &[Life], end_ms: u64) {
     let reach = REACH.as_millis() as u64;
     for (circuit, watched) in watched.iter().enumerate() {
@@ -242,7 +243,7 @@ async fn probes_stay_within_the_limit_whoever_dies() {
     let circuits = watched.iter().map(|w| (w.name.clone(), w.policy.clone()));
     let circuits = circuits.collect();
 
-    // One call in so many costs its caller's life, a moment after it began.
+    // Some calls kill their caller, a moment after they begin.
     let killing = Arc::new(Mutex::new(true));
     let of_upstream: Arc<OnceLock<Arc<Fleet>>> = Arc::default();
     let upstream = Upstream::start(CIRCUITS, {
@@ -303,13 +304,14 @@ async fn probes_stay_within_the_limit_whoever_dies() {
     *killing.lock() = false;
     let stormed = began.elapsed();
 
-    // Nothing is stuck: with the service in good health every process is admitted everywhere ...
+    // Nothing is stuck: with a healthy service every process is admitted everywhere ...
     fleet.serve(0).await;
     until("every circuit admits every process", async || {
         admits_all(&fleet).await
     })
     .await;
-    // ... and the next trip and recovery, in which nobody dies, leaves no lease, not one of the dead.
+    // ... and the next trip and recovery, in which no process dies, leave no lease, not even one of
+    // a killed process.
     let opened = || watched.iter().map(|w| w.count(State::Open));
     let before: Vec<_> = opened().collect();
     fleet.serve(100).await;
@@ -328,7 +330,7 @@ async fn probes_stay_within_the_limit_whoever_dies() {
 
     let end_ms = wire::unix_ms();
     let kills = fleet.kills();
-    let away: u64 = fleet.stop().await.iter().map(|a| a.times_away).sum();
+    let away: u64 = fleet.stop().await.iter().map(|a| a.times_unavailable).sum();
     within_limit();
     for watched in &watched {
         watched.assert_history().await;
@@ -338,7 +340,7 @@ async fn probes_stay_within_the_limit_whoever_dies() {
     let rounds: u64 = watched.iter().map(|w| w.count(State::HalfOpen)).sum();
     let recoveries: u64 = watched.iter().map(|w| w.count(State::Closed)).sum();
     say(&format!(
-        "{rounds} half-open rounds, {recoveries} recoveries, {kills} kills of probe holders in {stormed:.1?}; Redis away {away} times"
+        "{rounds} half-open rounds, {recoveries} recoveries, {kills} kills of probe holders in {stormed:.1?}; Redis unavailable {away} times"
     ));
     for permitted in 1..=3 {
         let of = |w: &Watched| w.permitted() == permitted;
@@ -353,7 +355,7 @@ async fn probes_stay_within_the_limit_whoever_dies() {
         say(&format!(
             "{permitted} permitted: at most {most} out at the upstream ({alive:?} alive), {leases:?} leases in Redis; {taken} probes called, {late} too late to count"
         ));
-        // The limit was pressed, or the test has shown nothing.
+        // The limit was reached, otherwise the test shows nothing.
         assert_eq!(most as u64, permitted, "as many at once as are permitted");
     }
 }

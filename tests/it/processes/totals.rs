@@ -1,4 +1,4 @@
-//! Lifetime totals: everything that was done is counted, and once.
+//! Lifetime totals: every outcome is counted exactly once.
 
 use commontrip::CircuitBreaker;
 
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::support;
 
-/// Lets a fleet of 24 replicas call until its circuits have seen so many generations, while `meanwhile` is done over and
-/// over; then compares what Redis has counted with what the processes have.
+/// Lets a fleet of 24 replicas make calls until its circuits have had this many generations, and
+/// repeats `meanwhile`. Then compares the totals in Redis with those of the processes.
 async fn totals_agree(redis: &str, generations: u64, mut meanwhile: impl AsyncFnMut()) {
     let circuit = |i| (support::unique("totals"), stormy(i));
     let circuits: Vec<_> = (0..2).map(circuit).collect();
@@ -40,7 +40,7 @@ async fn totals_agree(redis: &str, generations: u64, mut meanwhile: impl AsyncFn
         true
     })
     .await;
-    // A shutdown sends what there is, once: whoever has not noticed yet that his connection broke is to notice before.
+    // A shutdown sends the rest only once, so processes must notice broken connections before.
     fleet.serve(0).await;
     until("every process has Redis again", async || {
         fleet.order_all(|| Order::Flush).await;
@@ -55,19 +55,19 @@ async fn totals_agree(redis: &str, generations: u64, mut meanwhile: impl AsyncFn
             did.successes += totals.successes;
             did.failures += totals.failures;
             did.ignored += totals.ignored;
-            did.not_permitted += totals.not_permitted;
+            did.rejected += totals.rejected;
         }
         let seen = observer.snapshot().await.unwrap();
         let counted = Totals {
             successes: seen.successes_total,
             failures: seen.failures_total,
             ignored: seen.ignored_total,
-            not_permitted: seen.not_permitted_total,
+            rejected: seen.rejected_total,
         };
         assert_eq!(counted, did, "{}", observer.name());
-        let away: u64 = answers.iter().map(|answer| answer.times_away).sum();
+        let away: u64 = answers.iter().map(|answer| answer.times_unavailable).sum();
         say(&format!(
-            "counted in {} generations: {counted:?}; Redis away {away} times",
+            "counted in {} generations: {counted:?}; Redis unavailable {away} times",
             seen.generation
         ));
     }
@@ -84,7 +84,7 @@ async fn lifetime_totals_are_exact_though_connections_break() {
     let mut redis = connection_to(&server.admin_url()).await;
     let mut breaks = 0;
     totals_agree(&server.url(), 60, async || {
-        // In the middle of whatever they do: some have asked, and never hear the answer.
+        // At any moment: some processes have sent a request and never receive the answer.
         let mut kill = redis::cmd("CLIENT");
         kill.arg("KILL").arg("TYPE").arg("normal");
         breaks += kill.query_async::<u64>(&mut redis).await.unwrap();

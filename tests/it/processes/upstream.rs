@@ -1,7 +1,9 @@
-//! The service that probes call, which counts how many do so at once: the limit as seen from outside of the breaker.
+//! The service that probes call. It counts concurrent probes, which shows the limit from outside
+//! the breaker.
 //!
-//! Invariant: a call counts from the moment it is taken until it is ended, or until the lease of its permit is over.
-//! A killed caller's call counts until then too: its permit may not be given to another.
+//! Invariant: a call counts from its acceptance until its end, or until the lease of its permit
+//! expires. The call of a killed process also counts until then, because its permit may not be
+//! given to another caller.
 
 use std::{
     future::Future,
@@ -16,19 +18,19 @@ use tokio::{
 
 use super::wire::unix_ms;
 
-/// Redis cuts its clock to milliseconds and may be slewed against ours.
+/// Redis truncates its clock to milliseconds, and the clocks may drift apart.
 const CLOCK_MARGIN_MS: u64 = 5;
 
-/// What has called so far, for one circuit.
+/// The calls so far, for one circuit.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     calls: Vec<Call>,
     pub taken: u64,
-    /// Calls that came when the lease of their permit was over already; not counted against the limit.
+    /// Calls that arrived after the lease of their permit; not counted against the limit.
     pub late: u64,
-    /// Most permits out at once, those of killed callers included.
+    /// The maximum number of permits in use at once, including those of killed callers.
     pub most: usize,
-    /// Most calls under way at once.
+    /// The maximum number of calls in flight at once.
     pub most_alive: usize,
 }
 
@@ -46,8 +48,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Listens. `kill` is asked about every call that is taken: it may kill the caller, given by its process id, and
-    /// then says so.
+    /// Listens. `kill` decides for every accepted call whether to kill the caller, given by its
+    /// process id, and returns whether it did.
     pub async fn start<K, F>(circuits: usize, kill: K) -> Arc<Upstream>
     where
         K: Fn(u32) -> F + Clone + Send + Sync + 'static,
@@ -65,7 +67,7 @@ impl Upstream {
                 while let Ok((stream, _)) = listener.accept().await {
                     let (upstream, kill) = (Arc::clone(&upstream), kill.clone());
                     tokio::spawn(async move {
-                        // An error is a caller that was killed.
+                        // An error means that the caller was killed.
                         let _ = upstream.take(stream, kill).await;
                     });
                 }

@@ -1,4 +1,4 @@
-//! What a test and its processes say to each other: one JSON value a line, over stdin and stdout.
+//! Messages between a test and its processes: one JSON value on each line, over stdin and stdout.
 
 use std::{
     ops::AddAssign,
@@ -10,23 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::histories::record::{Load, Record, Tick};
 
-/// Present in the environment of a process that is to be a replica.
+/// Set in the environment of a process that should be a replica.
 pub const ROLE: &str = "COMMONTRIP_TEST_CHILD";
 
-/// What a process begins with.
+/// The settings of a process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Setup {
     pub redis: String,
-    /// How often the service has this circuit's breaker in one process: registries, each a replica of its own.
+    /// How many registries a process has; each is a separate replica with its own breakers.
     pub registries: usize,
     pub circuits: Vec<(String, Policy)>,
-    /// The port where probes call.
+    /// The port that probes call.
     pub upstream: u16,
-    /// Long when it is not given: Redis is slow then only because the machine is.
+    /// Long by default, because Redis is slow only if the machine is.
     pub store_timeout_ms: Option<u64>,
-    /// What to start processes with, such as `ip netns exec x`; they take turns with these.
+    /// Command prefixes to start processes with, such as `ip netns exec x`; processes use them in
+    /// turn.
     pub started_with: Vec<Vec<String>>,
-    /// Present when its calls are recorded (`histories::replica`).
+    /// Set if its calls are recorded (`histories::replica`).
     pub load: Option<Load>,
 }
 
@@ -42,29 +43,29 @@ pub enum Verdict {
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     Setup(Setup),
-    /// Makes calls one after another, from one registry, on the first circuit.
+    /// Makes sequential calls from one registry on the first circuit.
     Call {
         registry: usize,
         verdict: Verdict,
         times: u64,
     },
-    /// Asks for one permit on the first circuit and keeps it.
+    /// Requests one permit on the first circuit and keeps it.
     Hold,
-    /// Ends the call whose permit was kept.
+    /// Ends the call of the kept permit.
     Settle(Verdict),
     Flush,
-    /// Calls on all circuits without end, so many in 100 of them failures.
+    /// Makes calls on all circuits without end, of which this many in 100 fail.
     Serve {
         failures: u8,
     },
-    /// Calls on all circuits of the first registry from several threads, and times each call; those of the circuits named
-    /// fail. Tells what was measured since the same order before.
+    /// Makes timed calls on all circuits of the first registry from several threads; those of the
+    /// listed circuits fail. Returns the measurements since the previous such order.
     Drive {
         failing: Vec<usize>,
     },
-    /// Tells how all circuits are seen.
+    /// Returns the views of all circuits.
     Look,
-    /// Ends the calls and shuts down in good order.
+    /// Ends the calls and shuts down cleanly.
     Stop,
 }
 
@@ -74,22 +75,22 @@ pub struct Answer {
     pub admitted: u64,
     pub rejected: u64,
     pub views: Vec<View>,
-    /// What was done so far, by circuit.
+    /// Totals so far, by circuit.
     pub totals: Vec<Totals>,
-    /// Redis answers, and has all reports that were sent.
+    /// Redis answers, and has all reports so far.
     pub in_touch: bool,
-    /// The store is held to be away.
+    /// The store is considered unavailable.
     pub away: bool,
-    /// How often the store was away.
-    pub times_away: u64,
-    /// Its last error, in words.
+    /// How often the store was unavailable.
+    pub times_unavailable: u64,
+    /// Its last error, as text.
     pub last_error: Option<String>,
     pub measured: Measured,
     /// The process' clock.
     pub unix_ms: u64,
 }
 
-/// What calls of several threads were told, and how long the breaker took over them.
+/// How calls of several threads ended, and the time that the breaker took.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
     /// By circuit.
@@ -104,7 +105,7 @@ pub struct Told {
     pub ok: u64,
     pub failed: u64,
     pub rejected: u64,
-    /// Anything else: there is no reason for it.
+    /// Any other result, for which there is no reason.
     pub other: u64,
 }
 
@@ -117,18 +118,18 @@ impl AddAssign for Told {
     }
 }
 
-/// How long calls took, without the time for which the machine did not run them.
+/// Durations of calls, without the time for which their thread was not scheduled.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Times {
     pub calls: u64,
     pub p50_ns: u64,
     pub p999_ns: u64,
-    /// All that took longer than [`LONG_NS`].
+    /// All durations above [`LONG_NS`].
     pub long_ns: Vec<u64>,
 }
 
 impl Times {
-    /// Adds calls; the percentiles stay.
+    /// Adds calls; the percentiles do not change.
     pub fn add(&mut self, more: Times) {
         self.calls += more.calls;
         self.long_ns.extend(more.long_ns);
@@ -142,7 +143,7 @@ pub const LONG_NS: u64 = 50_000;
 pub struct View {
     pub state: State,
     pub generation: u64,
-    /// What the last call was told.
+    /// Whether the last call was rejected.
     pub rejects: bool,
 }
 
@@ -151,10 +152,10 @@ pub struct Totals {
     pub successes: u64,
     pub failures: u64,
     pub ignored: u64,
-    pub not_permitted: u64,
+    pub rejected: u64,
 }
 
-/// A change of what calls are told.
+/// A change of whether calls are rejected.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Seen {
     pub registry: usize,
@@ -173,7 +174,8 @@ pub enum Line {
     Tick(Tick),
 }
 
-/// Wall clock, as Redis has it: they run on one machine, or so close that milliseconds agree.
+/// The wall clock, which Redis shares: both run on one machine, or on machines that agree to the
+/// millisecond.
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("the clock is past 1970").as_millis() as u64

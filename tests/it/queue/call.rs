@@ -1,4 +1,4 @@
-//! Calls that become jobs where they do not go through.
+//! Calls that become jobs if they fail.
 
 use commontrip::{
     CallError, Override, Policy,
@@ -67,5 +67,5 @@ async fn what_no_attempt_mends_and_what_does_not_fit_are_errors() {
         ),
         "{error:?}"
     );
-    assert_eq!(error.to_string(), "503; and it was not queued");
+    assert_eq!(error.to_string(), "503; the job was not queued");
 }

@@ -1,7 +1,8 @@
-//! Workers that are killed and frozen: nothing is lost, and nothing runs twice at once.
+//! Workers that are killed or suspended: no job is lost, and none runs twice at once.
 //!
-//! The workers are processes of this program (see [`ROLE`]). Handlers write marks into a file, one `write` a line, and a
-//! checker judges by their order: the crate does not judge itself.
+//! The workers are processes of this program (see [`role`]). Handlers append marks to a file, one
+//! `write` for each line, and a checker judges by their order, so that the crate does not judge
+//! itself.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +10,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::Arc,
 };
 
@@ -17,12 +18,11 @@ use commontrip::{Policy, queue::Job};
 
 use super::{Ad, Service, ad, ms, until_stats};
 use crate::{
+    role,
     support::{redis_url, unique, unique_prefix},
     wait::until,
 };
 
-/// Says to this program that it is a worker: its URL, prefix and file, one a line.
-const ROLE: &str = "COMMONTRIP_TEST_QUEUE_WORKER";
 const LEASE_MS: u64 = 1500;
 
 struct Marks(File);
@@ -39,7 +39,7 @@ impl Marks {
     }
 }
 
-/// A handler at work; one that is dropped before its end says so.
+/// A running handler; it leaves a mark if it is dropped before its end.
 struct Running {
     marks: Arc<Marks>,
     job: u64,
@@ -53,7 +53,7 @@ impl Drop for Running {
     }
 }
 
-/// The life of a worker's process; it ends when its stdin does.
+/// A worker process; it ends when its stdin closes.
 async fn be_a_worker(told: &str) {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
@@ -91,34 +91,20 @@ async fn be_a_worker(told: &str) {
 }
 
 struct Workers {
+    /// The URL, the prefix and the file, on one line each.
     told: String,
     test: &'static str,
-    alive: Vec<Child>,
+    alive: Vec<role::Process>,
 }
 
 impl Workers {
     fn start(&mut self) {
-        let child = Command::new(env::current_exe().unwrap())
-            .args([self.test, "--exact", "--nocapture"])
-            .env(ROLE, &self.told)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn();
-        self.alive.push(child.unwrap());
+        self.alive.push(role::Process::start(self.test, &self.told));
     }
 
     fn signal(process: u32, signal: &str) {
         let words = [signal.to_owned(), process.to_string()];
         assert!(Command::new("kill").args(words).status().unwrap().success());
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for child in &mut self.alive {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 
@@ -136,7 +122,8 @@ fn read(path: &Path) -> Vec<Mark> {
     marks.collect()
 }
 
-/// Looks for two handlers of one job at once, those of killed processes aside. How often each job came to its end.
+/// Fails if one job had two handlers at once, except handlers of killed processes. Returns how
+/// often each job reached its end.
 fn judge(marks: &[Mark]) -> HashMap<u64, u64> {
     let mut killed = HashSet::new();
     let mut open: HashMap<u64, Vec<u32>> = HashMap::new();
@@ -169,7 +156,7 @@ fn place(name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn workers_that_are_killed_lose_nothing_and_nothing_runs_twice_at_once() {
-    if let Ok(told) = env::var(ROLE) {
+    if let Some(told) = role::role() {
         return be_a_worker(&told).await;
     }
     const JOBS: u64 = 60;
@@ -190,7 +177,7 @@ async fn workers_that_are_killed_lose_nothing_and_nothing_runs_twice_at_once() {
         for i in 0..JOBS / KILLS as u64 {
             ads.enqueue(&ad(round as u64 * 1000 + i)).await.unwrap();
         }
-        // The one that began last, in the middle of it.
+        // The process whose handler started last, in the middle of its work.
         let place = |process| workers.alive.iter().position(|child| child.id() == process);
         let mut last = None;
         until("one begins that is alive", async || {
@@ -205,10 +192,9 @@ async fn workers_that_are_killed_lose_nothing_and_nothing_runs_twice_at_once() {
         })
         .await;
         let (at, last) = last.unwrap();
-        let mut child = workers.alive.remove(at);
+        let child = workers.alive.remove(at);
         marks.mark("kill", last.1, last.2);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         let seen = read(&file);
         interrupted += usize::from(!seen.iter().any(|mark| mark.0 == "end" && mark.1 == last.1));
         workers.start();
@@ -225,7 +211,7 @@ async fn workers_that_are_killed_lose_nothing_and_nothing_runs_twice_at_once() {
 
 #[tokio::test]
 async fn a_worker_that_was_frozen_beyond_its_lease_drops_what_another_has_run() {
-    if let Ok(told) = env::var(ROLE) {
+    if let Some(told) = role::role() {
         return be_a_worker(&told).await;
     }
     let (prefix, file) = (unique_prefix("queue"), place("queue-marks"));

@@ -1,4 +1,4 @@
-//! What gets in, once, and what does not.
+//! What is accepted, once, and what is not.
 
 use commontrip::queue::{Enqueue, JobState, Queue, QueueError};
 use futures_util::future::join_all;
@@ -63,7 +63,7 @@ async fn of_a_storm_with_one_key_one_job_is_kept_and_run_once() {
         async { Ok::<_, String>(()) }
     }));
     until_stats("it is done", &ads, |stats| stats.done == 1).await;
-    // The key is still known.
+    // The key is still remembered.
     assert_eq!(storm().await, id);
     ads.enqueue(&ad(8)).await.unwrap();
     until_stats("another is done", &ads, |stats| stats.done == 2).await;
@@ -172,7 +172,7 @@ async fn a_job_that_waits_for_too_long_is_a_dead_letter_and_makes_room() {
     let service = Service::plain();
     let ads = service.builder().max_size(1).ttl(ms(100)).build().unwrap();
     let old = ads.enqueue(&ad(1)).await.unwrap();
-    // Nobody works; whoever enqueues finds that there is room.
+    // Without workers, the next call to enqueue finds the room.
     until("there is room", async || ads.enqueue(&ad(2)).await.is_ok()).await;
     let dead = ads.show(old.as_str()).await.unwrap();
     assert_eq!((dead.state, &*dead.reason), (JobState::Dead, "expired"));

@@ -1,4 +1,4 @@
-//! The example runs as it stands, and judges itself.
+//! The example runs unchanged, and checks itself.
 
 #[allow(dead_code)]
 #[path = "../../../examples/ad_publisher.rs"]
@@ -15,7 +15,7 @@ async fn the_ad_publisher_loses_nothing_on_a_redis_that_is_there() {
 
 #[tokio::test]
 async fn the_ad_publisher_starts_a_redis_of_its_own() {
-    // So that there is a program to start.
+    // Makes sure that the program is installed.
     redis_url();
     if crate::support::on_path("redis-server").is_some() {
         ad_publisher::run(None).await.unwrap();

@@ -1,13 +1,19 @@
-//! The scripts themselves: a run whose lease was lost changes nothing any more.
+//! The scripts themselves: a run whose lease was lost has no effect.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use commontrip::{
     Policy,
-    queue::{JobState, Queue},
+    queue::{Job, JobState, Queue},
 };
 use redis::Connection;
 use serde::Serialize;
+use tokio::sync::Notify;
 
-use super::{Ad, Service, ad};
+use super::{Ad, Service, ad, ms};
 use crate::{
     scripts::{connect, read},
     support::{admin_url, redis_url, unique_prefix},
@@ -100,7 +106,7 @@ async fn a_lease_is_no_longer_after_the_clock_was_set_back() {
     const HOUR_MS: i64 = 3_600_000;
     let (ads, id, mut scripts) = scripts().await;
     assert!(scripts.take("a", 300, 10).is_some());
-    // As if it had been taken by a clock that was an hour ahead.
+    // Simulates a lease that was taken by a clock an hour ahead.
     let jobs = scripts.keys[1].clone();
     let mut record = redis::cmd("HGET");
     let record: String = record
@@ -130,4 +136,56 @@ async fn a_lease_that_is_renewed_is_not_lost() {
     assert!(scripts.take("a", 1, 10).is_some());
     assert_eq!(scripts.run::<u64>("renew", &(&id, "a", 60_000)), 1);
     assert!(scripts.take("b", 60_000, 10).is_none());
+}
+
+/// A handler that blocks its thread beyond its lease, like a suspended process.
+#[tokio::test]
+async fn an_end_that_comes_too_late_counts_for_nothing_on_the_circuit() {
+    let prefix = unique_prefix("queue");
+    let service = Service::new(redis_url(), &prefix, Policy::default());
+    let ads = service.ads();
+    ads.enqueue(&ad(1)).await.unwrap();
+    let began = Arc::new(AtomicBool::new(false));
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let (begins, waits) = (Arc::clone(&began), Arc::clone(&goes_on));
+    // On a separate runtime, which is blocked as a whole.
+    let late = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            let service = Service::new(redis_url(), &prefix, Policy::default());
+            let done = Arc::new(Notify::new());
+            let end = Arc::clone(&done);
+            let late = service.ads().worker(&service.api, move |_: Job<Ad>| {
+                begins.store(true, Ordering::SeqCst);
+                while !waits.load(Ordering::SeqCst) {
+                    std::thread::sleep(ms(10));
+                }
+                end.notify_one();
+                async { Err::<(), _>("too late") }
+            });
+            late.lease(ms(500)).run(done.notified()).await;
+            service.circuits.flush().await;
+        });
+    });
+    until("it runs", async || began.load(Ordering::SeqCst)).await;
+    let next = ads.worker(&service.api, |_: Job<Ad>| async { Ok::<_, String>(()) });
+    let next = tokio::spawn(next.poll(ms(50)).run(std::future::pending::<()>()));
+    until("it is done by another", async || {
+        ads.stats().await.unwrap().done == 1
+    })
+    .await;
+    goes_on.store(true, Ordering::SeqCst);
+    tokio::task::spawn_blocking(|| late.join())
+        .await
+        .unwrap()
+        .unwrap();
+    service.circuits.flush().await;
+    let seen = service.api.snapshot().await.unwrap();
+    assert_eq!((seen.failures_total, seen.calls), (0, 1), "{seen:?}");
+    let stats = ads.stats().await.unwrap();
+    assert_eq!(
+        (stats.done, stats.retried, stats.dead, stats.delayed),
+        (1, 0, 0, 0)
+    );
+    next.abort();
 }

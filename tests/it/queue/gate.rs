@@ -1,4 +1,4 @@
-//! Jobs are taken only as the circuit permits.
+//! Jobs are started only if the circuit permits.
 
 use std::{
     sync::{
@@ -35,11 +35,11 @@ async fn while_the_circuit_is_open_nothing_is_taken_and_no_attempt_is_lost_and_t
     for i in 0..10 {
         ads.enqueue(&ad(i)).await.unwrap();
     }
-    // Twice the longest that it waits before it asks again.
+    // Twice the longest wait before it asks again.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let stats = ads.stats().await.unwrap();
     assert_eq!((stats.ready, stats.running), (10, 0));
-    assert!(service.api.cached().not_permitted_total > 0 || seen.lock().is_empty());
+    assert!(service.api.cached().rejected_total > 0 || seen.lock().is_empty());
     assert!(seen.lock().is_empty());
     service.api.reset().await.unwrap();
     until_stats("all are done", &ads, |stats| stats.done == 10).await;
@@ -78,7 +78,7 @@ async fn while_it_is_half_open_no_more_run_in_the_fleet_than_it_permits_and_they
         until("all know that it is open", async || {
             let state = service.api.state();
             if state == State::Closed {
-                // What it has in its cache is as old as its last call.
+                // The cached state is as old as its last call.
                 drop(service.api.acquire().await);
             }
             state != State::Closed
@@ -93,7 +93,7 @@ async fn while_it_is_half_open_no_more_run_in_the_fleet_than_it_permits_and_they
             let (running, most, ended) = (running.clone(), most.clone(), ended.clone());
             async move {
                 let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                // Until then it cannot be closed.
+                // Until then the circuit cannot be closed.
                 if ended.load(Ordering::SeqCst) < NEEDED {
                     most.fetch_max(now, Ordering::SeqCst);
                 }

@@ -1,15 +1,18 @@
-//! The retry queue on a real Redis: what is kept, what runs, what is refused, and what becomes of it when workers die.
+//! The retry queue on a real Redis: what is stored, what runs, what is rejected, and what happens
+//! to jobs when workers die.
 
 mod call;
 #[cfg(feature = "cli")]
 mod cli;
 mod cluster;
 mod crash;
+mod depth;
+mod embedded;
 mod enqueue;
 mod example;
 mod fence;
 mod gate;
-mod redis_away;
+mod redis_unavailable;
 mod steer;
 mod worker;
 
@@ -52,7 +55,7 @@ struct Service {
 
 impl Service {
     fn new(url: &str, prefix: &str, policy: Policy) -> Self {
-        // Longer than any busy moment.
+        // A timeout that a busy machine does not exceed.
         let store = RedisStore::builder().prefix(prefix).timeout(ms(2000));
         let store = store.open(url).unwrap();
         let circuits = Commontrip::builder().store(store.clone());
@@ -78,10 +81,10 @@ impl Service {
     }
 }
 
-/// What a worker's handler was given.
+/// The jobs that a worker's handler received.
 type Seen = Arc<Mutex<Vec<Job<Ad>>>>;
 
-/// A worker that is ended in good order.
+/// A worker that is stopped cleanly.
 struct Working {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,

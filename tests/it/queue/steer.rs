@@ -1,4 +1,4 @@
-//! What operators do to single jobs.
+//! Operators' commands on single jobs.
 
 use commontrip::queue::{Enqueue, JobState, QueueError};
 

@@ -20,7 +20,7 @@ use crate::{
     wait::until,
 };
 
-/// Never opens.
+/// A policy that never trips here.
 fn calm() -> Policy {
     let policy = Policy::builder().minimum_number_of_calls(100);
     policy.build().unwrap()
@@ -209,7 +209,7 @@ async fn a_worker_that_ends_lets_its_jobs_end_and_gives_back_those_that_do_not()
     gate.add_permits(1);
     working.stop().await;
     let stats = ads.stats().await.unwrap();
-    // The third was not begun, the second is as if it had not been.
+    // The third job was not started, and the second is as if it had not been.
     assert_eq!((stats.done, stats.ready, stats.running), (1, 2, 0));
     let view = ads.show(stays.as_str()).await.unwrap();
     assert_eq!((view.state, view.attempts), (JobState::Ready, 0));
@@ -231,7 +231,7 @@ async fn many_workers_share_the_work_and_run_each_job_once() {
                 Ok::<_, String>(())
             }
         });
-        // One of the processes enqueues, the others look often.
+        // One of the processes enqueues, the others poll often.
         workings.push(work!(worker.concurrency(4).poll(ms(20))));
     }
     let ads = services[0].ads();

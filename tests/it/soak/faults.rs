@@ -1,7 +1,7 @@
-//! What is done to Redis, and in which order.
+//! The faults of Redis and their order.
 //!
-//! Owns the list and the carrying out; judges nothing. Invariant: the schedule follows from the seed alone, and Redis is
-//! whole again when a fault is over.
+//! Owns the list and the execution; judges nothing. Invariant: the schedule depends only on the
+//! seed, and Redis is intact again after a fault.
 
 use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -17,11 +17,11 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// SIGKILL, and back without its data.
+    /// SIGKILL; returns without its data.
     KilledAndEmptied,
-    /// SIGKILL, and back with its data.
+    /// SIGKILL; returns with its data.
     Killed,
-    /// SIGKILL, and not back while a service fails.
+    /// SIGKILL; does not return while a service fails.
     GoneInAnOutage,
     /// SIGSTOP.
     Frozen,
@@ -66,7 +66,7 @@ impl Fault {
         Fault::ProxyCuts,
     ];
 
-    /// Whether Redis has nothing left afterwards.
+    /// Whether Redis is empty afterwards.
     pub fn empties(self) -> bool {
         matches!(self, Fault::KilledAndEmptied | Fault::FlushAll)
     }
@@ -78,7 +78,7 @@ pub struct Schedule {
     left: Vec<Fault>,
 }
 
-/// A fault, how long it lasts, and how long nothing happens after it.
+/// A fault, its duration, and the calm time after it.
 #[derive(Clone, Copy, Debug)]
 pub struct Planned {
     pub fault: Fault,
@@ -109,7 +109,7 @@ impl Schedule {
     }
 }
 
-/// The Redis of the soak, and the way to it.
+/// The Redis of the soak, and the connection to it.
 pub struct Stage {
     pub server: OwnServer,
     pub proxy: Proxy,
@@ -139,14 +139,14 @@ impl Stage {
         }
     }
 
-    /// The URL of the proxy, for those who are to suffer.
+    /// The URL of the proxy, for processes that experience the faults.
     pub fn url(&self) -> String {
         self.proxy.url()
     }
 
-    /// Carries a fault out, and mends it. When Redis lost everything, in between which moments.
+    /// Executes a fault and repairs it. Returns when Redis lost all data: between which moments.
     ///
-    /// `at_the_worst` is done while the fault lasts.
+    /// `at_the_worst` runs while the fault lasts.
     pub async fn suffer(
         &self,
         planned: Planned,
@@ -160,7 +160,7 @@ impl Stage {
         } = planned;
         let began_ns = now_ns();
         let lasting = async {
-            // Late, but before whatever mends it by itself has begun.
+            // Late, but before a fault that ends on its own has begun to recover.
             tokio::time::sleep(lasts * 3 / 4).await;
             at_the_worst.await;
             tokio::time::sleep(lasts / 4).await;
@@ -207,21 +207,21 @@ impl Stage {
                 let looping = tokio::spawn(async move {
                     let mut endless = redis::cmd("EVAL");
                     endless.arg("while true do end").arg(0);
-                    // It ends with an error, because it is killed.
+                    // It is killed, so it ends with an error.
                     let _ = endless.query_async::<()>(&mut looping).await;
                 });
                 lasting.await;
                 let mut kill = redis::cmd("SCRIPT");
                 kill.arg("KILL");
                 while !looping.is_finished() {
-                    // Refused where it has not begun, or is gone.
+                    // An error if the script has not begun, or has ended.
                     let _ = kill.query_async::<()>(&mut killer).await;
                     tokio::time::sleep(ms(10)).await;
                 }
             }
             Fault::Loading => self.reload(lasts, lasting).await,
             Fault::ReadOnly => {
-                // A master that nobody will ever reach: what is here stays.
+                // A master that cannot be reached, so the data stays.
                 self.tell(&["REPLICAOF", "127.0.0.1", "1"]).await;
                 lasting.await;
                 self.tell(&["REPLICAOF", "NO", "ONE"]).await;
@@ -269,7 +269,7 @@ impl Stage {
         }
     }
 
-    /// Has Redis load all its data again, and take its time: some more keys than it has, at 2 ms each.
+    /// Makes Redis load all its data slowly: additional keys, at 2 ms each.
     async fn reload(&self, lasts: Duration, lasting: impl Future<Output = ()>) {
         let mut redis = connect(&self.server.admin_url()).await;
         let keys = (lasts.as_millis() / 2).to_string();

@@ -1,4 +1,4 @@
-//! What a soak has found, each in a test that takes a moment.
+//! Faults that a soak has found, each in a short test.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -6,7 +6,8 @@ use commontrip::{Commontrip, Outcome, Policy, State};
 
 use crate::{support::OwnServer, wait::until};
 
-/// In a thread of its own, whose runtime has no other: a task that never waits would stop everything there.
+/// In a separate thread with a single-threaded runtime, in which a task that never waits would stop
+/// everything.
 #[test]
 fn a_probe_given_while_redis_is_away_and_settled_when_it_is_back_keeps_nobody_busy() {
     let (done, is_done) = mpsc::channel();
@@ -33,7 +34,7 @@ fn a_probe_given_while_redis_is_away_and_settled_when_it_is_back_keeps_nobody_bu
             let probe = probe.unwrap();
             assert!(probe.is_probe());
             server.restart();
-            until("back", async || circuits.health().away_for.is_none()).await;
+            until("back", async || circuits.health().unavailable_for.is_none()).await;
             circuits.flush().await;
             probe.success();
             until("it is counted", async || {
@@ -44,7 +45,7 @@ fn a_probe_given_while_redis_is_away_and_settled_when_it_is_back_keeps_nobody_bu
                     .is_ok_and(|seen| seen.successes_total == 1)
             })
             .await;
-            // Some paces of reports: nobody has anything to do.
+            // A few report intervals, in which nobody has work to do.
             tokio::time::sleep(Duration::from_millis(300)).await;
             circuits.shutdown().await;
         });

@@ -1,12 +1,13 @@
-//! A fleet under constant traffic while its Redis fails in every way, one after another.
+//! A fleet under constant traffic while its Redis fails in every way, one fault after another.
 //!
-//! Owns the run and what is said of it; [`faults`] owns what is done to Redis, [`verdict`] the judgement.
-//! `COMMONTRIP_TEST_SOAK_SECONDS` (default 10) makes it longer; `COMMONTRIP_TEST_SEED` replays faults and outages.
+//! Owns the run and its report; [`faults`] owns the faults, [`verdict`] the judgement.
+//! `COMMONTRIP_TEST_SOAK_SECONDS` (default 10) makes it longer; `COMMONTRIP_TEST_SEED` replays
+//! faults and outages.
 //!
-//! While Redis is away each replica has a circuit of its own and probes for itself, which no limit of the fleet covers. So
-//! a probe counts against the limit only if its process was in touch with Redis from before it asked until it was
-//! answered; and a process' sight counts as the shared circuit only after Redis has confirmed a report since it was last
-//! away.
+//! While Redis is unavailable, each replica has a local circuit and sends probes by its own
+//! decision, which no limit of the fleet covers. So a probe counts against the limit only if its
+//! process had Redis from before the request until the answer. A process' view counts as the shared
+//! circuit only after Redis has confirmed a report since the last outage.
 
 mod faults;
 mod found;
@@ -44,15 +45,17 @@ const PROCESSES: usize = 4;
 const CIRCUITS: usize = 3;
 const STORE_TIMEOUT_MS: u64 = 100;
 const SLOT_MS: u64 = 4000;
-/// Everybody agrees with Redis again within this time after a fault. It takes some hundred milliseconds.
+/// The maximum time after a fault until all agree with Redis again. It takes some hundred
+/// milliseconds.
 const AGREEMENT: Duration = Duration::from_secs(5);
 
 fn say(words: &str) {
-    // Past the harness, which would show it only of a test that failed.
+    // Bypasses the harness, which shows output of failed tests only.
     let _ = writeln!(std::io::stderr(), "soak: {words}");
 }
 
-/// Waits are longer than leases, so that the probe limit holds over an emptied Redis too. Redis away: `Local`.
+/// Waits are longer than leases, so that the probe limit holds even if Redis is emptied. Without
+/// Redis: `Local`.
 fn policy(index: usize) -> Policy {
     let policy = Policy::builder()
         .sliding_window_time(ms(1000), 10)
@@ -66,7 +69,7 @@ fn policy(index: usize) -> Policy {
     policy.build().unwrap()
 }
 
-/// Waits for a slot in which a service begins to fail; how long it lasts from then on.
+/// Waits for a slot in which a service begins to fail; returns how long it will fail.
 async fn outage(weather: &Weather) -> Duration {
     let slot_ns = weather.slot_ms * 1_000_000;
     let begins = |slot: u64| {
@@ -75,13 +78,13 @@ async fn outage(weather: &Weather) -> Duration {
     };
     let present = (now_ns() - weather.since_ns) / slot_ns;
     let next = (present + 1..present + 4).find(|slot| begins(*slot));
-    // A little after it began: the failing is done against a Redis that is gone.
+    // At the start of the slot, so that the service fails while Redis is down.
     let at_ns = weather.since_ns + next.unwrap_or(present + 1) * slot_ns;
     tokio::time::sleep(Duration::from_nanos(at_ns.saturating_sub(now_ns()))).await;
     ms(weather.slot_ms)
 }
 
-/// Which processes see all circuits as Redis has them.
+/// Which processes have the same view of all circuits as Redis.
 async fn agree(stage: &Stage, names: &[String], fleet: &Fleet) -> [bool; PROCESSES] {
     let mut redis = connect(&stage.server.admin_url()).await;
     let mut there = async || {
@@ -165,7 +168,8 @@ async fn a_fleet_under_traffic_survives_a_redis_that_fails_in_every_way() {
         };
         verdict.emptied.extend(stage.suffer(planned, look).await);
         let over = Instant::now();
-        // Each at a moment of its own: on a busy machine somebody's 100 ms are over every now and then.
+        // Each process may agree at its own moment, because on a busy machine one exceeds its 100
+        // ms now and then.
         let mut agreed = [false; PROCESSES];
         while over.elapsed() < PATIENCE && agreed.contains(&false) {
             let now = agree(&stage, &names, &fleet).await;
@@ -180,7 +184,7 @@ async fn a_fleet_under_traffic_survives_a_redis_that_fails_in_every_way() {
         *survived.entry(planned.fault).or_default() += 1;
     }
 
-    // The services are in good health from now on.
+    // The services are healthy from now on.
     let mut redis = connect(&stage.server.admin_url()).await;
     let over = Instant::now();
     let mut closed = false;
@@ -215,9 +219,9 @@ async fn a_fleet_under_traffic_survives_a_redis_that_fails_in_every_way() {
         "agreement after a fault: {}",
         percentiles(agreed_after)
     ));
-    let away: u64 = answers.iter().map(|answer| answer.times_away).sum();
+    let away: u64 = answers.iter().map(|answer| answer.times_unavailable).sum();
     say(&format!(
-        "Redis away {away} times over {PROCESSES} processes; {summary}"
+        "Redis unavailable {away} times over {PROCESSES} processes; {summary}"
     ));
     say(&format!("violations: {}", verdict.wrong.len()));
     let few = &verdict.wrong[..verdict.wrong.len().min(20)];

@@ -1,7 +1,8 @@
-//! The judgement over a soak, from what its processes and Redis have said.
+//! The judgement on a soak, from the records of its processes and of Redis.
 //!
-//! Owns what is wrong, in words. The rules of [`check`](crate::histories::check) hold here too; added are those of
-//! callers: none fails or waits for Redis, and all are protected, whatever Redis does.
+//! Owns the texts of violations. The rules of [`check`](crate::histories::check) apply here too,
+//! and those of callers are added: no call fails because of Redis or waits for it, and all are
+//! protected, whatever Redis does.
 
 use commontrip::{Policy, State};
 
@@ -14,21 +15,23 @@ use crate::{
     processes::{fleet::Life, wire::Totals},
 };
 
-/// Failed calls in a row that one process makes on one circuit before it rejects. Some 160 are: what outweighs the good
-/// ones in its window, which is a second's, and what is made until an answer is there. An outage has some 700.
+/// The maximum run of failed calls of one process on one circuit before it rejects. About 160 are
+/// normal: enough to outweigh the successes in its one-second window, and those made until an
+/// answer arrives. An outage has about 700.
 const UNPROTECTED: u64 = 350;
-/// Calls of the fleet that may be held up by more than half a second beyond `store_timeout` and what the machine is known to
-/// have held them up, for not all of it is known; and one more in so many.
+/// Calls of the fleet that may be delayed by more than half a second beyond `store_timeout` and the
+/// machine's known delays, because not all delays are known. One more is allowed for each
+/// `ONE_MORE_IN` calls.
 const HELD_UP: u64 = 5;
 const ONE_MORE_IN: u64 = 50_000;
 
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// When Redis lost everything: from, to.
+    /// When Redis lost all data: from, to.
     pub emptied: Vec<(u64, u64)>,
     /// Lifetime totals in Redis at the end, by circuit.
     pub counted: Vec<Totals>,
-    /// Everything that is wrong, in words.
+    /// All violations, as text.
     pub wrong: Vec<String>,
 }
 
@@ -39,7 +42,7 @@ impl Verdict {
         }
     }
 
-    /// Judges; returns what was survived, in words.
+    /// Judges; returns a description of what the fleet survived.
     pub fn judge(
         &mut self,
         circuits: &[(String, Policy)],
@@ -94,14 +97,14 @@ impl Verdict {
         });
     }
 
-    /// Exact when Redis was never emptied. Else what was done since must be there, and of what was done before, what
-    /// was not confirmed may be.
+    /// Exact if Redis was never emptied. Otherwise everything since the loss must be counted, and
+    /// unconfirmed outcomes from before may be.
     fn judge_totals(&mut self, circuit: usize, lives: &[Life]) {
         let parts: [fn(&Totals) -> u64; 4] = [
             |t| t.successes,
             |t| t.failures,
             |t| t.ignored,
-            |t| t.not_permitted,
+            |t| t.rejected,
         ];
         let last = self.emptied.last().copied();
         let counted = self.counted[circuit];
@@ -135,7 +138,7 @@ impl Verdict {
 fn summary(history: &History, ends: &[&Tick]) -> String {
     let sum = |part: fn(&Tick) -> u64| ends.iter().map(|end| part(end)).sum::<u64>();
     let most = |part: fn(&Tick) -> u64| ends.iter().map(|end| part(end)).max().unwrap_or(0);
-    let rejections = sum(|end| end.did.iter().map(|totals| totals.not_permitted).sum());
+    let rejections = sum(|end| end.did.iter().map(|totals| totals.rejected).sum());
     let into = |state| {
         let events = history.circuits.iter().flat_map(|c| &c.events);
         events.filter(|event| event.to == state).count()

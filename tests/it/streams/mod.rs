@@ -1,4 +1,4 @@
-//! Calls that answer as a stream.
+//! Calls whose answer is a stream.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -29,7 +29,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Items, each so many ms after the one before it was taken.
+/// Items, each this many ms after the previous one was taken.
 fn timed(items: impl IntoIterator<Item = (u64, Item)>) -> Items {
     let items: Vec<_> = items.into_iter().collect();
     let timed = stream::iter(items).then(async |(after, item)| {
@@ -39,7 +39,7 @@ fn timed(items: impl IntoIterator<Item = (u64, Item)>) -> Items {
     timed.boxed()
 }
 
-/// Items, each so many ms after the one before, whether it was taken or not.
+/// Items, each this many ms after the previous one, whether or not that was taken.
 fn sent(items: impl IntoIterator<Item = (u64, Item)> + Send + 'static) -> Items
 where
     <Vec<(u64, Item)> as IntoIterator>::IntoIter: Send,
@@ -96,7 +96,7 @@ impl Trial {
     }
 }
 
-/// All that its reader sees.
+/// All items that the reader sees.
 async fn read<S: Stream + Unpin>(stream: &mut S) -> Vec<S::Item> {
     let all = async { stream.by_ref().collect().await };
     timeout(ms(60_000), all).await.expect("it ends")
@@ -161,7 +161,7 @@ async fn a_stream_that_stalls_fails_and_one_that_is_slow_in_all_does_not() {
     assert_eq!(seen, [Ok("a"), Ok("b"), Err(StreamError::Stalled(ms(50)))]);
     assert_eq!(trial.counted(), (1, 1, 0));
 
-    // So does one that does not end.
+    // A stream that does not end stalls as well.
     let mut items = trial
         .open(
             &options,
@@ -192,7 +192,7 @@ async fn a_slow_reader_is_not_the_streams_fault() {
     let options = Options::new()
         .first_item_within(ms(50))
         .items_within(ms(50));
-    // One whose items come, and one that has more to do each time that it is woken.
+    // A stream with regular items, and one that has more work each time it is woken.
     let two_steps = sent((0..4).map(|_| (20, Ok("a")))).then(async |item| {
         sleep(ms(20)).await;
         sleep(ms(20)).await;
@@ -203,7 +203,7 @@ async fn a_slow_reader_is_not_the_streams_fault() {
         sleep(ms(1000)).await;
         let mut seen = 0;
         loop {
-            // It begins to wait, and then has other things to do.
+            // The reader begins to wait, and then does something else.
             let next = tokio::select! {
                 biased;
                 next = items.next() => next,
@@ -254,7 +254,7 @@ async fn a_stream_is_complete_with_its_last_item_and_not_before() {
     assert_eq!(trial.counted(), (1, 2, 0), "its reader may leave");
     assert_eq!(read(&mut items).await, [Ok("usage")]);
 
-    // What does not come after it is not missed.
+    // Nothing has to follow the last item.
     let done = timed(done[..2].to_vec()).chain(stream::pending()).boxed();
     let mut items = trial.open(&options, done).await;
     assert_eq!(read(&mut items).await, [Ok("a"), Ok("[DONE]")]);
@@ -371,7 +371,7 @@ async fn a_stream_that_does_not_open_has_failed_or_what_its_error_means() {
     assert!(matches!(error, CallError::TimedOut(after) if after == limit));
     assert_eq!((trial.counted(), trial.stats().timeouts), ((0, 2, 1), 1));
 
-    // A stream that has opened may take longer.
+    // The limit does not apply to a stream that has opened.
     let mut items = trial.open(&options, timed([(50, Ok("a"))])).await;
     assert_eq!(read(&mut items).await, [Ok("a")]);
     assert_eq!(trial.counted(), (1, 2, 1));

@@ -13,7 +13,7 @@ use crate::wait::until;
 
 const LEASE: Duration = Duration::from_millis(600);
 
-/// Opens at the first failure; one probe at a time, so many successes close.
+/// Opens at the first failure; one probe at a time, and this many successes close.
 fn policy(successes: u64) -> Policy {
     Policy::builder()
         .no_failure_rate_threshold()
@@ -32,7 +32,7 @@ fn on_both_stores() -> [Commontrip; 2] {
     [embedded, replica(&unique_prefix("streams"))]
 }
 
-/// A circuit that was opened by a failure, and may be probed.
+/// A circuit that a failure has opened, and that permits probes.
 async fn probed(circuits: &Commontrip, policy: Policy) -> CircuitBreaker {
     let breaker = circuits.circuit(&unique("model"), policy).unwrap();
     breaker.acquire().await.unwrap().failure();
@@ -179,9 +179,12 @@ async fn without_the_store_a_stream_closes_the_replicas_own_circuit_and_counts_t
     let breaker = circuits.circuit("model", policy(1)).unwrap();
     breaker.acquire().await.unwrap().success();
     circuits.flush().await;
-    store.inject(Fault::away());
+    store.inject(Fault::unavailable());
     breaker.acquire().await.unwrap().success();
-    until("away", async || circuits.health().away_for.is_some()).await;
+    until("unavailable", async || {
+        circuits.health().unavailable_for.is_some()
+    })
+    .await;
     breaker.acquire().await.unwrap().failure();
     until("open", async || breaker.state() != State::Closed).await;
     sleep(ms(60)).await;
@@ -194,6 +197,6 @@ async fn without_the_store_a_stream_closes_the_replicas_own_circuit_and_counts_t
     until("counted", async || breaker.cached().calls == 1).await;
     let now = breaker.cached();
     assert_eq!((now.state, now.failures), (State::Closed, 0));
-    assert!(circuits.health().away_for.is_some());
+    assert!(circuits.health().unavailable_for.is_some());
     store.heal();
 }

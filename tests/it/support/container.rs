@@ -16,7 +16,8 @@ const DEFAULT_IMAGE: &str = "redis:7";
 /// Starting a container may include downloading its image.
 const CONTAINER_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Started before its container, which it knows by name: there is no moment in which nobody would remove it.
+/// Started before its container, which it knows by name, so that somebody can remove the container
+/// at every moment.
 const CONTAINER_WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 read -r order
@@ -34,7 +35,8 @@ pub fn start() -> Result<Found, String> {
     let name = unique("commontrip-test");
     let watchdog = Watchdog::new(Command::new("sh").args(["-c", CONTAINER_WATCHDOG, "sh", &name]))?;
 
-    // The caller may be inside a runtime, where another can't be entered: hence a thread.
+    // The caller may be inside a runtime, in which another one cannot be entered, so this uses a
+    // thread.
     let started = thread::spawn({
         let image = image.clone();
         move || {
@@ -84,9 +86,9 @@ async fn start_container(image: &str, name: &str) -> Result<(String, u16), Strin
         .get_host_port_ipv4(6379)
         .await
         .map_err(|err| err.to_string())?;
-    // Its destructor would remove it at once; the watchdog does that later.
+    // The destructor would remove it at once; the watchdog does that later.
     std::mem::forget(container);
-    // The port is that of IPv4, and `localhost` could be read as IPv6.
+    // The port is for IPv4, and `localhost` could resolve to IPv6.
     let host = if host == "localhost" {
         "127.0.0.1".to_owned()
     } else {

@@ -1,4 +1,4 @@
-//! The user that the crate is in the tests: rights as the README says, and no others.
+//! The crate's user in the tests: exactly the rights that docs/redis.md lists.
 
 use std::process::Command;
 use std::time::Duration;
@@ -7,14 +7,15 @@ use commontrip::RedisStore;
 
 use super::{Found, URL, Watchdog, on_path, say, unique};
 
-/// The user that the crate is on servers of the tests' own.
+/// The crate's user on servers that the tests start.
 pub const USER: &str = "commontrip-test";
 const PASSWORD: &str = "least-privilege";
 
-/// How prefixes of the tests' own begin; circuits of most tests are under `commontrip:`.
+/// The start of the tests' own prefixes. Circuits of most tests are under `commontrip:`.
 const PREFIX: &str = "commontrip-test-";
 
-/// The ACL rules of the crate's user in the tests: what the crate asks for on any kind of server, and the tests' prefixes.
+/// The ACL rules of the crate's user in the tests: what the crate needs on any kind of server, and
+/// the tests' prefixes.
 pub fn acl_rules() -> Vec<String> {
     let mut rules = vec![format!("~{PREFIX}*"), format!("&{PREFIX}*")];
     for url in [
@@ -36,19 +37,20 @@ pub fn acl_rules() -> Vec<String> {
     rules
 }
 
-/// The same as arguments of a server, which then has such a user.
+/// The same rules as arguments of a server, which then has this user.
 pub fn server_args() -> Vec<String> {
     let password = format!(">{PASSWORD}");
     let user = ["--user", USER, "on", &password].map(str::to_owned);
     user.into_iter().chain(acl_rules()).collect()
 }
 
-/// Who the crate is on servers of the tests' own, as a URL begins: `redis://` + this + `@host`.
+/// The crate's user on servers that the tests start, as the part of a URL between `redis://` and
+/// `@host`.
 pub fn userinfo() -> String {
     format!("{USER}:{PASSWORD}")
 }
 
-/// Returns a key prefix no other test has, and which the crate's user may use.
+/// Returns a key prefix that no other test has, and that the crate's user may use.
 pub fn unique_prefix(name: &str) -> String {
     unique(&format!("{PREFIX}{name}"))
 }
@@ -102,7 +104,7 @@ pub(super) fn given(url: &str) -> Result<Found, String> {
     })
 }
 
-/// Removes the user that was made on a server which is not ours.
+/// Removes the user that was created on a server that the tests did not start.
 const USER_WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 read -r order

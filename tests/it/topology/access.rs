@@ -1,4 +1,4 @@
-//! Getting in: TLS, passwords, users, protocols, databases.
+//! Connecting: TLS, passwords, users, protocols, databases.
 
 use std::{env, fs};
 
@@ -14,7 +14,7 @@ pub fn builder() -> RedisStoreBuilder {
     RedisStore::builder().timeout(ms(2000))
 }
 
-/// Two replicas on one store each share a circuit, by commands and by push.
+/// Checks that two replicas on separate stores share a circuit, by commands and by push.
 pub async fn is_shared(store: impl Fn() -> RedisStore) {
     let replicas = [0, 1].map(|_| {
         let builder = Commontrip::builder().store(store());
@@ -27,18 +27,28 @@ pub async fn is_shared(store: impl Fn() -> RedisStore) {
     call(&a, true).await.unwrap();
     call(&b, true).await.unwrap();
     for registry in &replicas {
-        assert_eq!(registry.health().times_away, 0, "{:?}", registry.health());
+        assert_eq!(
+            registry.health().times_unavailable,
+            0,
+            "{:?}",
+            registry.health()
+        );
         until("push is heard", async || registry.health().push).await;
     }
     trip(&a).await;
     until("the other hears of it", async || b.state() == State::Open).await;
     for registry in replicas {
-        assert_eq!(registry.health().times_away, 0, "{:?}", registry.health());
+        assert_eq!(
+            registry.health().times_unavailable,
+            0,
+            "{:?}",
+            registry.health()
+        );
         registry.shutdown().await;
     }
 }
 
-/// Why a store does not answer, with the causes.
+/// The error of a store that does not answer, with its causes.
 pub async fn error_of(store: RedisStore) -> String {
     let mut error: Box<dyn std::error::Error> = Box::new(store.ping().await.unwrap_err());
     let mut words = error.to_string();
@@ -80,7 +90,7 @@ async fn a_password_comes_from_the_url_the_builder_or_a_file_that_may_change() {
     let from_file = || builder().username("ana").password_file(&file);
     is_shared(|| from_file().open(&plain).unwrap()).await;
 
-    // Rotated: who has a connection keeps it, the next one is made with the new word.
+    // After a rotation, an existing connection stays, and the next one uses the new password.
     let store = from_file().open(&plain).unwrap();
     store.ping().await.unwrap();
     let () = tell(port, "ACL SETUSER ana resetpass >second").await;

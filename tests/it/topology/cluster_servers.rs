@@ -1,4 +1,4 @@
-//! A Cluster of real servers: three masters with a replica each.
+//! A Cluster of real servers: three masters with one replica each.
 
 use super::{ms, tell};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 
 pub struct Cluster {
-    /// Masters at first, each followed by nothing; then their replicas in the same order.
+    /// The masters first, then their replicas in the same order.
     pub nodes: Vec<OwnServer>,
     pub masters: usize,
 }
@@ -21,7 +21,7 @@ impl Cluster {
             "nodes.conf",
             "--cluster-node-timeout",
             "1000",
-            // A master's death must not stop the others.
+            // The death of a master must not stop the others.
             "--cluster-require-full-coverage",
             "no",
             "--repl-diskless-sync-delay",
@@ -89,13 +89,13 @@ impl Cluster {
         tell(self.nodes[self.masters - 1].port(), &key).await
     }
 
-    /// The master that serves a slot before anything was moved.
+    /// The master that initially serves a slot.
     pub fn first_master(&self, slot: u16) -> usize {
         (usize::from(slot) / (16384 / self.masters)).min(self.masters - 1)
     }
 
-    /// Moves a slot with its keys from one master to another, as `redis-cli --cluster reshard` does; it stays
-    /// half moved for a while.
+    /// Moves a slot and its keys from one master to another, like `redis-cli --cluster reshard`;
+    /// the slot stays in migration for a while.
     pub async fn migrate(&self, slot: u16, from: usize, to: usize) {
         let (source, target) = (self.nodes[from].port(), self.nodes[to].port());
         let (source_id, target_id) = (self.id(from).await, self.id(to).await);

@@ -1,4 +1,5 @@
-//! Redis as people run it: Cluster, Sentinel, TLS, passwords; each of real servers that the test starts.
+//! Redis in real deployments: Cluster, Sentinel, TLS, passwords, each with real servers that the
+//! test starts.
 
 mod access;
 mod cluster;
@@ -19,7 +20,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Quick to report, slow to forget: 10 failures in a row open it, for an hour.
+/// Reports often and forgets slowly: 10 consecutive failures open it, for an hour.
 fn policy() -> Policy {
     let policy = Policy::builder()
         .minimum_number_of_calls(10)
@@ -30,7 +31,7 @@ fn policy() -> Policy {
     policy.build().unwrap()
 }
 
-/// A registry that no busy moment of the machine has believe that Redis is away.
+/// A registry with a timeout that a busy machine does not exceed.
 fn registry(url: &str) -> CommontripBuilder {
     Commontrip::builder().redis(url).store_timeout(ms(500))
 }
@@ -63,13 +64,13 @@ async fn connect(port: u16) -> RedisResult<MultiplexedConnection> {
         .await
 }
 
-/// One command, its words in a string.
+/// Sends one command, given as a string of words.
 async fn tell<T: FromRedisValue>(port: u16, command: &str) -> T {
     let answer = try_to_tell(port, command).await;
     answer.unwrap_or_else(|err| panic!("{command} on {port}: {err}"))
 }
 
-/// The same to a server that may cut connections, as one does that is being promoted.
+/// The same to a server that may close connections, such as one that is being promoted.
 async fn try_to_tell<T: FromRedisValue>(port: u16, command: &str) -> RedisResult<T> {
     let mut words = command.split_whitespace();
     let mut cmd = redis::cmd(words.next().unwrap());

@@ -79,7 +79,7 @@ async fn a_failover_while_a_circuit_trips_fails_no_call_and_ends_open_everywhere
     for registry in &replicas {
         until("push is heard", async || registry.health().push).await;
     }
-    // One sentinel hangs: it must not be in the way of those that ask for the master.
+    // One hanging sentinel must not delay the search for the master.
     watched.sentinels[0].pause();
     let begun = tokio::time::Instant::now();
     for i in 0..400 {
@@ -100,13 +100,15 @@ async fn a_failover_while_a_circuit_trips_fails_no_call_and_ends_open_everywhere
     assert_eq!(calm.state(), State::Closed);
     until("the store is back", async || {
         let _ = call(&calm, true).await;
-        replicas.iter().all(|r| r.health().away_for.is_none())
+        replicas
+            .iter()
+            .all(|r| r.health().unavailable_for.is_none())
     })
     .await;
     support::say(&format!("sentinel: back after {:?}", begun.elapsed()));
     let role: redis::Value = tell(watched.replica.port(), "ROLE").await;
     assert!(format!("{role:?}").contains("master"), "{role:?}");
-    // Each replica's trip was its own; what they have seen makes the fleet's.
+    // Each replica had tripped its local circuit; their evidence opens the fleet's.
     until("the fleet's circuit opens", async || {
         let _ = (call(&a, false).await, call(&b, false).await);
         let both = [a.snapshot().await, b.snapshot().await];
@@ -140,7 +142,7 @@ async fn a_failover_that_lost_the_last_writes_opens_again_what_was_open() {
     for registry in &replicas {
         until("push is heard", async || registry.health().push).await;
     }
-    // From here on nothing reaches the replica.
+    // Nothing reaches the replica from here on.
     let port = watched.replica.port();
     for command in [
         "CONFIG SET masteruser nobody",
@@ -162,7 +164,10 @@ async fn a_failover_that_lost_the_last_writes_opens_again_what_was_open() {
         }
         let role: redis::RedisResult<redis::Value> = try_to_tell(port, "ROLE").await;
         let promoted = role.is_ok_and(|role| format!("{role:?}").contains("master"));
-        promoted && replicas.iter().all(|r| r.health().away_for.is_none())
+        promoted
+            && replicas
+                .iter()
+                .all(|r| r.health().unavailable_for.is_none())
     })
     .await;
     until("all agree that it is open", async || {

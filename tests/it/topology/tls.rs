@@ -1,4 +1,4 @@
-//! Getting in with certificates.
+//! Connecting with certificates.
 
 use std::{env, fs, path::PathBuf};
 
@@ -44,7 +44,8 @@ impl Certificates {
         self.0.join(file)
     }
 
-    /// A server that speaks TLS on the port that is returned, and asks clients for a certificate or not.
+    /// Starts a server that uses TLS on the returned port, and optionally requires a client's
+    /// certificate.
     pub fn serve(&self, clients: bool) -> (OwnServer, u16) {
         let port = free_port().unwrap();
         let path = |file| self.path(file).display().to_string();
@@ -70,7 +71,7 @@ impl Drop for Certificates {
     }
 }
 
-/// Shares circuits over TLS with a CA of its own; what stays is the server.
+/// Shares circuits over TLS with a private CA; returns the running server.
 async fn is_shared_over_tls() -> (OwnServer, Certificates, String) {
     let certificates = Certificates::new();
     let (server, port) = certificates.serve(false);

@@ -1,4 +1,4 @@
-//! axum's server with a circuit for each route.
+//! An axum server with a circuit for each route.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::support::unique_prefix;
 use crate::upstream::{after, open, replica};
 use crate::wait::until;
 
-/// A replica of a service with two routes; counts what its handlers get.
+/// A replica of a service with two routes; counts the requests of its handlers.
 async fn serve(circuits: &Commontrip, policy: Policy) -> (String, Arc<AtomicU64>) {
     let routes = KeyedCircuits::new(circuits, "route:", move |_| policy.clone()).unwrap();
     let layer = CircuitBreakerLayer::per_key(routes, |request: &Request| {
@@ -138,7 +138,7 @@ async fn a_half_open_circuit_closes_by_whole_answers_whose_body_hyper_does_not_a
     until("open", async || breaker.state() != State::Closed).await;
     let client = crate::upstream::client();
     until("closed", async || {
-        // A HEAD has no body at all.
+        // The answer to a HEAD request has no body.
         let head = client.head(format!("{url}/200")).send().await.unwrap();
         if head.status() == 200 {
             assert_eq!(ask(&url, "/200").await.text().await.unwrap(), "whole");

@@ -1,12 +1,12 @@
-//! The examples run as they stand and say what they promise.
+//! The examples run unchanged and print what they promise.
 //!
-//! `cargo test` builds them; before `cargo test --test it` it takes `cargo build --examples`, with the same
-//! features.
+//! `cargo test` builds them. Before `cargo test --test it`, run `cargo build --examples` with the
+//! same features.
 
 use std::env;
 use std::process::Command;
 
-/// What an example prints.
+/// The output of an example.
 fn run(name: &str) -> String {
     let tests = env::current_exe().unwrap();
     let folder = tests.parent().and_then(|deps| deps.parent()).unwrap();
@@ -47,12 +47,12 @@ fn axum() {
 fn tonic() {
     let said = run("tonic");
     assert_eq!(
-        said.matches("asked: the database is away").count(),
+        said.matches("asked: the database is unavailable").count(),
         3,
         "{said}"
     );
     assert_eq!(
-        said.matches("not asked: call not permitted").count(),
+        said.matches("not asked: call rejected").count(),
         2,
         "{said}"
     );

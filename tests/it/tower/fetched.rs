@@ -1,4 +1,4 @@
-//! How the bodies end that a client gets, over real sockets, from servers that do what a test says.
+//! How the bodies that a client receives end, over real sockets, from scripted servers.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ enum Then {
     Hold,
 }
 
-/// A server that reads the head of a request, answers with these bytes, and does that.
+/// A server that reads the head of a request, sends these bytes, and then does `then`.
 async fn canned(answer: &'static str, then: Then) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -43,7 +43,7 @@ async fn canned(answer: &'static str, then: Then) -> SocketAddr {
         match then {
             Then::Close => {}
             Then::Reset => {
-                // The reader is to have what was sent.
+                // Gives the reader time to receive the bytes.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 stream.set_zero_linger().unwrap();
             }
@@ -148,8 +148,8 @@ async fn a_reader_who_has_read_all_bytes_may_leave_and_one_who_has_not_has_left(
     once.ends_as(DROPPED, "unread").await;
 }
 
-/// A server of one request over HTTP/2, which answers it as told. What it is given keeps the
-/// connection.
+/// An HTTP/2 server for one request, which `answer` handles. The returned value keeps the
+/// connection open.
 async fn told<F>(
     answer: impl FnOnce(RecvStream, SendResponse<Bytes>) -> F + Send + 'static,
 ) -> SocketAddr
@@ -193,7 +193,7 @@ where
     layer.layer(service).oneshot(request).await.unwrap()
 }
 
-/// How an answer of five bytes over HTTP/2 ends.
+/// How a five-byte answer over HTTP/2 ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Whole,
@@ -217,7 +217,7 @@ async fn five_bytes(length: Option<u64>, end: End) -> SocketAddr {
             trailers.insert("grpc-status", HeaderValue::from_static(status));
             body.send_trailers(trailers).unwrap();
         }
-        // The reader is to have what was sent.
+        // Gives the reader time to receive the bytes.
         tokio::time::sleep(Duration::from_millis(50)).await;
         match end {
             End::Reset(reason) => body.send_reset(reason),
@@ -242,7 +242,7 @@ async fn an_answer_over_http2_counts_as_its_reader_sees_it() {
         (None, End::Reset(Reason::CANCEL), FAILURE),
         (Some(10), End::Reset(Reason::CANCEL), FAILURE),
         (None, End::Lost, FAILURE),
-        // hyper takes it for the end.
+        // hyper treats this reset as the end.
         (Some(10), End::Reset(Reason::NO_ERROR), FAILURE),
         (None, End::Reset(Reason::NO_ERROR), SUCCESS),
     ] {
@@ -281,7 +281,7 @@ async fn a_grpc_answer_counts_by_its_status_and_without_one_has_failed() {
 async fn a_grpc_answer_without_messages_counts_by_its_head() {
     for (status, expected) in [("0", SUCCESS), ("14", FAILURE)] {
         let once = Once::new();
-        // As servers do that need not hear the rest of a client's stream.
+        // Like servers that do not need the rest of a client's stream.
         let answering = move |_request: RecvStream, mut respond: SendResponse<Bytes>| async move {
             let mut head = Response::new(());
             let status = HeaderValue::from_static(status);

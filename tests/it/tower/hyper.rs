@@ -1,4 +1,4 @@
-//! hyper's client with a circuit for each host.
+//! A hyper client with a circuit for each host.
 
 use std::borrow::Cow;
 use std::time::Duration;

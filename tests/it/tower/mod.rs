@@ -1,10 +1,13 @@
-//! Circuits around services: mocks for what a service must keep to, and the real ones over real sockets.
+//! Circuits around services: mocks for the service contract, and real services over real sockets.
 
 mod axum;
 mod examples;
 mod fetched;
 mod http;
 mod hyper;
+mod layers;
+mod ours;
+mod panics;
 mod served;
 mod service;
 mod tonic;
@@ -14,13 +17,13 @@ use commontrip::{CircuitBreaker, Commontrip};
 use crate::upstream::after;
 use crate::wait::until;
 
-/// A circuit of its own, for one call.
+/// A circuit for a single call.
 struct Once {
     circuits: Commontrip,
     breaker: CircuitBreaker,
 }
 
-/// What became of a call: successes, failures, dropped ones.
+/// How calls ended: successes, failures, dropped ones.
 type Counts = (u64, u64, u64);
 const SUCCESS: Counts = (1, 0, 0);
 const FAILURE: Counts = (0, 1, 0);
@@ -42,7 +45,7 @@ impl Once {
         )
     }
 
-    /// Waits for the call to be counted, and sees that it is as it should be.
+    /// Waits until the call is counted, and checks the result.
     async fn ends_as(&self, expected: Counts, what: &str) {
         until(what, async || self.counted() != (0, 0, 0)).await;
         assert_eq!(self.counted(), expected, "{what}");

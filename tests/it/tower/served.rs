@@ -1,4 +1,4 @@
-//! How the bodies end that a server sends, over real sockets.
+//! How the bodies that a server sends end, over real sockets.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -37,7 +37,7 @@ enum Version {
 
 const VERSIONS: [Version; 2] = [Version::Http1, Version::Http2];
 
-/// A server of one connection after another, whose answers go through the circuit.
+/// A server that handles one connection after another, with answers through the circuit.
 async fn serve(version: Version, breaker: &CircuitBreaker, answer: Answer) -> SocketAddr {
     let service = service_fn(move |_: Request<Incoming>| ready(Ok::<_, Infallible>(answer())));
     let layer = CircuitBreakerLayer::new(breaker.clone()).classifier(HttpBody);
@@ -64,7 +64,7 @@ async fn serve(version: Version, breaker: &CircuitBreaker, answer: Answer) -> So
     address
 }
 
-/// Reads an answer to its end, or to what broke off.
+/// Reads an answer to its end, or to an error.
 async fn ask(version: Version, address: SocketAddr, method: Method) -> Result<Bytes, hyper::Error> {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let request = Request::builder().method(method).uri("http://localhost/");
@@ -101,7 +101,7 @@ async fn answers(
     got
 }
 
-/// Frames of data, and an error for `!`.
+/// A body with these frames of data, and an error for `!`.
 fn frames(parts: &'static [&'static str]) -> Response<Body> {
     let frames = parts.iter().map(|part| match *part {
         "!" => Err(Error::other("broken off")),
@@ -110,7 +110,7 @@ fn frames(parts: &'static [&'static str]) -> Response<Body> {
     Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync())
 }
 
-/// The same with a `Content-Length`, which the body does not know of.
+/// The same with a `Content-Length` of which the body does not know.
 fn sized(length: u64, parts: &'static [&'static str]) -> Response<Body> {
     let mut response = frames(parts);
     let headers = response.headers_mut();
@@ -123,7 +123,7 @@ fn with_status(status: StatusCode, mut response: Response<Body>) -> Response<Bod
     response
 }
 
-/// A body that knows its size, and its end only when asked for it.
+/// A body that knows its size, but reports its end only when polled.
 struct Exact(Option<Bytes>);
 
 impl http_body::Body for Exact {
@@ -163,7 +163,7 @@ fn with_trailers() -> Response<Body> {
     Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync())
 }
 
-/// A first part, and then nothing for ever.
+/// A first part, followed by nothing forever.
 fn endless() -> Response<Body> {
     let part = Ok(Frame::data(Bytes::from_static(b"hello")));
     let frames = stream::iter([part]).chain(stream::pending());
@@ -206,8 +206,7 @@ async fn an_answer_without_a_body_is_a_success() {
     for version in VERSIONS {
         for (what, method, answer) in without.clone() {
             let got = answers(version, method, what, Arc::new(answer), SUCCESS).await;
-            // hyper sends a body that it is given also after a HEAD over HTTP/2, and its client
-            // says so.
+            // After a HEAD over HTTP/2, hyper sends the body anyway, and its client reports that.
             assert_eq!(got.unwrap_or_default(), "", "{version:?}, {what}");
         }
     }
@@ -229,7 +228,7 @@ async fn a_body_that_breaks_off_or_has_another_length_than_it_says_is_a_failure(
             let _ = answers(version, Method::GET, what, Arc::new(answer), FAILURE).await;
         }
     }
-    // HTTP/1 sends as much as the length says, and asks for no more. HTTP/2 sends it all.
+    // HTTP/1 sends only as much as the length says, and polls no further. HTTP/2 sends everything.
     let more: Answer = Arc::new(|| sized(5, &["hello", "world"]));
     let what = "has more in a further frame";
     let got = answers(
@@ -251,7 +250,7 @@ async fn a_client_that_leaves_is_a_dropped_call() {
         let once = Once::new();
         let address = serve(version, &once.breaker, Arc::new(endless)).await;
         let reads = tokio::spawn(ask(version, address, Method::GET));
-        // It has the first part.
+        // The client has the first part.
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         assert_eq!(once.counted(), (0, 0, 0), "{version:?}");
         reads.abort();
@@ -259,7 +258,7 @@ async fn a_client_that_leaves_is_a_dropped_call() {
     }
 }
 
-/// What comes back for these bytes until the server closes, or the head of what it has to say.
+/// Sends these bytes; returns the answer until the server closes, or only its head.
 async fn exchange(address: SocketAddr, request: &str, to_the_end: bool) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

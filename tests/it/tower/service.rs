@@ -1,4 +1,4 @@
-//! What a service must keep to, whatever it is around.
+//! The contract of a service, whatever it wraps.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -8,16 +8,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use commontrip::tower::{CircuitBreakerLayer, UnlessRejected};
-use commontrip::{CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, State};
+use commontrip::{
+    CallError, CircuitBreaker, Commontrip, Outcome, Override, Policy, Rejection, State,
+};
 use futures_util::FutureExt;
 use tower::limit::ConcurrencyLimit;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, retry, service_fn};
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, retry, service_fn};
 
 use crate::support::{unique, unique_prefix};
 use crate::upstream::{HOUR, after, counted, open, replica};
 use crate::wait::until;
 
-/// Answers as asked, counts calls, and wants each of its values to be readied before its call.
+/// Answers as asked, counts calls, and requires `poll_ready` on each clone before its call.
 #[derive(Default)]
 struct Strict {
     ready: bool,
@@ -53,14 +55,14 @@ impl Service<Result<u64, u64>> for Strict {
     }
 }
 
-/// A replica with the circuit of a test.
+/// A replica with one test's circuit.
 fn circuit(policy: Policy) -> (Commontrip, CircuitBreaker) {
     let circuits = replica(&unique_prefix("tower"));
     let breaker = circuits.circuit(&unique("payments"), policy).unwrap();
     (circuits, breaker)
 }
 
-/// Asks the store at each call.
+/// A policy that asks the store at each call.
 fn never_cached() -> Policy {
     Policy::builder()
         .decision_ttl(Duration::ZERO)
@@ -119,13 +121,13 @@ async fn to_be_ready_takes_no_permit() {
     services.resize(5, services[0].clone());
     let _ = services[0].ready().await.unwrap().call(Err(1)).await;
     circuits.flush().await;
-    // Open: ready all the same, for it is `call` that says no.
+    // An open circuit is still ready, because `call` does the rejecting.
     for service in &mut services {
         service.ready().await.unwrap();
     }
     let seen = breaker.snapshot().await.unwrap();
     assert_eq!(seen.probes, 0);
-    // The one probe is there for the one that calls.
+    // The only probe is left for the service that makes a call.
     until("closed", async || {
         let _ = services[4].ready().await.unwrap().call(Ok(1)).await;
         circuits.flush().await;
@@ -170,7 +172,7 @@ async fn a_call_past_its_time_is_dropped_and_has_failed() {
             std::future::pending::<Result<(), Infallible>>().await
         }
     }));
-    // The first asks the store, the second need not.
+    // The first call asks the store, the second does not need to.
     for n in 1..=2 {
         let answer = service.clone().oneshot(()).await;
         assert!(matches!(answer, Err(CallError::TimedOut(after)) if after == limit));
@@ -250,12 +252,55 @@ async fn a_refused_call_can_be_answered_in_other_words() {
         CallError::Rejected(_) => 503_u64,
         _ => 504,
     });
-    // The error is the inner service's, as it was.
+    // The inner service's error is passed on unchanged.
     let answer: Result<u64, u64> = layer.layer(Strict::default()).oneshot(Ok(1)).await;
     assert_eq!(answer, Ok(503));
 }
 
-/// Has each error tried again, three times at most, and counts how often it is asked.
+#[tokio::test]
+async fn errors_are_boxed_for_the_layers_around() {
+    let (_circuits, breaker) = circuit(after(2));
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&asked);
+    let fails = service_fn(move |()| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        ready(Err::<(), _>(std::io::Error::other("down")))
+    });
+    #[derive(Clone)]
+    struct Always;
+    impl retry::Policy<(), (), BoxError> for Always {
+        type Future = Ready<()>;
+
+        fn retry(&mut self, (): &mut (), _: &mut Result<(), BoxError>) -> Option<Ready<()>> {
+            Some(ready(()))
+        }
+
+        fn clone_request(&mut self, (): &()) -> Option<()> {
+            Some(())
+        }
+    }
+    let service = ServiceBuilder::new()
+        .load_shed()
+        .concurrency_limit(1)
+        .retry(UnlessRejected(Always))
+        .layer(CircuitBreakerLayer::new(breaker).boxed_errors())
+        .timeout(HOUR)
+        .service(fails);
+    // The tries end when the circuit opens.
+    let error = service.clone().oneshot(()).await.unwrap_err();
+    assert!(error.downcast_ref::<Rejection>().is_some(), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    let limit = Duration::from_millis(20);
+    let policy = Policy::builder().call_timeout(limit).build().unwrap();
+    let (_circuits, breaker) = circuit(policy);
+    let hangs = service_fn(|()| std::future::pending::<Result<(), Infallible>>());
+    let layer = CircuitBreakerLayer::new(breaker).boxed_errors();
+    let error = layer.layer(hangs).oneshot(()).await.unwrap_err();
+    let late = error.downcast_ref::<CallError<Infallible>>();
+    assert!(matches!(late, Some(CallError::TimedOut(after)) if *after == limit));
+}
+
+/// Retries each error up to three times, and counts the requests.
 #[derive(Clone)]
 struct Again(Arc<AtomicU64>);
 

@@ -1,17 +1,20 @@
-//! Transition tables: what a circuit must do, as data, for any store.
+//! Transition tables: the required behaviour of a circuit, as data, for any store.
 //!
-//! Owns the runner; the facts are in the `.txt` files beside it, their format in [`parse`]. Every
-//! case has a circuit of its own and gives the time with each request, so the same table runs on
-//! the model and on the scripts.
+//! Owns the runner; the `.txt` files beside it have the cases, and [`parse`] their format. Every
+//! case has its own circuit and gives the time with each request, so the same table runs on the
+//! model and on the scripts.
 //!
 //! Verbs: `report REPLICA`, `acquire TOKEN`, `release TOKEN`, `force_open`, `disable`,
-//! `metrics_only`, `reset`, `set_policy`, `look` (a snapshot; with `operator=1` by one who has no policy), `again` (the last request as it
-//! was), `lose` (the store forgets), `events` (all of them, `from>to:reason:generation`).
+//! `metrics_only`, `reset`, `set_policy`, `look` (a snapshot; with `operator=1` for a reader
+//! without a policy), `again` (repeats the last request), `lose` (the store loses the circuit),
+//! `events` (all of them, as `from>to:reason:generation`, followed by `:` and the leading kind of
+//! failure if there is one).
 //!
-//! Expectations: a permission, a state, `key=value` with the fields of a snapshot (`left`, `opens`
-//! for short; of its latency `measured`, `p50_us`, `p95_us`, `p99_us`; `@N` is a time, `A..B` a
-//! range, a comma stands for a space, and those of the text are left out), or `same`: nothing but
-//! the fields that follow differs from the last snapshot.
+//! Expectations: a permission, a state, `key=value` with the fields of a snapshot (short forms:
+//! `left`, `opens`; of its latency `measured`, `mean_us`, `p50_us`, `p95_us`, `p99_us`; of its
+//! failure kinds `kind recent/count (detail)`, separated by semicolons; `@N` is a time, `A..B` a
+//! range, and a comma stands for a space, while commas of the text are left out), or `same`:
+//! nothing but the fields that follow differs from the last snapshot.
 
 mod parse;
 
@@ -19,8 +22,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use commontrip::Percentiles;
 use commontrip::model::{
-    Acquire, Command, Control, Counts, Event, Head, Kind, Latencies, Memory, Name, Permission,
-    Reason, Release, Report, Rules, Runs, Settled, Snapshot, State,
+    Acquire, Command, Control, Counts, Event, Head, Kind, KindNote, Latencies, Memory, Name,
+    Permission, Reason, Release, Report, Rules, Runs, Settled, Snapshot, State,
 };
 use commontrip::store::Store;
 use serde_json::{Map, Value};
@@ -28,10 +31,10 @@ use serde_json::{Map, Value};
 use self::parse::{Args, Line};
 use crate::support::unique;
 
-/// What `@0` is: a midnight, so that buckets of every usual width begin there.
+/// The time `@0`: a midnight, so that buckets of every usual width begin there.
 const BASE: u64 = 1_735_689_600_000;
 
-/// A store and how to make it forget a circuit.
+/// A store, and how to make it lose a circuit.
 pub struct Subject {
     pub store: Arc<dyn Store>,
     pub lose: Box<dyn Fn(&Name) + Send + Sync>,
@@ -40,7 +43,7 @@ pub struct Subject {
 /// Runs every case of a table.
 ///
 /// # Panics
-/// With file and line of the first step that went wrong in each case.
+/// With file and line of the first failed step in each case.
 pub async fn run(subject: &Subject, topic: &str, table: &str) {
     let file = format!("tests/it/transitions/{topic}.txt");
     let cases =
@@ -81,11 +84,12 @@ struct Case<'s> {
     circuit: Name,
     rules: Rules,
     seqs: HashMap<String, u64>,
-    /// Token -> the generation that it was given under.
+    /// Token -> the generation in which it was given.
     tokens: HashMap<String, u64>,
     last: Snapshot,
     request: Option<Request>,
-    /// The generation may jump: the store forgot, or a replica remembered more.
+    /// The generation may jump, because the store lost the circuit or a replica remembered a newer
+    /// one.
     remembered: bool,
 }
 
@@ -181,7 +185,7 @@ impl<'s> Case<'s> {
             ..Head::default()
         };
         let state = args.text("m.state").unwrap_or("closed");
-        let state = State::from_word(state).ok_or_else(|| format!("{state} is no state"))?;
+        let state = state.parse::<State>().map_err(|error| error.to_string())?;
         let why = match state {
             State::Closed => Reason::Created,
             State::Open => Reason::FailureRate,
@@ -260,7 +264,7 @@ impl<'s> Case<'s> {
             ),
         };
         counts.ignored = args.count("ignored")?;
-        counts.not_permitted = args.count("rejected")?;
+        counts.rejected = args.count("rejected")?;
         counts.abandoned = args.count("abandoned")?;
         counts.abandoned_failures = args.count("hung")?;
         let late = Counts {
@@ -284,11 +288,12 @@ impl<'s> Case<'s> {
                 .collect::<Result<_, _>>()?,
             alone_ms: args.count("alone")?,
             latencies: latencies(args.text("latencies").unwrap_or_default())?,
+            kinds: kinds(args.text("kinds").unwrap_or_default())?,
         })
     }
 
-    /// `token:kind` or `token:kind@retry_after`, given under the generation that it was given
-    /// under, or `token:kind:generation`.
+    /// `token:kind` or `token:kind@retry_after`, which belong to the generation in which the token
+    /// was given, or `token:kind:generation`.
     fn settled(&self, text: &str) -> Result<Settled, String> {
         let parts: Vec<_> = text.split(':').collect();
         let (kind, retry_after_ms) = match parts.get(1).and_then(|kind| kind.split_once('@')) {
@@ -330,7 +335,7 @@ impl<'s> Case<'s> {
     ) -> Result<(), String> {
         let before = fields(&std::mem::replace(&mut self.last, snapshot));
         let now = fields(&self.last);
-        // After the last one there is the first.
+        // The largest generation is followed by the first.
         let newest = before["generation"].as_u64();
         if now["generation"].as_u64() < newest && newest < Some(1 << 40) {
             return Err("the generation went back".into());
@@ -356,8 +361,15 @@ impl<'s> Case<'s> {
         if same {
             let named = |key: &str| pairs.keys().any(|k| alias(k) == key);
             for (key, found) in &now {
-                let moves =
-                    ["now_ms", "left_ms", "pace_ms", "replicas", "code"].contains(&key.as_str());
+                let moves = [
+                    "now_ms",
+                    "left_ms",
+                    "pace_ms",
+                    "replicas",
+                    "code",
+                    "open_total_ms",
+                ]
+                .contains(&key.as_str());
                 if !moves && !named(key) {
                     differs(key, found, &before[key])?;
                 }
@@ -366,7 +378,7 @@ impl<'s> Case<'s> {
         Ok(())
     }
 
-    /// Each generation was begun by one event, and nothing else appended one.
+    /// Checks that each generation was begun by one event, and that there are no other events.
     async fn events_add_up(&self) -> Result<(), String> {
         let events = self.subject.store.events(&self.circuit, 0).await;
         let mut events = events.map_err(|e| e.to_string())?;
@@ -374,7 +386,7 @@ impl<'s> Case<'s> {
         let mut before: Option<&Event> = None;
         for event in &events {
             let expected = match before {
-                // After the last one there is the first.
+                // The largest generation is followed by the first.
                 Some(before) if before.generation < 1 << 40 => before.generation + 1,
                 _ => 1,
             };
@@ -399,10 +411,14 @@ fn in_short(event: &Event) -> String {
     let Event {
         from, to, reason, ..
     } = event;
-    format!("{from}>{to}:{reason}:{}", event.generation)
+    let leading = match event.leading_failure.as_str() {
+        "" => String::new(),
+        leading => format!(":{}", leading.replace(' ', "_")),
+    };
+    format!("{from}>{to}:{reason}:{}{leading}", event.generation)
 }
 
-/// `microseconds:calls`, with commas between.
+/// Parses `microseconds:calls`, separated by commas.
 fn latencies(text: &str) -> Result<Latencies, String> {
     let mut latencies = Latencies::default();
     for pair in text.split(',').filter(|pair| !pair.is_empty()) {
@@ -413,6 +429,24 @@ fn latencies(text: &str) -> Result<Latencies, String> {
         latencies.record(Duration::from_micros(micros), calls);
     }
     Ok(latencies)
+}
+
+/// Parses `kind:count` or `kind:count:detail`, separated by commas; `_` stands for a space.
+fn kinds(text: &str) -> Result<Vec<KindNote>, String> {
+    let note = |one: &str| {
+        let mut parts = one.splitn(3, ':').map(|part| part.replace('_', " "));
+        let kind = parts.next().unwrap_or_default();
+        let count = parts.next().and_then(|count| count.parse().ok());
+        Ok(KindNote {
+            kind,
+            count: count.ok_or_else(|| format!("{one} is no kind:count"))?,
+            detail: parts.next().unwrap_or_default(),
+        })
+    };
+    text.split(',')
+        .filter(|one| !one.is_empty())
+        .map(note)
+        .collect()
 }
 
 fn alias(key: &str) -> &str {
@@ -429,15 +463,25 @@ fn fields(snapshot: &Snapshot) -> Map<String, Value> {
     };
     fields.insert("left_ms".into(), snapshot.left_ms().into());
     fields.remove("latency");
-    // Only a look has it.
+    // Only a snapshot for a reader has it.
     fields.remove("code_policy");
     fields.insert("code".into(), snapshot.code_policy.clone().into());
+    let kinds = snapshot.failure_kinds.iter().map(|seen| {
+        let detail = match seen.detail.as_str() {
+            "" => String::new(),
+            detail => format!(" ({detail})"),
+        };
+        format!("{} {}/{}{detail}", seen.kind, seen.recent, seen.count)
+    });
+    let kinds = kinds.collect::<Vec<_>>().join(";");
+    fields.insert("failure_kinds".into(), kinds.into());
     let latency = snapshot.latency;
     let micros = |of: fn(Percentiles) -> Duration| {
         let micros = latency.map_or(0, |l| of(l).as_micros());
         u64::try_from(micros).unwrap_or(u64::MAX).into()
     };
     fields.insert("measured".into(), latency.map_or(0, |l| l.count).into());
+    fields.insert("mean_us".into(), micros(|l| l.mean));
     fields.insert("p50_us".into(), micros(|l| l.p50));
     fields.insert("p95_us".into(), micros(|l| l.p95));
     fields.insert("p99_us".into(), micros(|l| l.p99));
@@ -491,7 +535,7 @@ fn with_pairs(rules: Rules, args: &mut Args<'_>) -> Result<Rules, String> {
     serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
-/// Counts and runs of outcomes given one by one: `s`, `f`, and `S`, `F` for slow ones.
+/// Counts and runs of outcomes in this order: `s`, `f`, and `S`, `F` for slow ones.
 fn in_order(order: &str) -> Result<(Counts, Runs), String> {
     let mut counts = Counts::default();
     let (mut runs, mut run) = (Runs::default(), 0);

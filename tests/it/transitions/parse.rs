@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-/// One line that does something.
+/// One line with a step.
 #[derive(Debug)]
 pub struct Line<'t> {
     pub number: usize,
@@ -19,7 +19,7 @@ pub struct Line<'t> {
     pub expected: Args<'t>,
 }
 
-/// Words and `key=value` pairs, each to be taken once.
+/// Words and `key=value` pairs, each of which is taken once.
 #[derive(Debug, Default)]
 pub struct Args<'t> {
     words: Vec<&'t str>,
@@ -76,7 +76,7 @@ impl<'t> Args<'t> {
         std::mem::take(&mut self.pairs)
     }
 
-    /// Refuses what nobody took, so that a misspelt key cannot pass.
+    /// Rejects unused words and pairs, so that a misspelt key cannot pass.
     pub fn end(&self) -> Result<(), String> {
         if self.words.is_empty() && self.pairs.is_empty() {
             return Ok(());
@@ -85,13 +85,13 @@ impl<'t> Args<'t> {
     }
 }
 
-/// The cases of a table: name, line, lines that do something.
+/// The cases of a table: name, line number, steps.
 pub type Case<'t> = (&'t str, usize, Vec<Line<'t>>);
 
-/// Reads a table.
+/// Parses a table.
 ///
 /// # Errors
-/// The number of the line and what is wrong with it.
+/// The line number, and what is wrong with the line.
 pub fn cases(table: &str) -> Result<Vec<Case<'_>>, (usize, String)> {
     let mut cases: Vec<Case<'_>> = Vec::new();
     for (i, text) in table.lines().enumerate() {

@@ -1,6 +1,6 @@
-//! What `--serve` adds: the dashboard, and after the show traffic with an outage now and then.
+//! What `--serve` adds: the dashboard, and traffic with occasional outages after the show.
 //!
-//! Owns the page's task and the course of the encore, of which nothing is told but on the page.
+//! Owns the dashboard's task and the traffic of the encore, which only the dashboard shows.
 
 use std::{
     io::{self, Write},
@@ -17,21 +17,21 @@ use tokio::{
 use super::{DemoError, Options, facts::Fact, fleet::Fleet, replica::Order, upstream::Upstream};
 use crate::serve;
 
-/// For how many shows' lengths the upstream is well, and for how many it fails.
+/// How long the upstream is healthy, and how long it fails, in lengths of a show.
 const WELL: f64 = 1.5;
 const ILL: f64 = 0.5;
 
-/// The dashboard while it is served.
+/// The running dashboard.
 pub struct Page {
     url: String,
-    /// Nobody else's: one that was given is not shown.
+    /// The generated token. A token from the environment is never shown.
     token: Option<String>,
     close: oneshot::Sender<()>,
     task: JoinHandle<io::Result<()>>,
 }
 
 impl Page {
-    /// Begins to serve the circuits of a registry's store.
+    /// Starts to serve the circuits of a registry's store.
     pub async fn open(options: &Options, registry: &Commontrip) -> Result<Self, DemoError> {
         let mut token = None;
         let told = match std::env::var_os(serve::TOKEN) {
@@ -40,14 +40,14 @@ impl Page {
         };
         let told = told.and_then(|told| serve::allow(told, &options.allow_host));
         let told = told.map_err(DemoError::cannot("serve the dashboard"))?;
-        let listener = serve::listen(options.bind).await;
+        let listener = serve::listen(&options.listen).await;
         let listener = listener.map_err(DemoError::cannot("serve the dashboard"))?;
         let at = listener.local_addr();
         let at = at.map_err(DemoError::cannot("serve the dashboard"))?;
         let router = admin::router(Operator::of(registry), told);
         let (close, closed) = oneshot::channel();
         let until = async {
-            // An error means that nobody holds the page any more.
+            // An error means that the `Page` was dropped.
             let _ = closed.await;
         };
         Ok(Self {
@@ -58,7 +58,7 @@ impl Page {
         })
     }
 
-    /// Where it is.
+    /// The fact that announces the dashboard's address.
     pub fn fact(&self) -> Fact {
         Fact::Serving {
             url: self.url.clone(),
@@ -66,7 +66,7 @@ impl Page {
         }
     }
 
-    /// Serves it no longer.
+    /// Stops the dashboard.
     pub async fn close(self) {
         let _ = self.close.send(());
         let _ = self.task.await;
@@ -79,7 +79,7 @@ fn random() -> Result<String, DemoError> {
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
-/// Plays on until Ctrl-C; the fleet has ended when this returns.
+/// Generates traffic until Ctrl-C. The fleet has ended when this returns.
 pub async fn play(options: &Options, mut upstream: Upstream, mut fleet: Fleet) {
     if !options.output.json {
         let words = "The dashboard goes on, with an outage now and then. Ctrl-C ends it.";

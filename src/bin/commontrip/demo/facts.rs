@@ -1,4 +1,4 @@
-//! What the show tells: one fact at a time, as text or as a line of JSON.
+//! What the show reports: one fact at a time, as text or as a line of JSON.
 //!
 //! Times named `at_s` are seconds since the show began; `_ms` are whole milliseconds, so 0 means
 //! "less than one".
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::replica::Calls;
 
-/// The kinds of `--json`, for `--help`.
+/// The values of `kind` with `--json`, for `--help`.
 pub const KINDS: &str = "\
 With --json each line is one object; its `kind` is one of
   start       the circuit, the store, the policy, and every replica with its pid
@@ -56,6 +56,9 @@ pub struct Start {
     pub circuit: String,
     /// `embedded` or the URL without its password.
     pub store: String,
+    /// The prefix of the keys in that Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
     pub upstream: String,
     pub seed: u64,
     pub seconds: f64,
@@ -84,7 +87,7 @@ pub struct Change {
     /// Calls and failures in the window at that moment.
     pub calls: u64,
     pub failures: u64,
-    /// How long the new state lasts at most; 0 = no limit.
+    /// The maximum duration of the new state; 0 = no limit.
     pub wait_ms: u64,
     pub consecutive_opens: u64,
 }
@@ -105,11 +108,12 @@ pub struct Probe {
     pub replica: String,
     pub ok: bool,
     pub took_ms: u64,
-    /// Probes at the upstream when this one had arrived.
+    /// Probes in flight at the upstream when this one had arrived.
     pub out: usize,
-    /// Answered after the others had decided.
+    /// Whether the answer came after the other probes had decided.
     pub late: bool,
-    /// The circuit was open: a replica that had lost the store decided by itself.
+    /// Whether the circuit was open, so that a replica without the store sent the probe by its own
+    /// decision.
     pub alone: bool,
 }
 
@@ -128,12 +132,12 @@ pub struct Total {
     #[serde(flatten)]
     pub calls: Calls,
     pub probes: u64,
-    /// After the first trip; `None` when never.
+    /// Delay after the first trip; `None` if the replica never learned of it.
     pub knew_after_ms: Option<u64>,
     pub first_rejection_after_ms: Option<u64>,
-    /// `None` when the replica did not live to the end.
+    /// `None` if the replica ended before the show did.
     pub state: Option<State>,
-    pub times_away: u64,
+    pub times_unavailable: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -144,14 +148,14 @@ pub struct Verdict {
     #[serde(flatten)]
     pub calls: Calls,
     pub tripped_at_s: Option<f64>,
-    /// When the last replica knew of the first trip, after it.
+    /// From the first trip until the last replica knew of it.
     pub spread_ms: Option<u64>,
     pub probes: u64,
     pub probes_most: u64,
     pub probes_allowed: u64,
-    /// Calls by replicas that had not heard of the trip yet.
+    /// Calls by replicas that did not know of the trip yet.
     pub reached_after_trip: u64,
-    /// From the upstream being well again to the circuit closing.
+    /// From the recovery of the upstream to the closing of the circuit.
     pub recovery_ms: Option<u64>,
 }
 

@@ -1,7 +1,7 @@
-//! The replicas as the show sees them: orders in, words out.
+//! The replicas as the show sees them: it sends orders and receives messages.
 //!
-//! Owns tasks and processes. Invariant: after [`Fleet::end`] none is left; and a process ends by
-//! itself when its standard input does, however this program ends.
+//! Owns tasks and processes. Invariant: no replica is left after [`Fleet::end`]. A process also
+//! ends when its standard input closes, however this program ends.
 
 use std::{io, process::Stdio, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::{
 use super::replica::{self, Assignment, Order, Said};
 use crate::out::in_words;
 
-/// How long a process may take to end after its input has.
+/// How long a process may take to end after its standard input has closed.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 type Say = mpsc::UnboundedSender<(usize, Said)>;
@@ -29,14 +29,14 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Replicas in this process: a registry each, on one store.
+    /// Starts replicas in this process: one registry each, on one store.
     pub fn embedded(assignments: Vec<Assignment>, store: &MemoryStore) -> Self {
         Self::with(assignments, |me, orders, say| {
             in_process(me, store.clone(), orders, say)
         })
     }
 
-    /// Replicas in processes of their own.
+    /// Starts each replica in a process of its own.
     pub fn processes(assignments: Vec<Assignment>) -> Self {
         Self::with(assignments, own_process)
     }
@@ -62,12 +62,12 @@ impl Fleet {
 
     pub fn order(&self, order: Order) {
         for replica in &self.orders {
-            // Whoever is gone has said so.
+            // A replica that has ended has already reported so.
             let _ = replica.send(order);
         }
     }
 
-    /// Ends every replica and waits until it has ended.
+    /// Stops every replica and waits until all have ended.
     pub async fn end(mut self) {
         self.orders.clear();
         while self.tasks.join_next().await.is_some() {}
@@ -110,7 +110,7 @@ async fn own_process(me: Assignment, orders: mpsc::UnboundedReceiver<Order>, say
     let _ = say.send((index, Said::Gone { how }));
 }
 
-/// Starts a process and carries words both ways until it ends or is to end.
+/// Starts a process and relays messages both ways until it ends or is told to end.
 async fn tend(
     me: &Assignment,
     mut orders: mpsc::UnboundedReceiver<Order>,
@@ -125,13 +125,13 @@ async fn tend(
     let (Some(mut to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(io::Error::other("no pipe to the process"));
     };
-    // Its URL may have a password, which does not belong on a command line.
+    // The assignment's URL may have a password, which does not belong on a command line.
     to.write_all(&line(me)?).await?;
     let mut lines = BufReader::new(from).lines();
     loop {
         tokio::select! {
             order = orders.recv() => match order {
-                // A process that ended is seen at the end of its output.
+                // If the process has ended, its output ends too, and the loop sees that.
                 Some(order) => drop(to.write_all(&line(&order)?).await),
                 None => break,
             },
@@ -159,7 +159,7 @@ async fn ended(child: &mut Child) -> io::Result<String> {
     Ok(status.to_string())
 }
 
-/// Something as a line of JSON.
+/// Serializes a value as a line of JSON.
 pub fn line(of: &impl serde::Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(of)?;
     line.push(b'\n');

@@ -1,10 +1,11 @@
-//! `commontrip demo`: a fleet, a flaky upstream, and what one shared circuit makes of them.
+//! `commontrip demo`: a fleet, a flaky upstream, and the effect of one shared circuit.
 //!
-//! Owns the options and how the program ends. Everything shown was measured in this run.
+//! Owns the options and the exit status. Everything shown was measured in this run.
 
 mod encore;
 mod facts;
 mod fleet;
+mod ownership;
 mod plan;
 mod process;
 mod replica;
@@ -17,7 +18,6 @@ mod verdict;
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -25,11 +25,14 @@ use clap::Args;
 use commontrip::Name;
 
 use self::{facts::Fact, show::Show};
-use crate::out::{Output, in_words};
+use crate::{
+    out::{Output, in_words},
+    serve,
+};
 
 pub use self::{facts::KINDS as AFTER_HELP, process::run_replica};
 
-/// What `commontrip demo` can be told.
+/// Arguments of `commontrip demo`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// How many replicas share the circuit, 1 to 64
@@ -40,43 +43,46 @@ pub struct Options {
     #[arg(long = "for", value_name = "SECONDS", default_value = "12", value_parser = seconds)]
     seconds: f64,
 
-    /// Run each replica as a process of its own, on the Redis of this URL
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "COMMONTRIP_REDIS_URL",
-        hide_env_values = true
-    )]
+    /// Run each replica as a process of its own, on the Redis of this URL; COMMONTRIP_REDIS_URL is
+    /// ignored
+    #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
     /// Decides which calls fail, how long they take and when they are made
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
-    /// The circuit's name; with --redis it is reset first
-    #[arg(long, value_name = "NAME", default_value = "payments", value_parser = circuit)]
+    /// The circuit's name; with --redis it is reset first, unless a service uses it
+    #[arg(long, value_name = "NAME", default_value = CIRCUIT, value_parser = circuit)]
     circuit: String,
+
+    /// Serve the dashboard, too, and go on with an outage now and then until Ctrl-C
+    #[arg(long, help_heading = DASHBOARD)]
+    serve: bool,
+
+    /// Where the dashboard listens: a name or an address, and a port; port 0 takes a free one
+    #[arg(
+        long,
+        visible_alias = "bind",
+        value_name = "HOST:PORT",
+        default_value = serve::LISTEN,
+        value_parser = serve::place,
+        requires = "serve",
+        help_heading = DASHBOARD
+    )]
+    listen: String,
+
+    /// Let the dashboard answer also to this name, as `commontrip serve` does
+    #[arg(long, value_name = "NAME", requires = "serve", help_heading = DASHBOARD)]
+    allow_host: Vec<String>,
 
     #[command(flatten)]
     output: Output,
-
-    /// Serve the dashboard, too, and go on with an outage now and then until Ctrl-C
-    #[arg(long)]
-    serve: bool,
-
-    /// The address of the dashboard; port 0 takes a free one
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:8700",
-        requires = "serve"
-    )]
-    bind: SocketAddr,
-
-    /// Let the dashboard answer also to this name, as `commontrip serve` does
-    #[arg(long, value_name = "NAME", requires = "serve")]
-    allow_host: Vec<String>,
 }
+
+/// The default circuit, which no service uses.
+const CIRCUIT: &str = "commontrip-demo";
+const DASHBOARD: &str = "Dashboard";
 
 fn replicas(text: &str) -> Result<usize, String> {
     let (least, most) = plan::REPLICAS;
@@ -114,6 +120,9 @@ enum End {
 enum DemoError {
     #[error("{0}")]
     Redis(String),
+    /// Somebody else uses the circuit.
+    #[error("{0}")]
+    InUse(String),
     #[error("cannot {0}")]
     Cannot(&'static str, #[source] Box<dyn std::error::Error>),
 }
@@ -124,7 +133,8 @@ impl DemoError {
     }
 }
 
-/// Shows it. Status: 0 the promises were kept, 1 one was broken, 2 there was no show, 130 Ctrl-C before its end.
+/// Runs the show. Status: 0 all promises were kept, 1 one was broken, 2 the show could not run, 130
+/// Ctrl-C ended it early.
 pub fn run(options: &Options) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -144,7 +154,7 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Where facts go.
+/// Writes facts to standard output.
 struct Teller {
     json: bool,
     show: Show,
@@ -160,7 +170,7 @@ impl Teller {
         }
     }
 
-    /// Tells facts; an error means that nobody reads any more.
+    /// Writes facts. An error means that the reader is gone.
     fn tell(&self, facts: impl IntoIterator<Item = Fact>) -> io::Result<()> {
         let mut out = io::stdout().lock();
         for fact in facts {

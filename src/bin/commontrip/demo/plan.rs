@@ -8,8 +8,8 @@
 //!         |         |          |  fails)    |  again  |  pass)  |
 //! ```
 //!
-//! Only `failing`, `healthy again` and `end` are set here; what stands in brackets is what the
-//! circuit makes of it.
+//! Only `failing`, `healthy again` and `end` are set here. The phases in parentheses follow from
+//! the circuit's decisions.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ pub const ERROR_PERCENT: u64 = 70;
 pub struct Plan {
     /// When the upstream begins to fail.
     pub fails_at: Duration,
-    /// When it is well again.
+    /// When the upstream recovers.
     pub heals_at: Duration,
     /// When the show ends.
     pub ends_at: Duration,
-    /// Time between two lines of counts.
+    /// Interval between two lines of counts.
     pub tick: Duration,
-    /// Mean time between two calls of one replica.
+    /// Mean interval between two calls of one replica.
     pub call_every: Duration,
     /// The circuit's policy.
     pub policy: Policy,
@@ -51,11 +51,13 @@ impl Plan {
             .permitted_number_of_calls_in_half_open_state(3)
             .success_threshold(5)
             .half_open_failure_threshold(1)
-            // At most the wait, so that no probe of one half-open is out in the next.
+            // At most the open wait, so that a probe never outlasts its half-open state into the
+            // next one.
             .probe_lease(units(2.0))
             .report_interval(units(0.1).min(Duration::from_millis(100)))
             .build()?;
-        // About 250 calls a second for a small fleet; a large one is not to saturate a laptop.
+        // About 250 calls a second for a small fleet. The limits keep a large fleet from saturating
+        // a laptop.
         let call_every_ms = (4 * replicas as u64).clamp(10, 100);
         Ok(Self {
             fails_at: units(2.0),

@@ -1,7 +1,7 @@
 //! A replica in a process of its own: orders on standard input, words on standard output.
 //!
-//! One line of JSON each way at a time; the first line in is the assignment. Ends when its input
-//! does, whatever it is doing: whoever started it is gone.
+//! Each message is one line of JSON; the first line in is the assignment. The process ends as soon
+//! as its input closes, because then its parent is gone.
 
 use std::{
     io::{self, Write},
@@ -21,11 +21,11 @@ use super::{
 };
 use crate::out::in_words;
 
-/// Longer than the default: here dozens of processes share the cores of one machine, and one that
-/// gets no time to run is not to take its Redis for gone.
+/// Longer than the default: dozens of processes share the cores of one machine here, and a process
+/// that gets no time to run must not consider its Redis unavailable.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
-/// Status: 0 it did what it was told, 2 it could not.
+/// Returns status 0 on success, 2 on failure.
 pub fn run_replica() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -33,7 +33,7 @@ pub fn run_replica() -> ExitCode {
     let lived = match runtime {
         Ok(runtime) => {
             let lived = runtime.block_on(live());
-            // A read of standard input cannot be cancelled; there is no need to wait for it.
+            // A read of standard input cannot be cancelled, so the runtime does not wait for it.
             runtime.shutdown_background();
             lived
         }
@@ -50,7 +50,7 @@ pub fn run_replica() -> ExitCode {
 
 async fn live() -> Result<(), String> {
     tokio::spawn(async {
-        // Ctrl-C reaches the whole group; the parent decides what it means.
+        // Ctrl-C reaches the whole process group; the parent decides what it means.
         while tokio::signal::ctrl_c().await.is_ok() {}
     });
     let mut lines = BufReader::new(tokio::io::stdin()).lines();

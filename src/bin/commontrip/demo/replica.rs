@@ -1,7 +1,7 @@
-//! One replica: calls the upstream through its circuit breaker and says what it saw.
+//! One replica: calls the upstream through its circuit breaker and reports what it observed.
 //!
-//! The same in a task of the embedded show and in a process of its own. Knows nothing of the
-//! show's course: it finds out from the circuit.
+//! Runs as a task of the embedded show or as a process. Does not know the show's plan: it learns of
+//! outages from the circuit.
 
 use std::{
     io,
@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use commontrip::{CallError, CircuitBreaker, Clock, Commontrip, Policy, State, StoreError};
+use commontrip::{
+    CallError, CircuitBreaker, Clock, Commontrip, Outcome, Policy, State, StoreError,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -26,10 +28,10 @@ use tokio::{
 
 use super::upstream::mix;
 
-/// What a replica is told before it starts.
+/// What a replica needs to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignment {
-    /// Its name in the show and the fleet is `r` and this plus one.
+    /// Its name in the show and the fleet is `r{index + 1}`.
     pub index: usize,
     pub redis: Option<String>,
     /// Its name among the replicas that use the store.
@@ -48,26 +50,26 @@ pub enum Order {
     Stop,
 }
 
-/// What a replica says. Times are Unix ms by this machine's clock.
+/// What a replica reports. Times are Unix ms by this machine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
-    /// It can be started.
+    /// It is ready to start.
     Ready { pid: u32 },
-    /// It has heard of the transition to this generation.
+    /// It has learned of the transition to this generation.
     Knew { generation: u64, at_ms: u64 },
     /// It has rejected its first call in this generation.
     Rejects { generation: u64, at_ms: u64 },
     /// Its calls so far.
     Counts(Calls),
-    /// It has stopped, and last decided by this.
+    /// It has stopped; its last state and errors.
     Bye {
         state: State,
         generation: u64,
-        times_away: u64,
+        times_unavailable: u64,
         last_error: Option<String>,
     },
-    /// It has ended, how and why; not its own words.
+    /// It has ended, and why. Reported by the fleet, not by the replica.
     Gone { how: String },
 }
 
@@ -92,7 +94,7 @@ impl Calls {
         }
     }
 
-    /// What came since an earlier count.
+    /// The calls since an earlier count.
     pub const fn since(self, earlier: Self) -> Self {
         Self {
             ok: self.ok.saturating_sub(earlier.ok),
@@ -102,7 +104,7 @@ impl Calls {
     }
 }
 
-/// Why a replica could not go on.
+/// Why a replica had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicaError {
     #[error("the circuit's name is wrong")]
@@ -119,12 +121,12 @@ struct Replica {
     ok: AtomicU64,
     failed: AtomicU64,
     rejected: AtomicU64,
-    /// The last generation in which a call was rejected.
+    /// The last generation in which it rejected a call.
     rejects_in: AtomicU64,
     say: mpsc::UnboundedSender<Said>,
 }
 
-/// Lives one replica's life; ends early when nobody gives orders any more.
+/// Runs one replica. Ends early when the sender of orders is gone.
 pub async fn run(
     registry: Commontrip,
     me: Assignment,
@@ -154,7 +156,7 @@ pub async fn run(
 
     let mut dice = fastrand::Rng::with_seed(mix(replica.me.seed, replica.me.index as u64, 0));
     let mean_us = replica.me.call_every_us;
-    // Half to one and a half times the mean.
+    // 0.5 to 1.5 times the mean.
     let mut pause = || Duration::from_micros(mean_us / 2 + dice.u64(0..=mean_us));
     let mut next_call = Instant::now() + pause();
     let mut counts = tokio::time::interval(Duration::from_millis(100));
@@ -188,14 +190,14 @@ pub async fn run(
     replica.say(Said::Bye {
         state: last.state,
         generation: last.generation,
-        times_away: health.times_away,
+        times_unavailable: health.times_unavailable,
         last_error: health.last_error,
     });
     registry.shutdown().await;
     Ok(())
 }
 
-/// Waits until the store answers and pushes changes; the generation that it has.
+/// Waits until the store answers and pushes changes; returns the store's generation.
 async fn reach(registry: &Commontrip, breaker: &CircuitBreaker) -> Result<u64, StoreError> {
     const TRIES: u32 = 100;
     for _ in 0..TRIES {
@@ -222,7 +224,11 @@ impl Replica {
     }
 
     async fn call(self: Arc<Self>, number: u64) {
-        let paid = self.breaker.call(|| async {
+        let judge = |paid: &io::Result<()>| match paid {
+            Ok(()) => Outcome::Success,
+            Err(_) => Outcome::failure_of("error answer"),
+        };
+        let paid = self.breaker.call_with(judge, || async {
             let generation = self.breaker.cached().generation;
             self.pay(number, generation).await
         });

@@ -15,15 +15,15 @@ use crate::{
     words::wrap,
 };
 
-/// Up to here each replica has a mark of its own in the lines of counts.
+/// Up to this many replicas have a mark each in the lines of counts.
 const MARKS: usize = 32;
-/// Up to here a line names each replica.
+/// Up to this many replicas are named on a line.
 const NAMED: usize = 8;
-/// Where the second column of a line begins, and the third.
+/// Where the second and the third column of a line begin.
 const FIRST: usize = 10;
 const SECOND: usize = 17;
 
-/// Facts to text.
+/// Turns facts into text.
 pub struct Show {
     pub colour: bool,
 }
@@ -63,22 +63,22 @@ impl Show {
                 self.line(Some(*at_s), RED, "UPSTREAM FAILS", &text)
             }
             Fact::Upstream { at_s, .. } => {
-                let text = "it answers well again, but nobody knows yet";
+                let text = "it answers normally again, but no replica knows yet";
                 self.line(Some(*at_s), GREEN, "UPSTREAM HEALS", text)
             }
             Fact::Transition(change) => self.change(change),
             Fact::Spread(spread) => self.spread(spread),
-            // Of those a note tells, once.
+            // A note reports these once.
             Fact::Probe(Probe { alone: true, .. }) => String::new(),
             Fact::Probe(probe) => self.probe(probe),
             Fact::Tick(tick) => self.tick(tick),
             Fact::Note { at_s, text } => self.line(Some(*at_s), YELLOW, "NOTE", text),
-            // Told together, in the summary.
+            // The summary reports these together.
             Fact::Replica(_) | Fact::Verdict(_) => String::new(),
         }
     }
 
-    /// A line of the timeline: when, what, and more about it.
+    /// A line of the timeline: time, event, and details.
     fn line(&self, at_s: Option<f64>, colour: &str, what: &str, text: &str) -> String {
         let when = at_s.map_or_else(String::new, |at| format!("{at:5.1} s"));
         let what = self.paint(colour, &format!("{what:SECOND$}"));

@@ -10,6 +10,7 @@ use super::{
     encore::{self, Page},
     facts::{Fact, Member, Start},
     fleet::Fleet,
+    ownership,
     plan::{ERROR_PERCENT, Plan},
     replica::{Assignment, Order, Said},
     story::{Seen, Story},
@@ -18,16 +19,14 @@ use super::{
 use crate::out::in_words;
 use crate::serve::stopped;
 
-/// How long replicas may take to start; 64 processes on a small machine take a while.
+/// How long replicas may take to start; 64 processes take a while on a small machine.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 /// How long they may take to stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(3);
-/// How long the first answer of a Redis may take.
+/// How long a Redis may take for the first answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// A circuit that had calls this short a time ago is in use.
-const IN_USE_MS: u64 = 5_000;
 
-/// Shows it all. Whatever happens, no replica is left when this returns.
+/// Runs the show. No replica is left when this returns, whatever happens.
 pub async fn show(options: &Options) -> Result<End, DemoError> {
     let plan = Plan::new(options.seconds, options.replicas);
     let plan = plan.map_err(DemoError::cannot("make the policy"))?;
@@ -44,7 +43,7 @@ pub async fn show(options: &Options) -> Result<End, DemoError> {
     })?;
     let breaker = registry.circuit(&options.circuit, plan.policy.clone());
     let breaker = breaker.map_err(DemoError::cannot("make the circuit"))?;
-    let (events, notes, store_lag_ms) = prepare(options, &breaker, &clock).await?;
+    let (events, notes, store_lag_ms) = prepare(options, &registry, &breaker, &clock).await?;
     let upstream = Upstream::start(options.seed, clock.clone()).await;
     let upstream = upstream.map_err(DemoError::cannot("listen on the loopback"))?;
 
@@ -115,29 +114,25 @@ fn assign(options: &Options, plan: &Plan, upstream: &Upstream) -> Vec<Assignment
     (0..options.replicas).map(assignment).collect()
 }
 
-/// Gets a fresh circuit: what to follow, what to say about it, and by how much the store's clock
-/// is behind.
+/// Prepares a fresh circuit. Returns its events, the notes to show, and by how much the store's
+/// clock is behind.
 async fn prepare(
     options: &Options,
+    registry: &Commontrip,
     breaker: &CircuitBreaker,
     clock: &Clock,
 ) -> Result<(Events, Vec<String>, i64), DemoError> {
-    let away = |error: &dyn std::error::Error| {
+    let unavailable = |error: &dyn std::error::Error| {
         unreachable(options.redis.as_deref().unwrap_or_default(), error)
     };
-    let before = breaker.snapshot().await.map_err(|error| away(&error))?;
+    let before = breaker
+        .snapshot()
+        .await
+        .map_err(|error| unavailable(&error))?;
+    if options.redis.is_some() {
+        ownership::check(registry, &options.circuit).await?;
+    }
     let mut notes = Vec::new();
-    let last_call = before.last_success_ms.max(before.last_failure_ms);
-    let idle = before.now_ms.saturating_sub(last_call);
-    if last_call > 0 && idle < IN_USE_MS {
-        notes.push(format!(
-            "this circuit had calls {:.1} s ago: if somebody else uses it, choose another --circuit",
-            idle as f64 / 1000.0
-        ));
-    }
-    if before.state.is_override() {
-        notes.push(format!("an override ({}) was ended", before.state));
-    }
     if !before.policy.is_empty() {
         notes.push(format!(
             "a policy stored with this circuit wins over the show's: {}",
@@ -146,17 +141,20 @@ async fn prepare(
     }
     let reset = Override::because("a show begins").by("commontrip demo");
     let fresh = breaker.reset_with(reset).await;
-    let fresh = fresh.map_err(|error| away(&error))?;
+    let fresh = fresh.map_err(|error| unavailable(&error))?;
     let mut lag = (u64::MAX, 0);
     for _ in 0..5 {
         let (asked, asked_ns) = (clock.unix_ms(), clock.precise_ns());
-        let answer = breaker.snapshot().await.map_err(|error| away(&error))?;
+        let answer = breaker
+            .snapshot()
+            .await
+            .map_err(|error| unavailable(&error))?;
         let took = clock.precise_ns() - asked_ns;
-        // Halfway between question and answer.
+        // The local time halfway between question and answer.
         let here = asked + took / 2_000_000;
         lag = lag.min((took, here as i64 - answer.now_ms as i64));
     }
-    // One ms is no difference between clocks of whole ms.
+    // Both clocks count whole ms, so 1 ms is not a difference.
     let lag_ms = if lag.1.abs() <= 1 { 0 } else { lag.1 };
     Ok((breaker.events_after(fresh.generation), notes, lag_ms))
 }
@@ -170,7 +168,7 @@ fn unreachable(url: &str, error: &dyn std::error::Error) -> DemoError {
     ))
 }
 
-/// A URL as it may be shown.
+/// Removes the password from a URL.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
@@ -209,13 +207,13 @@ impl Stage<'_> {
         self.gather().await?;
         let told = match self.act(notes, page).await {
             Ok(kept) => kept,
-            // Nobody reads any more: the same end as Ctrl-C.
+            // The reader is gone: treat it like Ctrl-C.
             Err(_) => return Ok(End::Interrupted),
         };
         Ok(if told { End::Kept } else { End::Broken })
     }
 
-    /// Waits until every replica can be started.
+    /// Waits until every replica is ready to start.
     async fn gather(&mut self) -> Result<(), DemoError> {
         let ready = timeout(STARTS_WITHIN, async {
             while self.story.replicas.iter().any(|r| r.pid == 0) {
@@ -238,7 +236,7 @@ impl Stage<'_> {
         Err(DemoError::cannot("start the replicas")(problem))
     }
 
-    /// The show itself; whether the promises were kept.
+    /// Runs the show itself. Returns whether the promises were kept.
     async fn act(&mut self, notes: Vec<String>, page: Option<&Page>) -> io::Result<bool> {
         let start = self.start();
         self.story.began_ms = self.clock.unix_ms();
@@ -273,7 +271,7 @@ impl Stage<'_> {
     }
 
     fn start(&self) -> Start {
-        // With what is stored with the circuit.
+        // The rules in force, including the policy that is stored with the circuit.
         let rules = *self.breaker.policy().rules();
         let member = |seen: &Seen| Member {
             replica: seen.name.clone(),
@@ -283,6 +281,7 @@ impl Stage<'_> {
         Start {
             circuit: self.options.circuit.clone(),
             store: url.map_or_else(|| "embedded".to_owned(), without_password),
+            prefix: url.map(|_| ownership::PREFIX.to_owned()),
             upstream: self.upstream.address.to_string(),
             seed: self.options.seed,
             seconds: self.options.seconds,
@@ -308,10 +307,11 @@ impl Stage<'_> {
         }
     }
 
-    /// The facts in the next thing that happens; `None` at the time that is given.
+    /// Waits for the next thing that happens and returns its facts; `None` at the given time.
     async fn see(&mut self, until: Instant) -> Option<Vec<Fact>> {
         let seeing = tokio::select! {
-            // Cause before effect: a probe's answer, the transition that it made, who heard of it.
+            // Cause before effect: a probe's answer, the transition that it caused, then who
+            // learned of it.
             biased;
             Some(served) = self.upstream.served.recv() => Seeing::Served(served),
             Some(event) = self.events.next() => Seeing::Event(event),
@@ -326,7 +326,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Stops the replicas, hears their last words and judges.
+    /// Stops the replicas, collects their last messages and judges.
     async fn finish(&mut self) -> io::Result<bool> {
         self.fleet.order(Order::Stop);
         let until = Instant::now() + STOPS_WITHIN;
@@ -339,7 +339,7 @@ impl Stage<'_> {
         let spread = self.story.spread_of_all(self.clock.unix_ms());
         self.teller.tell(spread)?;
         self.teller
-            .tell(self.story.away_note(self.clock.unix_ms()))?;
+            .tell(self.story.unavailable_note(self.clock.unix_ms()))?;
         let rules = *self.breaker.policy().rules();
         let allowed = rules.permitted_number_of_calls_in_half_open_state;
         let (facts, kept) = self.story.ending(allowed);

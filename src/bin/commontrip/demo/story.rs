@@ -1,8 +1,8 @@
-//! From what was seen to what is told: puts words, transitions and calls together.
+//! Turns observations into facts: joins messages, transitions and calls.
 //!
-//! Owns the facts of the show as it goes on; [`verdict`](super::verdict) judges them at the end.
-//! Does no I/O and reads no clock: times come with what is seen, as Unix ms by this machine's
-//! clock, and are exact to about one.
+//! Owns the facts while the show runs; [`verdict`](super::verdict) judges them at the end. Does no
+//! I/O and reads no clock: each observation brings its time, in Unix ms by this machine's clock,
+//! exact to about 1 ms.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use super::{
     upstream::Served,
 };
 
-/// A probe that was permitted before the circuit opened again arrives at most this much later;
-/// what arrives later still was permitted by nobody but its replica.
+/// A probe that was permitted before the circuit opened again arrives at most this much later. A
+/// replica has sent a later one by its own decision.
 const ON_ITS_WAY_MS: u64 = 100;
 
 /// What is known of one replica.
@@ -28,18 +28,18 @@ pub struct Seen {
     pub pid: u32,
     pub calls: Calls,
     pub ticked: Calls,
-    /// Generation -> when it knew.
+    /// Generation -> when the replica learned of it.
     pub knew: BTreeMap<u64, u64>,
-    /// Generation -> when it first rejected.
+    /// Generation -> when the replica first rejected a call.
     pub rejects: BTreeMap<u64, u64>,
-    /// Its state and how often it lost the store, at its end.
+    /// At its end: its state, and how often it lost the store.
     pub bye: Option<(State, u64)>,
-    /// Why it lost the store last.
+    /// Why it last lost the store.
     pub last_error: Option<String>,
     pub gone: Option<String>,
 }
 
-/// One time in which the circuit was not closed.
+/// One period in which the circuit was not closed.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
     pub generation: u64,
@@ -48,25 +48,25 @@ pub struct Outage {
     pub closed_ms: u64,
 }
 
-/// What a call was to the circuit, judged by when the upstream got it.
+/// A call's role for the circuit, judged by when it reached the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Normal,
-    /// Made after the trip by a replica that had not heard of it.
+    /// Made after the trip by a replica that did not know of it.
     Unaware,
     Probe,
 }
 
 pub struct Story {
     pub began_ms: u64,
-    /// What to add to the store's time to get this machine's.
+    /// Add this to the store's time to get this machine's.
     pub store_lag_ms: i64,
     pub replicas: Vec<Seen>,
     pub events: Vec<Event>,
     pub outages: Vec<Outage>,
     pub served: Vec<Served>,
     pub healed_ms: Option<u64>,
-    /// Generations of which it is still to be told who knew when.
+    /// Generations whose spread is still to be reported.
     spreading: Vec<u64>,
     told_alone: bool,
 }
@@ -91,7 +91,7 @@ impl Story {
         unix_ms.saturating_sub(self.began_ms) as f64 / 1000.0
     }
 
-    /// When a transition was, by this machine's clock.
+    /// When a transition took place, by this machine's clock.
     pub fn when(&self, event: &Event) -> u64 {
         event.at_ms.saturating_add_signed(self.store_lag_ms)
     }
@@ -151,18 +151,19 @@ impl Story {
             }
             Said::Rejects { generation, at_ms } => {
                 replica.rejects.entry(generation).or_insert(at_ms);
-                // Whoever rejects knows, even if the news itself comes later.
+                // A replica that rejects knows of the transition, even if its message arrives
+                // later.
                 let knew = replica.knew.entry(generation).or_insert(at_ms);
                 *knew = at_ms.min(*knew);
             }
             Said::Counts(calls) => replica.calls = calls,
             Said::Bye {
                 state,
-                times_away,
+                times_unavailable,
                 last_error,
                 ..
             } => {
-                replica.bye = Some((state, times_away));
+                replica.bye = Some((state, times_unavailable));
                 replica.last_error = last_error;
             }
             Said::Gone { how } => {
@@ -193,7 +194,7 @@ impl Story {
         let replica = self.replicas[served.replica].name.clone();
         if alone && !std::mem::replace(&mut self.told_alone, true) {
             let text = format!(
-                "{replica} makes calls although the circuit is open: it goes by itself, as others may"
+                "{replica} makes calls although the circuit is open: it uses its local circuit, as others may"
             );
             facts.push(Fact::Note { at_s, text });
         }
@@ -229,8 +230,8 @@ impl Story {
         })
     }
 
-    /// What a call was to the circuit. A replica that says it knows an older generation than the
-    /// trip's cannot have been given a probe: a probe's permit comes with the newer one.
+    /// Returns a call's role. A replica that reports a generation older than the trip's cannot have
+    /// been given a probe: a probe's permit comes with the newer generation.
     pub fn role(&self, served: &Served) -> Role {
         let within = |o: &&Outage| (o.tripped_ms..o.closed_ms).contains(&served.arrived_ms);
         match self.outages.iter().find(within) {
@@ -240,20 +241,24 @@ impl Story {
         }
     }
 
-    /// How long after a transition a replica knew it or a later one.
+    /// How long after a transition a replica knew of it or of a later one.
     pub fn knew_after(&self, replica: &Seen, event: &Event) -> Option<u64> {
         let at = replica.knew.range(event.generation..).map(|(_, at)| *at);
         Some(at.min()?.saturating_sub(self.when(event)))
     }
 
-    /// Which replicas lost the store on the way; the probe limit holds among those that have it.
-    pub fn away_note(&self, now_ms: u64) -> Option<Fact> {
-        let away = |r: &&Seen| r.bye.is_some_and(|(_, times)| times > 0);
-        let away: Vec<_> = self.replicas.iter().filter(away).collect();
-        let why = away.last()?.last_error.as_deref().unwrap_or_default();
+    /// Notes which replicas lost the store. The probe limit applies only to replicas that have it.
+    pub fn unavailable_note(&self, now_ms: u64) -> Option<Fact> {
+        let unavailable = |r: &&Seen| r.bye.is_some_and(|(_, times)| times > 0);
+        let unavailable: Vec<_> = self.replicas.iter().filter(unavailable).collect();
+        let why = unavailable
+            .last()?
+            .last_error
+            .as_deref()
+            .unwrap_or_default();
         let text = format!(
-            "{} of {} replicas lost the store for a while and went by themselves: {why}",
-            away.len(),
+            "{} of {} replicas lost the store for a while and used their local circuits: {why}",
+            unavailable.len(),
             self.replicas.len()
         );
         let at_s = self.at_s(now_ms);
@@ -265,7 +270,7 @@ impl Story {
         own.map_or_else(|| id.to_owned(), |r| r.name.clone())
     }
 
-    /// The replica that goes by this id, which ends with a random part of the registry's.
+    /// Finds a replica by its id, which ends with the registry's random part.
     fn replica(&self, id: &str) -> Option<&Seen> {
         let (given, _) = id.rsplit_once('.')?;
         self.replicas.iter().find(|r| r.id == given)
@@ -282,7 +287,7 @@ impl Story {
         }
     }
 
-    /// Tells who knew when, as far as it is known now.
+    /// Reports when each replica learned of the pending transitions, as far as it is known now.
     pub fn spread_of_all(&mut self, now_ms: u64) -> Vec<Fact> {
         let told = std::mem::take(&mut self.spreading);
         let events = self.events.iter();

@@ -11,13 +11,13 @@ use crate::{
     words::wrap,
 };
 
-/// Up to here the table has a row for each replica.
+/// Up to this many replicas have a row each in the table.
 const ROWS: usize = 16;
-/// Beyond that, for the slowest to know.
+/// With more replicas, the table shows only this many: those that learned last.
 const SLOWEST: usize = 8;
 
 impl Show {
-    /// What the facts of the end say together.
+    /// Joins the facts of the end.
     pub fn summary(&self, ending: &[Fact]) -> String {
         let totals: Vec<_> = ending
             .iter()

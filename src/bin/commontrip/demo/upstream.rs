@@ -1,9 +1,9 @@
-//! The flaky upstream: a TCP server on the loopback.
+//! The flaky upstream: a TCP server on loopback.
 //!
-//! One line a call, `pay REPLICA NUMBER GENERATION`, answered with `ok` or `error`. It sees every
-//! call that gets past the circuit, so it is the witness of how many probes were out.
-//! Which calls fail and how long they take depends on the seed, the replica and the call's number
-//! alone, so it is the same whatever the order of arrival.
+//! Each call is one line, `pay REPLICA NUMBER GENERATION`, answered with `ok` or `error`. The
+//! server sees every call that passes the circuit, so its record shows how many probes were in
+//! flight. Whether a call fails and how long it takes depends only on the seed, the replica and the
+//! call's number, not on the order of arrival.
 
 use std::{
     io,
@@ -26,26 +26,26 @@ use super::plan::ERROR_PERCENT;
 
 /// How long a call takes, ms.
 const LATENCY_MS: std::ops::Range<u64> = 15..60;
-/// The longest line that is read.
+/// The maximum length of a line.
 const LONGEST_LINE: u64 = 100;
 
 /// One call that the upstream has answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Served {
     pub replica: usize,
-    /// The circuit's generation as the caller knew it when it made the call.
+    /// The circuit's generation that the caller knew when it made the call.
     pub generation: u64,
     pub arrived_ms: u64,
     pub answered_ms: u64,
-    /// The same two by a finer clock, to see which of two calls was first.
+    /// The same two times by a finer clock, to order calls.
     pub arrived_ns: u64,
     pub answered_ns: u64,
-    /// Calls in flight when it had arrived, itself included.
+    /// Calls in flight when it had arrived, including this one.
     pub in_flight: usize,
     pub ok: bool,
 }
 
-/// The server; ends with the runtime.
+/// The server; it ends with the runtime.
 pub struct Upstream {
     pub address: SocketAddr,
     pub served: mpsc::UnboundedReceiver<Served>,
@@ -91,11 +91,11 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
             Ok((stream, _)) => {
                 let state = Arc::clone(&state);
                 tokio::spawn(async move {
-                    // A caller that goes away is its own affair.
+                    // A caller may hang up.
                     let _ = serve(stream, &state).await;
                 });
             }
-            // Out of file descriptors, most likely: some will be free again.
+            // Most likely out of file descriptors; some will be free again.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -121,7 +121,7 @@ async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
         let unlucky = dice.u64(0..100) < ERROR_PERCENT;
         tokio::time::sleep(Duration::from_millis(dice.u64(LATENCY_MS))).await;
         let ok = !(unlucky && state.failing.load(Ordering::SeqCst));
-        // No longer in flight from before the answer leaves: whoever gets it may call again.
+        // Ends the flight before the answer leaves, because the caller may then call again at once.
         drop(flight);
         // An error means that the show is over.
         let _ = state.served.send(Served {
@@ -139,7 +139,7 @@ async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
     }
 }
 
-/// A call in flight, with how many there were when it began.
+/// A call in flight, and how many were in flight when it began.
 struct Flight<'a>(&'a AtomicUsize, usize);
 
 impl<'a> Flight<'a> {
@@ -165,7 +165,7 @@ fn parse(line: &str) -> Option<(usize, u64, u64)> {
     words.next().is_none().then_some(parsed)
 }
 
-/// One number of three, well spread (the finalizer of `SplitMix64`).
+/// Mixes three numbers into one (the finalizer of `SplitMix64`).
 pub fn mix(seed: u64, a: u64, b: u64) -> u64 {
     let mut z = seed
         .wrapping_add(a.wrapping_mul(0x9e37_79b9_7f4a_7c15))

@@ -1,7 +1,7 @@
-//! Whether what was seen kept the promises.
+//! Whether the observations kept the promises.
 //!
-//! Judges by the upstream's own record of calls where it can: what replicas say of themselves
-//! does not count for the probe limit.
+//! Judges by the upstream's own record of calls where possible: the probe limit never relies on
+//! what replicas report of themselves.
 
 use commontrip::{Reason, State};
 
@@ -11,7 +11,7 @@ use super::{
     story::{Role, Seen, Story},
 };
 
-/// The end of the show: one fact a replica, then the verdict.
+/// Judges the show: one fact for each replica, then the verdict.
 pub fn judge(story: &Story, probes_allowed: u64) -> (Vec<Total>, Verdict) {
     let probes_by = |index: Option<usize>| {
         let of = |s: &&_| story.role(s) == Role::Probe;
@@ -53,7 +53,7 @@ pub fn judge(story: &Story, probes_allowed: u64) -> (Vec<Total>, Verdict) {
         closed(story, &totals, recovery_ms),
     ];
     if stepped_in(story) {
-        // What the circuit did then was somebody's will; the limit of probes holds all the same.
+        // An operator caused what the circuit did. Only the probe limit still applies.
         for promise in promises.iter_mut().filter(|p| p.promise != "probe_limit") {
             promise.kept = true;
             promise.text += ", and an operator stepped in: not judged";
@@ -101,17 +101,17 @@ fn total(story: &Story, replica: &Seen, probes: u64) -> Total {
         first_rejection_after_ms: trip
             .and_then(|trip| Some(rejected?.saturating_sub(story.when(trip)))),
         state: replica.bye.map(|(state, _)| state),
-        times_away: replica.bye.map_or(0, |(_, times)| times),
+        times_unavailable: replica.bye.map_or(0, |(_, times)| times),
     }
 }
 
-/// Whether somebody commanded the circuit during the show.
+/// Whether somebody sent the circuit a command during the show.
 fn stepped_in(story: &Story) -> bool {
     let mut reasons = story.events.iter().map(|event| event.reason);
     reasons.any(|reason| matches!(reason, Reason::Override | Reason::Reset))
 }
 
-/// The most probes that were at the upstream at once.
+/// The maximum number of probes that were at the upstream at once.
 fn most_at_once(story: &Story) -> u64 {
     let probes = story.served.iter().filter(|s| story.role(s) == Role::Probe);
     let mut edges: Vec<_> = probes

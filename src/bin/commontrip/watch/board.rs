@@ -1,6 +1,6 @@
-//! What the terminal view knows: circuits, their pasts, the store, what is selected.
+//! The state of the terminal view: circuits, their history, the store, the selection.
 //!
-//! Owns how news and keys change that; draws nothing, asks nobody. Time is an argument.
+//! Owns how updates and keys change that; draws nothing and asks nobody. Time is an argument.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,13 +15,15 @@ use commontrip::{
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tokio::time::Instant;
 
+use crate::words::Zone;
+
 /// The width of a column of a graph, ms: that of the store's slices.
 pub const SLICE_MS: u64 = 10_000;
-/// How many are kept.
+/// How many columns are kept.
 const SLICES: usize = 360;
-/// How many events of the circuit that is shown are kept.
+/// How many events of the shown circuit are kept.
 const EVENTS: usize = 256;
-/// After so long without a word from the store what is shown is old.
+/// Data is considered old when the store has not been heard for this long.
 const OLD: Duration = Duration::from_secs(3);
 
 /// One column of a graph.
@@ -33,55 +35,57 @@ pub struct Column {
     pub rejected: u64,
 }
 
-/// A circuit.
+/// A circuit and its graph.
 pub struct Row {
     pub view: View,
-    /// Columns in which something was reported, oldest first.
+    /// Columns with reported calls, oldest first.
     pub columns: VecDeque<Column>,
 }
 
-/// What a key asks for.
+/// What a key requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     None,
-    /// The events of the circuit that is shown.
+    /// The events of the shown circuit.
     Past,
     Leave,
 }
 
-/// What is known.
+/// The state of the view.
 pub struct Board {
     pub rows: BTreeMap<Name, Row>,
-    /// The circuit under the cursor.
+    /// The circuit at the cursor.
     pub selected: Option<Name>,
-    /// Whether one circuit is shown, and not the list.
+    /// Whether one circuit is shown instead of the list.
     pub one: bool,
-    /// Events of the circuit that is shown, oldest first.
+    /// Events of the shown circuit, oldest first.
     pub events: VecDeque<Event>,
     /// Why the store does not answer.
-    pub away: Option<String>,
-    /// The store's time as last heard, and when that was.
+    pub unavailable: Option<String>,
+    /// The store's time as last heard, and when it was heard.
     pub heard: Option<(u64, Instant)>,
     /// The present.
     pub now: Option<Instant>,
     pub colour: bool,
-    /// The only circuit that is watched.
+    pub zone: Zone,
+    /// The only circuit to watch, if set.
     only: Option<Name>,
     events_of: Option<Name>,
     begun: bool,
 }
 
 impl Board {
-    pub fn new(only: Option<Name>, colour: bool) -> Self {
+    pub fn new(only: Option<Name>, colour: bool, zone: Zone) -> Self {
         Self {
             rows: BTreeMap::new(),
             one: only.is_some(),
             selected: only.clone(),
             events: VecDeque::new(),
-            away: None,
+            unavailable: None,
             heard: None,
             now: None,
             colour,
+            zone,
             only,
             events_of: None,
             begun: false,
@@ -93,12 +97,12 @@ impl Board {
         self.selected.as_ref().filter(|_| self.one)
     }
 
-    /// Whether all circuits were told.
+    /// Whether the first full list of circuits has arrived.
     pub const fn has_begun(&self) -> bool {
         self.begun
     }
 
-    /// The store's present time, Unix ms, as far as it can be known.
+    /// The store's estimated present time, Unix ms.
     pub fn now_ms(&self) -> u64 {
         let age = self.age().unwrap_or_default();
         let heard = self.heard.map_or(0, |(ms, _)| ms);
@@ -114,12 +118,12 @@ impl Board {
         )
     }
 
-    /// Whether what is shown is old.
+    /// Whether the displayed data is old.
     pub fn is_old(&self) -> bool {
         self.age().is_some_and(|age| age >= OLD)
     }
 
-    /// Circuits, worst first.
+    /// All circuits, worst first.
     pub fn listed(&self) -> Vec<&Row> {
         let mut rows: Vec<_> = self.rows.values().collect();
         rows.sort_by(|a, b| a.view.worst_first(&b.view));
@@ -134,10 +138,10 @@ impl Board {
 
     pub fn take(&mut self, news: News, now: Instant) {
         match news {
-            News::Circuits(views) => {
+            News::Circuits(all) => {
                 self.begun = true;
                 self.rows.clear();
-                for view in views {
+                for view in all.circuits {
                     self.hear(view.snapshot.now_ms, now);
                     self.begin(view);
                 }
@@ -155,10 +159,10 @@ impl Board {
             News::Entry(name, event) if self.shown() == Some(&name) => {
                 self.add_event(Event::clone(&event));
             }
-            News::Store(Ok(_)) => self.away = None,
-            News::Store(Err(why)) => self.away = Some(why),
+            News::Store(Ok(_)) => self.unavailable = None,
+            News::Store(Err(why)) => self.unavailable = Some(why),
             News::Tick(ms) => {
-                self.away = None;
+                self.unavailable = None;
                 self.heard = Some((ms, now));
             }
             _ => {}
@@ -184,7 +188,7 @@ impl Board {
         self.rows.insert(view.name.clone(), Row { view, columns });
     }
 
-    /// What was counted since the circuit was last seen belongs to the present column.
+    /// Adds the counts since the last update to the present column.
     fn update(&mut self, view: View) {
         if !self.is_wanted(&view.name) {
             return;
@@ -200,7 +204,7 @@ impl Board {
             at_ms: is.now_ms - is.now_ms % SLICE_MS,
             successes: more(|seen| seen.successes_total),
             failures: more(|seen| seen.failures_total),
-            rejected: more(|seen| seen.not_permitted_total),
+            rejected: more(|seen| seen.rejected_total),
         };
         if (new.successes, new.failures, new.rejected) != (0, 0, 0) {
             match row.columns.back_mut() {
@@ -228,7 +232,7 @@ impl Board {
         }
     }
 
-    /// Takes the record of a circuit.
+    /// Takes the recorded events of a circuit.
     pub fn past(&mut self, name: Name, events: Vec<Event>) {
         if self.shown() == Some(&name) {
             self.events = events.into();
@@ -236,7 +240,7 @@ impl Board {
         }
     }
 
-    /// Whether the record of the circuit that is shown is there.
+    /// Whether the recorded events of the shown circuit have arrived.
     pub fn has_past(&self) -> bool {
         self.shown().is_some() && self.shown() == self.events_of.as_ref()
     }
@@ -278,7 +282,7 @@ impl Board {
         Wish::None
     }
 
-    /// Moves the cursor; where one circuit is shown, to the next one.
+    /// Moves the cursor. If one circuit is shown, moves to the next one.
     fn step(&mut self, by: isize) -> Wish {
         let rows = self.listed();
         let Some(last) = rows.len().checked_sub(1) else {
@@ -311,6 +315,6 @@ fn column(slice: &Interval) -> Column {
         at_ms: slice.at_ms,
         successes: slice.successes,
         failures: slice.failures,
-        rejected: slice.not_permitted,
+        rejected: slice.rejected,
     }
 }

@@ -1,10 +1,11 @@
-//! The terminal view: a list of circuits with a small graph each, or one circuit with larger ones.
+//! The terminal view: a list of circuits with a small graph each, or one circuit with larger
+//! graphs.
 //!
-//! Owns the layout; what there is to be seen is the [`Board`]'s. Any size will do: what does not fit is left out.
+//! Owns the layout; [`Board`] owns the content. Works at any size: what does not fit is left out.
 
 use std::collections::HashMap;
 
-use commontrip::State;
+use commontrip::{Snapshot, State};
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -16,10 +17,14 @@ use ratatui::{
 use super::board::{Board, Column, Row, SLICE_MS};
 use crate::{out::shown, words};
 
-/// Heights of a bar of a graph, in eighths of a line.
+/// Bars of a graph, in eighths of a line.
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Draws what there is.
+/// The minimum widths of a graph in the list, and of the reasons beside it.
+const GRAPH: usize = 12;
+const WHY: usize = 22;
+
+/// Draws the board.
 pub fn draw(frame: &mut Frame<'_>, board: &Board) {
     let [head, body, foot] = Layout::vertical([
         Constraint::Length(1),
@@ -81,7 +86,7 @@ impl Brush {
         }
     }
 
-    /// What is old is dim.
+    /// Old data is dim.
     fn body(&self, board: &Board) -> Style {
         match board.is_old() {
             true => self.dim(),
@@ -94,12 +99,12 @@ impl Brush {
         let age = board
             .age()
             .map(|age| words::span(u64::try_from(age.as_millis()).unwrap_or(0)));
-        if board.away.is_some() || board.is_old() {
+        if board.unavailable.is_some() || board.is_old() {
             let age = age.map_or(String::new(), |age| {
                 format!(", these numbers are {age} old")
             });
             let why = board
-                .away
+                .unavailable
                 .as_ref()
                 .map_or(String::new(), |why| format!(": {}", shown(why)));
             let style = self.ink(Color::Red).add_modifier(Modifier::BOLD);
@@ -117,7 +122,7 @@ impl Brush {
         }
         if let Some((ms, _)) = board.heard {
             spans.push(Span::styled(
-                format!("  {} UTC", words::time_of_day(ms)),
+                format!("  {} {}", board.zone.time_of_day(ms), board.zone.name(ms)),
                 self.dim(),
             ));
         }
@@ -132,19 +137,29 @@ impl Brush {
             .iter()
             .map(|row| Span::raw(shown(row.view.name.as_str())).width());
         let name = name.max().unwrap_or(4).clamp(4, (most / 3).max(8));
-        // Columns by what they are worth: the last ones go first where there is no room.
+        // Columns by importance: the last ones are dropped first if there is no room.
         let fixed = name + 12 + 8 + 7 + 7 + 5;
         let spare = most.saturating_sub(fixed);
-        let [calls, rejected, replicas] = [8, 19, 28].map(|needs| spare >= needs + 12);
-        let used = [(calls, 8), (rejected, 11), (replicas, 9)];
-        let used: usize = used
-            .iter()
-            .filter(|(is, _)| *is)
-            .map(|(_, width)| width)
-            .sum();
-        let graph = spare.saturating_sub(used + 2).min(60);
+        let whys: Vec<_> = rows.iter().map(|row| why(&row.view.snapshot)).collect();
+        let longest = whys.iter().map(|why| Span::raw(why.as_str()).width()).max();
+        let longest = longest.unwrap_or(0);
+        let with_why = longest > 0 && spare >= WHY + GRAPH + 2;
+        let mut left =
+            spare.saturating_sub(GRAPH + if with_why { WHY.min(longest) + 2 } else { 0 });
+        let [calls, rejected, replicas] = [8, 11, 9].map(|width| {
+            let fits = left >= width;
+            left = if fits { left - width } else { 0 };
+            fits
+        });
+        // The remaining width goes to the reasons, then to the graphs.
+        let mut why_width = WHY.min(longest);
+        if with_why {
+            let more = left.min(longest - why_width);
+            (why_width, left) = (why_width + more, left - more);
+        }
+        let graph = (GRAPH.min(spare) + left).min(60);
         let right = |text: String| Cell::from(Line::from(text).right_aligned());
-        let line = |row: &&Row| {
+        let line = |(row, why): (&&Row, String)| {
             let seen = &row.view.snapshot;
             let mut cells = vec![
                 Cell::from(shown(row.view.name.as_str())),
@@ -160,12 +175,15 @@ impl Brush {
                 cells.push(right(seen.calls.to_string()));
             }
             if rejected {
-                cells.push(right(seen.not_permitted_total.to_string()));
+                cells.push(right(seen.rejected_total.to_string()));
             }
             if replicas {
                 cells.push(right(seen.replicas.to_string()));
             }
             cells.push(Cell::from(self.small_graph(row, now_ms, graph)));
+            if with_why {
+                cells.push(Cell::from(why));
+            }
             TableRow::new(cells)
         };
         let mut heads = vec!["NAME", "STATE", "SINCE", "LEFT", "FAILING"];
@@ -186,17 +204,22 @@ impl Brush {
                 widths.push(Constraint::Length(width));
             }
         }
-        heads.push("");
-        widths.push(Constraint::Min(0));
+        let numbers = 2..heads.len();
+        heads.push("CALLS/10 s");
+        widths.push(Constraint::Length(u16::try_from(graph).unwrap_or(u16::MAX)));
+        if with_why {
+            heads.push("WHY");
+            widths.push(Constraint::Min(u16::try_from(why_width).unwrap_or(0)));
+        }
         let aligned = heads.iter().enumerate().map(|(i, head)| {
             let line = Line::from(*head);
-            match i >= 2 {
+            match numbers.contains(&i) {
                 true => line.right_aligned(),
                 false => line,
             }
         });
         let head = TableRow::new(aligned.map(Cell::from)).style(self.dim());
-        let table = Table::new(rows.iter().map(line), widths)
+        let table = Table::new(rows.iter().zip(whys).map(line), widths)
             .header(head)
             .style(self.body(board))
             .row_highlight_style(Modifier::REVERSED);
@@ -207,7 +230,8 @@ impl Brush {
         frame.render_stateful_widget(table, area, &mut state);
     }
 
-    /// A bar for each 10 s, the newest last: its height says how many calls, its colour what became of them.
+    /// A bar for each complete 10 s, the newest last. Its height shows the number of calls, its
+    /// colour their outcomes.
     fn small_graph(&self, row: &Row, now_ms: u64, width: usize) -> Line<'static> {
         let columns = columns(row, now_ms, width);
         let all = |column: &Column| column.successes + column.failures + column.rejected;
@@ -237,8 +261,9 @@ impl Brush {
             16..30 => 3,
             _ => 6,
         };
-        let [top, ok, failed, rejected, below] = Layout::vertical([
+        let [top, title, ok, failed, rejected, below] = Layout::vertical([
             Constraint::Length(above + 1),
+            Constraint::Length(graph.min(1)),
             Constraint::Length(graph),
             Constraint::Length(graph),
             Constraint::Length(graph),
@@ -251,7 +276,10 @@ impl Brush {
             board.now_ms(),
             usize::from(area.width.saturating_sub(11)),
         );
-        // One scale, so that they can be compared.
+        let span = words::span(columns.len() as u64 * SLICE_MS);
+        let words = format!("calls of the last {span}, a bar for each 10 s that are over");
+        frame.render_widget(Line::styled(words, self.dim()), title);
+        // One scale, so that the graphs can be compared.
         let most = columns
             .iter()
             .map(|c| c.successes.max(c.failures).max(c.rejected))
@@ -303,10 +331,14 @@ impl Brush {
             seen.slow,
             words::percent(view.slow_rate),
         ));
+        let kinds = words::kinds(seen);
+        if !kinds.is_empty() {
+            say(format!("what failed: {kinds}"));
+        }
         say(format!(
             "{}; rejected ever: {}; abandoned ever: {}; generation {}",
             words::count(seen.replicas, "replica"),
-            seen.not_permitted_total,
+            seen.rejected_total,
             seen.abandoned_total,
             seen.generation
         ));
@@ -357,15 +389,15 @@ impl Brush {
 
     fn events(&self, frame: &mut Frame<'_>, area: Rect, board: &Board) {
         let head = match board.has_past() {
-            true => "events, newest first, UTC; a bar is 10 s",
-            false => "events: looking ...",
+            true => format!("events, newest first, {}", board.zone.name(board.now_ms())),
+            false => "events: looking ...".to_owned(),
         };
         let block = Block::new().title(Line::styled(head, self.dim()));
         let inner = block.inner(area);
         frame.render_widget(block, area);
-        let when = match inner.width {
-            0..110 => words::time_of_day,
-            _ => words::date,
+        let when = |ms| match inner.width {
+            0..110 => board.zone.time_of_day(ms),
+            _ => board.zone.date(ms),
         };
         let newest = board.events.iter().rev().take(usize::from(inner.height));
         let lines: Vec<_> = newest
@@ -385,7 +417,7 @@ impl Brush {
     }
 }
 
-/// How many eighths of so many lines a bar fills; what is not 0 is seen.
+/// How many eighths of `lines` a bar fills; at least one unless `n` is 0.
 fn eighths(n: u64, most: u64, lines: usize) -> usize {
     let full = lines as u128 * 8;
     let height = u128::from(n) * full / u128::from(most.max(1));
@@ -393,14 +425,23 @@ fn eighths(n: u64, most: u64, lines: usize) -> usize {
     height.max(usize::from(n > 0))
 }
 
-/// The newest columns up to the present one, gaps included.
+/// Why a circuit is not closed.
+fn why(seen: &Snapshot) -> String {
+    match seen.state {
+        State::Closed => String::new(),
+        _ => words::why(seen, []),
+    }
+}
+
+/// The newest complete columns, including gaps. The present one is not complete yet, and would look
+/// as if calls had become fewer.
 fn columns(row: &Row, now_ms: u64, width: usize) -> Vec<Column> {
     let known: HashMap<u64, &Column> = row
         .columns
         .iter()
         .map(|column| (column.at_ms, column))
         .collect();
-    let newest = now_ms - now_ms % SLICE_MS;
+    let newest = (now_ms - now_ms % SLICE_MS).saturating_sub(SLICE_MS);
     let times = (0..width as u64)
         .rev()
         .map(|back| newest.saturating_sub(back * SLICE_MS));

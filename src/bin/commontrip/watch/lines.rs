@@ -1,8 +1,9 @@
-//! News as lines of JSON: `{"event": "circuit", "data": {...}}`, the names and shapes of the admin server's stream.
+//! Updates as lines of JSON: `{"event": "circuit", "data": {...}}`, with the names and shapes of
+//! the admin server's stream.
 
 use commontrip::{
     Event, Name,
-    operator::{News, Tidings, View},
+    operator::{News, NewsStream, View},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -22,23 +23,24 @@ struct Entry<'a> {
     event: &'a Event,
 }
 
-/// Writes them, until nobody reads.
-pub async fn write(mut tidings: Tidings, only: Option<Name>) -> Done {
+/// Writes the updates until the reader is gone.
+pub async fn write(mut news: NewsStream, only: Option<Name>) -> Done {
     loop {
-        if let Some(line) = line(tidings.next().await, only.as_ref()) {
+        if let Some(line) = line(news.next().await, only.as_ref()) {
             tell_line(&line?)?;
         }
     }
 }
 
-/// The line of a piece of news; `None` when it is of another circuit.
+/// The line of an update; `None` if it concerns another circuit.
 fn line(news: News, only: Option<&Name>) -> Option<Result<Line, Failure>> {
     let wanted = |name: &Name| only.is_none_or(|only| only == name);
     let (event, data) = match news {
-        News::Circuits(views) => {
+        News::Circuits(all) => {
+            let views = &all.circuits;
             let now_ms = views.iter().map(|view| view.snapshot.now_ms).max();
             let views: Vec<&View> = views.iter().filter(|view| wanted(&view.name)).collect();
-            let data = json!({ "now_ms": now_ms.unwrap_or(0), "circuits": views });
+            let data = json!({ "now_ms": now_ms.unwrap_or(0), "circuits": views, "incomplete": all.incomplete });
             ("circuits", Ok(data))
         }
         News::Circuit(view) => {

@@ -1,7 +1,7 @@
-//! `commontrip watch`: the circuits as they change.
+//! `commontrip watch`: shows the circuits as they change.
 //!
-//! Owns the way of news and keys to the [`Board`](board::Board), and that the terminal is as it was afterwards, also
-//! after a panic. Without a terminal each piece of news is a line of JSON.
+//! Passes updates and keys to the [`Board`](board::Board), and restores the terminal at the end,
+//! even after a panic. Without a terminal each update is a line of JSON.
 
 mod board;
 mod draw;
@@ -17,7 +17,7 @@ use std::{
 use clap::Args;
 use commontrip::{
     Event, Name,
-    operator::{Operator, Tidings},
+    operator::{NewsStream, Operator},
 };
 use crossterm::event::{Event as Input, EventStream, KeyEventKind};
 use futures_util::StreamExt;
@@ -33,10 +33,10 @@ use crate::{
     out::{Done, When, is_plain},
 };
 
-/// How often the screen is drawn anew though nothing came, for what ages.
+/// How often the screen is redrawn without an update, because ages change.
 const REDRAW: Duration = Duration::from_millis(500);
 
-/// What `commontrip watch` can be told.
+/// Arguments of `commontrip watch`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// Only this circuit
@@ -46,7 +46,7 @@ pub struct Options {
     common: Common,
 }
 
-/// Watches, until somebody leaves.
+/// Watches until the user leaves.
 pub async fn run(options: &Options) -> Done {
     let operator = options.common.connection.operator()?;
     let only = match &options.name {
@@ -60,24 +60,24 @@ pub async fn run(options: &Options) -> Done {
         }
     };
     let out = &options.common.output;
-    let tidings = operator.live().subscribe();
+    let news = operator.live().subscribe();
     if out.json || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        return lines::write(tidings, only).await;
+        return lines::write(news, only).await;
     }
     let colour = out.color != When::Never && (out.color == When::Always || !is_plain());
-    // Puts the terminal back also when there is a panic.
+    // Restores the terminal after a panic as well.
     let mut terminal = ratatui::try_init()?;
-    let mut screen = Screen::new(operator, Board::new(only, colour));
-    let watched = screen.watch(&mut terminal, tidings).await;
+    let mut screen = Screen::new(operator, Board::new(only, colour, out.zone()));
+    let watched = screen.watch(&mut terminal, news).await;
     ratatui::restore();
     watched
 }
 
-/// What is watched, and who is asked for more of it.
+/// The board, and the operator that provides its data.
 struct Screen {
     operator: Operator,
     board: Board,
-    /// Events that were asked for.
+    /// Delivers requested events.
     past: mpsc::UnboundedSender<(Name, Vec<Event>)>,
     pasts: mpsc::UnboundedReceiver<(Name, Vec<Event>)>,
 }
@@ -93,7 +93,7 @@ impl Screen {
         }
     }
 
-    async fn watch(&mut self, terminal: &mut DefaultTerminal, mut tidings: Tidings) -> Done {
+    async fn watch(&mut self, terminal: &mut DefaultTerminal, mut news: NewsStream) -> Done {
         let mut inputs = EventStream::new();
         let mut redraw = interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -111,12 +111,12 @@ impl Screen {
                             Wish::None => {}
                         }
                     }
-                    // A resize is drawn.
+                    // The loop redraws after a resize.
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
                     None => return Ok(()),
                 },
-                news = tidings.next() => {
+                news = news.next() => {
                     self.board.take(news, Instant::now());
                 }
                 Some((name, events)) = self.pasts.recv() => self.board.past(name, events),
@@ -126,14 +126,14 @@ impl Screen {
         }
     }
 
-    /// Asks for the events of the circuit that is shown; the screen does not wait for them.
+    /// Requests the events of the shown circuit, without blocking the screen.
     fn ask(&self) {
         let Some(name) = self.board.shown().cloned() else {
             return;
         };
         let (operator, past) = (self.operator.clone(), self.past.clone());
         tokio::spawn(async move {
-            // What comes later is news; a store that is away is said.
+            // Later events arrive as updates, and updates also report an unavailable store.
             if let Ok(events) = operator.events(name.as_str()).await {
                 let _ = past.send((name, events));
             }
@@ -141,7 +141,7 @@ impl Screen {
     }
 }
 
-/// When the process is told to end.
+/// Completes when the process is told to end.
 #[cfg(unix)]
 async fn ended() {
     use tokio::signal::unix::{SignalKind, signal};

@@ -1,10 +1,10 @@
-//! The board and its drawing, on a terminal that is memory.
+//! The board and its drawing, on a terminal in memory.
 
 use std::{sync::Arc, time::Duration};
 
 use commontrip::{
     Commontrip, Name, Policy, Reason, State,
-    operator::{News, Operator, View},
+    operator::{Ask, News, Operator, Survey, View},
 };
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::{
@@ -18,18 +18,20 @@ use super::{
     board::{Board, Wish},
     draw::draw,
 };
+use crate::words::Zone;
 
-/// Circuits of that many, all of them closed, one ok call each.
-async fn views(names: &[&str]) -> Vec<View> {
+/// Closed circuits with these names, one successful call each.
+async fn survey(names: &[&str]) -> Survey {
     let circuits = Commontrip::embedded().unwrap();
     for name in names {
         let circuit = circuits.circuit(name, Policy::default()).unwrap();
         circuit.call(|| async { Ok::<_, ()>(()) }).await.unwrap();
     }
     circuits.flush().await;
-    let mut views = Operator::of(&circuits).circuits(60).await.unwrap();
-    views.sort_by(|a, b| a.name.cmp(&b.name));
-    views
+    let operator = Operator::of(&circuits);
+    let mut survey = operator.survey(&Ask::all(60)).await.unwrap();
+    survey.circuits.sort_by(|a, b| a.name.cmp(&b.name));
+    survey
 }
 
 fn open(mut view: View) -> View {
@@ -41,10 +43,16 @@ fn open(mut view: View) -> View {
     view
 }
 
+/// Advances the board by one slice, so that the counts so far become a complete bar.
+fn a_slice_later(board: &mut Board) {
+    let later = board.now_ms() + 10_000;
+    board.take(News::Tick(later), board.now.unwrap());
+}
+
 async fn board(names: &[&str]) -> (Board, Instant) {
     let now = Instant::now();
-    let mut board = Board::new(None, true);
-    board.take(News::Circuits(views(names).await), now);
+    let mut board = Board::new(None, true, Zone::utc());
+    board.take(News::Circuits(survey(names).await), now);
     board.now = Some(now);
     (board, now)
 }
@@ -78,6 +86,7 @@ async fn the_list_has_the_worst_first_with_its_graph() {
     let (mut board, now) = board(&["apples", "payments"]).await;
     let view = board.rows[&Name::new("payments").unwrap()].view.clone();
     board.take(News::Circuit(Arc::new(open(view))), now);
+    a_slice_later(&mut board);
     let shown = lines(&board, 100, 10);
     assert!(
         shown[0].starts_with("commontrip  1 closed  1 open  "),
@@ -89,15 +98,20 @@ async fn the_list_has_the_worst_first_with_its_graph() {
     );
     assert!(shown[2].starts_with("payments open"), "{shown:#?}");
     assert!(
-        shown[2].contains("20s") && shown[2].contains("62.5%") && shown[2].contains('█'),
+        shown[2].contains("10s") && shown[2].contains("62.5%") && shown[2].contains('█'),
         "{shown:#?}"
     );
     assert!(shown[3].starts_with("apples   closed"), "{shown:#?}");
+    assert!(
+        shown[1].contains("CALLS/10 s") && shown[1].contains("WHY"),
+        "{shown:#?}"
+    );
+    assert!(shown[2].contains("25 of 40 calls failed"), "{shown:#?}");
     assert!(shown[9].contains("q quit"), "{shown:#?}");
     let terminal = drawn(&board, 100, 10);
     let buffer = terminal.backend().buffer();
     assert_eq!(buffer[(10, 2)].fg, Color::Red);
-    // Who was selected stays so, wherever it goes.
+    // The selection follows its circuit.
     assert!(buffer[(0, 3)].modifier.contains(Modifier::REVERSED));
 }
 
@@ -120,7 +134,7 @@ async fn keys_select_open_and_leave() {
     assert_eq!(board.shown(), None);
     assert_eq!(press(&mut board, KeyCode::Enter), Wish::Past);
     assert_eq!(board.shown(), Some(&Name::new("b").unwrap()));
-    // Another circuit, whose events are not there yet.
+    // Another circuit, whose events have not arrived yet.
     assert_eq!(press(&mut board, KeyCode::Down), Wish::Past);
     assert_eq!(press(&mut board, KeyCode::Down), Wish::None);
     assert_eq!(press(&mut board, KeyCode::Esc), Wish::None);
@@ -151,6 +165,7 @@ async fn one_circuit_is_shown_with_graphs_and_events() {
     for _ in 0..2 {
         board.take(News::Entry(name.clone(), Arc::new(events[0].clone())), now);
     }
+    a_slice_later(&mut board);
     let shown = lines(&board, 120, 40);
     let text = shown.join("\n");
     assert!(shown[1].starts_with("payments  open for "), "{text}");
@@ -164,7 +179,8 @@ async fn one_circuit_is_shown_with_graphs_and_events() {
         "\nrejected",
         "█",
         "probes: 0 out",
-        "events, newest first",
+        "events, newest first, UTC",
+        "a bar for each 10 s that are over",
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
@@ -194,7 +210,7 @@ async fn what_was_counted_since_goes_into_the_graph() {
     let mut view = board.rows[&name].view.clone();
     view.snapshot.now_ms += 20_000;
     view.snapshot.failures_total += 7;
-    view.snapshot.not_permitted_total += 3;
+    view.snapshot.rejected_total += 3;
     board.take(News::Circuit(Arc::new(view.clone())), now);
     view.snapshot.successes_total += 2;
     board.take(News::Circuit(Arc::new(view.clone())), now);
@@ -214,6 +230,32 @@ async fn what_was_counted_since_goes_into_the_graph() {
 }
 
 #[tokio::test]
+async fn the_last_bar_is_of_a_whole_slice() {
+    let (mut board, now) = board(&["payments"]).await;
+    let name = Name::new("payments").unwrap();
+    let mut view = board.rows[&name].view.clone();
+    view.snapshot.now_ms = (view.snapshot.now_ms / 10_000 + 2) * 10_000;
+    for calls in [1000, 1000, 40] {
+        view.snapshot.successes_total += calls;
+        view.snapshot.now_ms += 1;
+        board.take(News::Circuit(Arc::new(view.clone())), now);
+        view.snapshot.now_ms += 9_999;
+    }
+    for (width, height) in [(100, 10), (60, 10)] {
+        let shown = lines(&board, width, height);
+        assert!(shown[2].ends_with("██"), "{shown:#?}");
+    }
+    press(&mut board, KeyCode::Enter);
+    let text = lines(&board, 100, 30).join("\n");
+    let ok = text.lines().find(|line| line.starts_with("ok"));
+    assert!(ok.unwrap().ends_with("██"), "{text}");
+    // A complete column counts as well.
+    a_slice_later(&mut board);
+    let text = lines(&board, 100, 30).join("\n");
+    assert!(text.contains("██▁"), "{text}");
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_and_old_numbers_are_said() {
     let (mut board, now) = board(&["payments"]).await;
     board.take(News::Tick(1_795_279_203_000), now);
@@ -227,7 +269,7 @@ async fn a_store_that_is_away_and_old_numbers_are_said() {
     );
     board.take(News::Store(Ok(Duration::ZERO)), now);
     assert!(!lines(&board, 80, 24)[0].contains("does not answer"));
-    // Without a word of any kind.
+    // Without any update.
     board.now = Some(now + Duration::from_secs(75));
     let terminal = drawn(&board, 80, 24);
     assert!(lines(&board, 80, 24)[0].contains("these numbers are 1m 15s old"));
@@ -255,9 +297,9 @@ async fn any_size_and_no_colours_will_do() {
     let terminal = drawn(&full, 80, 24);
     let cells = terminal.backend().buffer().content();
     assert!(cells.iter().all(|cell| cell.fg == Color::Reset));
-    let mut empty = Board::new(None, true);
+    let mut empty = Board::new(None, true, Zone::utc());
     assert!(lines(&empty, 80, 24)[1].contains("looking"));
-    empty.take(News::Circuits(Vec::new()), now);
+    empty.take(News::Circuits(Survey::default()), now);
     assert!(lines(&empty, 80, 24)[1].contains("no circuits here"));
     assert_eq!(press(&mut empty, KeyCode::Down), Wish::None);
     assert_eq!(press(&mut empty, KeyCode::Enter), Wish::None);

@@ -1,4 +1,4 @@
-//! What the crate does, done once: each right tried, a circuit tripped and probed, a change heard.
+//! Does once what the crate does: tries each right, trips and probes a circuit, waits for a push.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     super::{StoreError, wire::Whole},
-    Check, Node,
+    Finding, Node,
     node::is_silence,
     rights::{RIGHTS, When, lacking},
-    words,
+    texts,
 };
 use crate::{
     model::{
@@ -20,11 +20,11 @@ use crate::{
     store::Clock,
 };
 
-/// Tries each right that is needed, one by one.
-pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: String) -> Check {
+/// Tries each needed right, one by one.
+pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: String) -> Finding {
     let name = "rights";
     let prefix = &node.inner.prefix;
-    // Beside the circuit, so that the trials never meet what the scripts write.
+    // A key of its own, so that the trials never touch what the scripts write.
     let (key, index) = (format!("{}:trial", node.key()), prefix.index());
     let needed: Vec<_> = RIGHTS.iter().filter(|right| needed(right.when)).collect();
     let mut refusals = Vec::new();
@@ -32,15 +32,15 @@ pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: Stri
         let answer = node.ask(&trial).await;
         if is_silence(&answer) {
             let words = answer.map_or_else(|error| error.to_string(), |_| String::new());
-            return words::explained(name, &words, &words);
+            return texts::explained(name, &words, &words);
         }
         refusals.extend(answer.err().map(|error| error.to_string()));
     }
-    // The index is written to as well.
+    // Writing to the index is needed, too.
     let touch = redis::cmd("ZREM").arg(&index).arg("-").to_owned();
     let touched = node.anywhere().ask(&touch).await;
     refusals.extend(touched.err().map(|error| error.to_string()));
-    // What is not a lacking right, the check of the push tells.
+    // The `push` check reports failures other than a lacking right.
     match subscribed(&node).await {
         Some(Ok((mut sink, _stream))) => {
             let done = timeout(node.patience, sink.unsubscribe(node.key())).await;
@@ -57,7 +57,8 @@ pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: Stri
         .iter()
         .find(|words| words.contains("unknown command"))
     {
-        let check = Check::failure(name, words.clone()).means("The crate cannot work without.");
+        let check = Finding::failure(name, words.clone())
+            .means("The crate does not work without this command.");
         return check.advice(
             "Ask whoever runs this server to allow the command; some providers disable scripts or Pub/Sub.",
         );
@@ -71,11 +72,11 @@ pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: Stri
     if missing.is_empty() {
         let (tried, prefix) = (needed.len(), prefix.as_str());
         let found = format!("all {tried} commands, on keys and channels {prefix}:*");
-        return Check::ok(name, found);
+        return Finding::ok(name, found);
     }
     let quoted: Vec<_> = missing.iter().map(|rule| quoted(rule)).collect();
-    let mut check = Check::failure(name, format!("user {user} lacks {}", missing.join(" ")))
-        .means("Redis refuses this user what the crate must do, and each replica decides alone.")
+    let mut check = Finding::failure(name, format!("user {user} lacks {}", missing.join(" ")))
+        .means("Redis denies this user commands that the crate needs, so each replica decides alone.")
         .advice(format!(
             "As an administrator, on each server and its replicas: redis-cli ACL SETUSER {user} {}, \
              then ACL SAVE or CONFIG REWRITE.",
@@ -85,7 +86,7 @@ pub(super) async fn rights(node: Node, needed: impl Fn(When) -> bool, user: Stri
     check
 }
 
-/// As a shell takes it.
+/// Quotes a rule for a shell.
 fn quoted(rule: &str) -> String {
     match rule.starts_with('+') && !rule.contains('|') {
         true => rule.to_owned(),
@@ -93,24 +94,25 @@ fn quoted(rule: &str) -> String {
     }
 }
 
-/// A connection that hears of the circuit's changes, or why there is none; `None` for a pool.
+/// A connection that is subscribed to the circuit's changes, or why there is none; `None` for a
+/// pool without a URL.
 async fn subscribed(node: &Node) -> Option<Result<(PubSubSink, PubSubStream), String>> {
     let connection = match node.subscriber().await? {
         Ok(connection) => connection,
-        Err(error) => return Some(Err(words::of(&error))),
+        Err(error) => return Some(Err(texts::of(&error))),
     };
     let (mut sink, stream) = connection.split();
     let done = timeout(node.patience, sink.subscribe(node.key())).await;
     Some(match done {
         Ok(Ok(())) => Ok((sink, stream)),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(words::of(&StoreError::Timeout(node.patience))),
+        Err(_) => Err(texts::of(&StoreError::Timeout(node.patience))),
     })
 }
 
-/// A circuit from its making to its end: trips, lets a probe through, takes it back, is reset. And
-/// whether the trip was heard of.
-pub(super) async fn life(node: Node) -> (Check, Check) {
+/// Runs a circuit from its creation to its end: trips it, gets and releases a probe permit, resets
+/// and deletes it. Also checks whether the trip was pushed.
+pub(super) async fn life(node: Node) -> (Finding, Finding) {
     let listening = subscribed(&node).await;
     let clock = Clock::system();
     let begun = clock.precise_ns();
@@ -120,7 +122,7 @@ pub(super) async fn life(node: Node) -> (Check, Check) {
                 let message = timeout(node.patience, stream.next()).await;
                 Ok(message.ok().flatten().map(|_| clock.precise_ns() - begun))
             };
-            // Without a trip there is nothing to be heard of.
+            // Without a trip there is no push to wait for.
             match try_join(trip(&node), hear).await {
                 Ok((state, heard)) => (Ok(state), Some(Ok(heard))),
                 Err(error) => (Err(error), Some(Ok(None))),
@@ -215,7 +217,7 @@ fn expect(state: &str, holds: bool, snapshot: &Snapshot) -> Result<State, StoreE
     }
 }
 
-/// Deletes the circuit; where that is not allowed, lets it expire.
+/// Deletes the circuit, or lets it expire if the user may not delete.
 async fn clean(node: &Node) {
     for key in node.inner.prefix.all(&node.circuit) {
         if node.ask(redis::cmd("DEL").arg(&key)).await.is_err() {
@@ -224,46 +226,48 @@ async fn clean(node: &Node) {
     }
 }
 
-fn lived(ran: Result<State, StoreError>, node: &Node) -> Check {
+fn lived(ran: Result<State, StoreError>, node: &Node) -> Finding {
     let name = "circuit";
     match ran {
         Ok(_) => {
             let circuit = &node.circuit;
             let found = format!("{circuit} was tripped, probed, reset and deleted");
-            Check::ok(name, found)
+            Finding::ok(name, found)
         }
         Err(error) => {
-            let words = words::of(&error);
-            words::explained(name, &format!("the scripts do not run: {words}"), &words)
+            let words = texts::of(&error);
+            texts::explained(name, &format!("the scripts do not run: {words}"), &words)
         }
     }
 }
 
-/// When the trip was heard of, ns after it was reported; `None` = not; an error = nobody listened.
+/// How long after its report the trip was pushed, ns; inner `None` = it was not, error = there was
+/// no subscription, outer `None` = a pool without a URL.
 type Heard = Option<Result<Option<u64>, String>>;
 
-fn pushed(ran: &Result<State, StoreError>, heard: Heard) -> Check {
+fn pushed(ran: &Result<State, StoreError>, heard: Heard) -> Finding {
     let name = "push";
-    let late = "Replicas hear of a change only when they ask: within decision_ttl.";
+    let late = "Replicas notice a change only when they next ask Redis, within decision_ttl.";
     match heard {
-        None => Check::note(
+        None => Finding::note(
             name,
             "a pool without a URL beside it cannot push".to_owned(),
         )
         .means(late),
-        Some(Ok(Some(ns))) => Check::ok(
+        Some(Ok(Some(ns))) => Finding::ok(
             name,
-            format!("a change was heard of in {:.1} ms", ns as f64 / 1e6),
+            format!("a change was pushed in {:.1} ms", ns as f64 / 1e6),
         ),
         Some(Err(words)) => {
-            let mut check = words::explained(name, &format!("cannot subscribe: {words}"), &words);
+            let mut check = texts::explained(name, &format!("cannot subscribe: {words}"), &words);
             check.verdict = super::Verdict::Warning;
             check.means(late)
         }
-        Some(Ok(None)) if ran.is_err() => {
-            Check::note(name, "not tried, for the circuit did not trip".to_owned())
-        }
-        Some(Ok(None)) => Check::warning(name, "a change was not heard of".to_owned())
+        Some(Ok(None)) if ran.is_err() => Finding::note(
+            name,
+            "not tried, because the circuit did not trip".to_owned(),
+        ),
+        Some(Ok(None)) => Finding::warning(name, "a change was not pushed".to_owned())
             .means(late)
             .advice("See whether a proxy between here and Redis drops Pub/Sub."),
     }

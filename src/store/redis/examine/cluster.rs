@@ -1,23 +1,23 @@
-//! The Cluster as a whole: all slots served, each master there, each with a replica.
+//! Checks of the Cluster as a whole: every slot served, every master answering and with a replica.
 
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::{super::slots::Slots, Check, Node, node::is_silence, words};
+use super::{super::slots::Slots, Finding, Node, node::is_silence, texts};
 
-/// Looks at the Cluster; with it come the masters that answer.
-pub(super) async fn reach(first: &Node) -> (Check, Vec<Node>) {
+/// Examines the Cluster. Also returns the masters that answer.
+pub(super) async fn reach(first: &Node) -> (Finding, Vec<Node>) {
     let name = "cluster";
     let answer = match first.ask(redis::cmd("CLUSTER").arg("SLOTS")).await {
         Ok(answer) => answer,
         Err(error) => {
             let words = error.to_string();
-            return (words::explained(name, &words, &words), Vec::new());
+            return (texts::explained(name, &words, &words), Vec::new());
         }
     };
     let slots = Slots::read(&answer);
     let masters = join_all(slots.masters.iter().enumerate().map(|(i, at)| {
-        // As `Slots` numbers them.
+        // Numbered as in `Slots`.
         let number = u16::try_from(i + 1).unwrap_or(u16::MAX);
         let node = first.of_master(at, |slot| slots.shard(slot) == number);
         async move {
@@ -40,14 +40,15 @@ pub(super) async fn reach(first: &Node) -> (Check, Vec<Node>) {
     (check, masters.into_iter().flatten().collect())
 }
 
-fn judged(name: &'static str, slots: &Slots, silent: &[String], bare: usize) -> Check {
+fn judged(name: &'static str, slots: &Slots, silent: &[String], bare: usize) -> Finding {
     let masters = slots.masters.len();
     let lost = slots.unserved();
     if lost > 0 {
-        let found = format!("{lost} of 16384 slots are served by nobody");
-        let check = Check::failure(name, found);
-        let check = check
-            .means("Circuits in these slots are each replica's own until somebody serves them.");
+        let found = format!("{lost} of 16384 slots are not served");
+        let check = Finding::failure(name, found);
+        let check = check.means(
+            "Circuits in these slots are decided by each replica alone until a master serves them.",
+        );
         return check.advice("Bring the missing master back, or give its slots away: redis-cli --cluster fix HOST:PORT.");
     }
     if !silent.is_empty() {
@@ -56,7 +57,7 @@ fn judged(name: &'static str, slots: &Slots, silent: &[String], bare: usize) -> 
             silent.len(),
             silent.join(", ")
         );
-        let check = Check::failure(name, found);
+        let check = Finding::failure(name, found);
         let check = check.means("Their circuits are each replica's own until they answer.");
         return check.advice(
             "Start them; if they run, see that these addresses can be reached from here \
@@ -65,8 +66,8 @@ fn judged(name: &'static str, slots: &Slots, silent: &[String], bare: usize) -> 
     }
     let found = format!("{masters} masters, all slots served");
     match bare {
-        0 => Check::ok(name, found),
-        bare => Check::note(
+        0 => Finding::ok(name, found),
+        bare => Finding::note(
             name,
             format!("{found}; {bare} of the masters without a replica"),
         )
@@ -74,7 +75,7 @@ fn judged(name: &'static str, slots: &Slots, silent: &[String], bare: usize) -> 
     }
 }
 
-/// Masters that no range names a replica beside.
+/// The number of masters without a replica.
 fn without_replica(answer: &Value) -> usize {
     let Value::Array(ranges) = answer else {
         return 0;

@@ -1,7 +1,7 @@
-//! Looking at a Redis from the seat of its user: what works, what does not, and what to do.
+//! Examines a Redis as its user sees it: what works, what does not, and what to do about it.
 //!
-//! Owns the order of the checks and their words; changes nothing but a circuit of its own, which it
-//! deletes. What it is not allowed to look at is a note, never a failure.
+//! Owns the order of the checks and their texts; changes nothing except a circuit of its own, which
+//! it deletes. What the user may not read is a note, never a failure.
 
 mod circuit;
 mod circuits;
@@ -10,7 +10,7 @@ mod node;
 mod rights;
 mod server;
 mod storage;
-mod words;
+mod texts;
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use self::{
     node::{Node, everywhere, merged},
     rights::When,
 };
-use super::{RedisStore, StoreError, endpoint::Endpoint, line::Line};
+use super::{RedisStore, StoreError, connection::Connection, endpoint::Endpoint};
 
-/// How bad a finding is; the last is the worst.
+/// How bad a finding is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -32,23 +32,23 @@ pub enum Verdict {
     Ok,
     /// Good to know.
     Note,
-    /// It works, and some day it will not.
+    /// It works now, but may fail later.
     Warning,
     /// The store does not work.
     Failure,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Check {
-    /// What was looked at; one of a fixed set of words, such as `connection` or `rights`.
+pub struct Finding {
+    /// The check's name, one of a fixed set such as `connection` or `rights`.
     pub name: &'static str,
     /// How bad it is.
     pub verdict: Verdict,
     /// What was found, in one line.
     pub found: String,
-    /// What that means, where it needs saying.
+    /// What it means, if that needs an explanation.
     pub means: Option<String>,
     /// What to do about it.
     pub advice: Option<String>,
@@ -56,7 +56,7 @@ pub struct Check {
     pub missing: Vec<String>,
 }
 
-impl Check {
+impl Finding {
     fn new(name: &'static str, verdict: Verdict, found: String) -> Self {
         Self {
             name,
@@ -95,15 +95,15 @@ impl Check {
     }
 }
 
-/// How long one question may take at least; slowness has a check of its own.
+/// The minimum timeout of one request; slowness has its own check.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 impl RedisStore {
-    /// Looks at the Redis behind this store: whether it can be reached, whether this user may do
-    /// what the crate does, and what would lose circuits.
+    /// Examines the Redis behind this store: whether it can be reached, whether this user has the
+    /// rights that the crate needs, and what could lose circuits.
     ///
-    /// Runs the scripts on a circuit of its own, named `commontrip-doctor-...`, and deletes it.
-    /// Ends by itself, in some seconds at most for each thing that does not answer.
+    /// Runs the scripts on its own circuit, named `commontrip-doctor-...`, and deletes it. Ends in
+    /// bounded time: a few seconds at most for each request without an answer.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), commontrip::StoreError> {
@@ -114,20 +114,20 @@ impl RedisStore {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn examine(&self) -> Vec<Check> {
+    pub async fn examine(&self) -> Vec<Finding> {
         let patience = self.0.timeout.max(PATIENCE);
-        let endpoint = self.0.lines.endpoint();
+        let endpoint = self.0.connections.endpoint();
         let place = server::Place::of(endpoint);
         let connecting = timeout(patience, endpoint.connect(patience));
-        let line = match connecting
+        let connection = match connecting
             .await
             .unwrap_or(Err(StoreError::Timeout(patience)))
         {
-            Ok(line) => line,
-            Err(error) => return vec![words::unconnected(&place, &error, &self.0.prefix)],
+            Ok(connection) => connection,
+            Err(error) => return vec![texts::unconnected(&place, &error, &self.0.prefix)],
         };
-        let is_cluster = matches!(line, Line::Cluster(_));
-        let Some(first) = Node::of_server(&self.0, line, patience) else {
+        let is_cluster = matches!(connection, Connection::Cluster(_));
+        let Some(first) = Node::of_server(&self.0, connection, patience) else {
             return Vec::new();
         };
         let greeted = server::connection(&first, &place).await;
@@ -165,10 +165,10 @@ impl RedisStore {
         checks
     }
 
-    /// The ACL rules of a user who may do what this store does, and nothing else.
+    /// Returns the ACL rules of a user who may do what this store does, and nothing else.
     ///
-    /// They depend on the prefix, and on what the store is on: a Cluster, a Sentinel's service or
-    /// a database other than 0 each need a little more. Connects to nothing.
+    /// They depend on the prefix and on the address: a Cluster, a Sentinel's service and a database
+    /// other than 0 each need a few more. Does not connect.
     ///
     /// ```
     /// let store = commontrip::RedisStore::builder().open("redis://127.0.0.1:6379")?;
@@ -178,13 +178,13 @@ impl RedisStore {
     /// ```
     #[must_use]
     pub fn acl_rules(&self) -> String {
-        rights::rules(&self.0.prefix, needed(self.0.lines.endpoint()))
+        rights::rules(&self.0.prefix, needed(self.0.connections.endpoint()))
     }
 }
 
 #[cfg(feature = "queue")]
 impl RedisStore {
-    /// [`acl_rules`](Self::acl_rules) of a user who has queues as well.
+    /// Returns the [`acl_rules`](Self::acl_rules) of a user who also uses queues.
     ///
     /// ```
     /// let store = commontrip::RedisStore::builder().open("redis://127.0.0.1:6379")?;
@@ -193,7 +193,7 @@ impl RedisStore {
     /// ```
     #[must_use]
     pub fn acl_rules_with_queues(&self) -> String {
-        let needed = needed(self.0.lines.endpoint());
+        let needed = needed(self.0.connections.endpoint());
         rights::rules(&self.0.prefix, |when| when == When::Queue || needed(when))
     }
 }
@@ -207,15 +207,15 @@ fn needed(endpoint: &Endpoint) -> impl Fn(When) -> bool + Copy + Send + 'static 
         When::Database => database,
         When::Sentinel => sentinel,
         When::Cluster => cluster,
-        // Most stores have none; who has one is told of these rights beside.
+        // Most stores have no queues; `acl_rules_with_queues` adds these.
         When::Queue => false,
     }
 }
 
-/// A setting of the server that this user may not read.
-fn not_allowed(name: &'static str, what: &str, right: &str) -> Check {
+/// A note that this user may not read a setting of the server.
+fn not_allowed(name: &'static str, what: &str, right: &str) -> Finding {
     let found = format!("not allowed to look at {what}");
-    Check::note(name, found).advice(format!(
+    Finding::note(name, found).advice(format!(
         "It is not needed; {right} would let the doctor see it."
     ))
 }

@@ -1,6 +1,6 @@
-//! One server to be examined: the only one, or a master of a Cluster.
+//! One server under examination: the only one, or a master of a Cluster.
 //!
-//! Owns how it is asked; every wait ends. Judges nothing.
+//! Owns how requests reach it, each with a timeout; judges nothing.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,8 +14,11 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{
-    super::{Inner, StoreError, endpoint::Endpoint, line::Line, scripts::Operation, slots, wire},
-    Check,
+    super::{
+        Inner, StoreError, connection::Connection, endpoint::Endpoint, scripts::Operation, slots,
+        wire,
+    },
+    Finding,
 };
 use crate::model::{Name, Request};
 
@@ -25,21 +28,25 @@ const NAMES: usize = 500_000;
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) inner: Arc<Inner>,
-    line: Line,
-    /// Of a Cluster: which of its masters.
+    connection: Connection,
+    /// The master's address in a Cluster; `None` for a single server and for [`Node::anywhere`].
     at: Option<(String, u16)>,
     pub(super) patience: Duration,
-    /// A circuit that lives here, and ends with the examination.
+    /// A circuit on this server, deleted after the examination.
     pub(super) circuit: Name,
 }
 
 impl Node {
-    pub(super) fn of_server(inner: &Arc<Inner>, line: Line, patience: Duration) -> Option<Self> {
+    pub(super) fn of_server(
+        inner: &Arc<Inner>,
+        connection: Connection,
+        patience: Duration,
+    ) -> Option<Self> {
         let circuit = scratch(|_| true)?;
         let inner = Arc::clone(inner);
         Some(Self {
             inner,
-            line,
+            connection,
             at: None,
             patience,
             circuit,
@@ -58,7 +65,7 @@ impl Node {
         })
     }
 
-    /// Asked not here, but wherever a key lives.
+    /// The same, but requests go to whichever server has the key.
     pub(super) fn anywhere(&self) -> Self {
         Self {
             at: None,
@@ -72,12 +79,14 @@ impl Node {
 
     pub(super) async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
         let answer = async {
-            match (self.line.clone(), &self.at) {
-                (Line::Server(mut connection), _) => connection.req_packed_command(command).await,
-                (Line::Cluster(mut connection), None) => {
+            match (self.connection.clone(), &self.at) {
+                (Connection::Server(mut connection), _) => {
                     connection.req_packed_command(command).await
                 }
-                (Line::Cluster(mut connection), Some((host, port))) => {
+                (Connection::Cluster(mut connection), None) => {
+                    connection.req_packed_command(command).await
+                }
+                (Connection::Cluster(mut connection), Some((host, port))) => {
                     let (host, port) = (host.clone(), *port);
                     let node = SingleNodeRoutingInfo::ByAddress { host, port };
                     let node = RoutingInfo::SingleNode(node);
@@ -98,12 +107,12 @@ impl Node {
         Ok(from_redis_value(self.ask(command).await?)?)
     }
 
-    /// What `INFO` says of a section: `field:value` lines.
+    /// A section of `INFO`: `field:value` lines.
     pub(super) async fn info(&self, section: &str) -> RedisResult<String> {
         self.read(redis::cmd("INFO").arg(section)).await
     }
 
-    /// One setting of the server's.
+    /// One setting of the server.
     pub(super) async fn config(&self, name: &str) -> RedisResult<String> {
         let answer: Vec<String> = self.read(redis::cmd("CONFIG").arg("GET").arg(name)).await?;
         let missing = || RedisError::from((ErrorKind::UnexpectedReturnType, "no such setting"));
@@ -129,7 +138,7 @@ impl Node {
         wire::decode_answer(answer, request.head())
     }
 
-    /// A connection to this server on which to hear of changes; `None` for a pool, which has none.
+    /// A connection to this server for subscriptions; `None` for a pool without a URL.
     pub(super) async fn subscriber(&self) -> Option<Result<PubSub, StoreError>> {
         let push = self.inner.push.as_ref()?;
         let late = |_| Err(StoreError::Timeout(self.patience));
@@ -142,7 +151,7 @@ impl Node {
         Some(connecting.await.unwrap_or_else(late))
     }
 
-    /// Where it is, for people.
+    /// The address of a master, for display.
     pub(super) fn label(&self) -> Option<String> {
         self.at
             .as_ref()
@@ -150,7 +159,7 @@ impl Node {
     }
 }
 
-/// Whether nobody answered; an error that a server made is an answer.
+/// Whether there was no answer. An error from the server is an answer.
 pub(super) fn is_silence(answer: &RedisResult<Value>) -> bool {
     answer.as_ref().is_err_and(|error| {
         matches!(
@@ -168,24 +177,24 @@ fn scratch(serves: impl Fn(&Name) -> bool) -> Option<Name> {
     })
 }
 
-/// Looks at each node and says it in one.
-pub(super) async fn everywhere<F: Future<Output = Check>>(
+/// Runs a check on each node and merges the findings.
+pub(super) async fn everywhere<F: Future<Output = Finding>>(
     nodes: &[Node],
     look: impl Fn(Node) -> F,
-) -> Check {
+) -> Finding {
     let checks = join_all(nodes.iter().map(|node| look(node.clone()))).await;
     merged(nodes, checks)
 }
 
-/// Nodes named in one line, at most.
+/// The maximum number of nodes that a finding names.
 const NAMED: usize = 3;
 
-/// The worst of what was found, and where, unless it is the same everywhere.
-pub(super) fn merged(nodes: &[Node], checks: Vec<Check>) -> Check {
+/// The worst finding, with the nodes that have it unless all findings are the same.
+pub(super) fn merged(nodes: &[Node], checks: Vec<Finding>) -> Finding {
     let labelled = || nodes.iter().map(Node::label).zip(&checks);
     let Some(worst) = checks.iter().max_by_key(|check| check.verdict) else {
-        // Without a node there is nothing to be found; the connection's check says so.
-        return Check::note("nodes", "no server was reached".to_owned());
+        // Without a node there is nothing to check; the `connection` check says so.
+        return Finding::note("nodes", "no server was reached".to_owned());
     };
     let mut check = worst.clone();
     if checks.iter().any(|other| other.found != check.found) {

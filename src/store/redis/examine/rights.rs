@@ -1,8 +1,9 @@
-//! What a user must be allowed: the one list of it, and how each right is tried.
+//! The rights that a user needs: the one list of them, and how each right is tried.
 //!
-//! Owns the list; the README shows it, the tests' user has it and nothing else, `examine` tries it.
-//! Invariant: the list is exactly what the scripts, this room and the client send; a test reads
-//! their sources. Trying writes nothing: a right is checked before the command is carried out.
+//! Owns the list: `docs/redis.md` shows it, the tests' user has exactly these rights, `examine`
+//! tries them. Invariant: the list is exactly what the scripts, this room and the client send; a
+//! test reads their sources. Trying writes nothing: Redis checks the right before it executes the
+//! command.
 
 use redis::Cmd;
 
@@ -14,7 +15,7 @@ pub(in super::super) enum When {
     Always,
     /// A database other than 0 is chosen.
     Database,
-    /// Sentinel says who the master is.
+    /// A Sentinel provides the master's address.
     Sentinel,
     Cluster,
     /// The store has queues.
@@ -24,28 +25,28 @@ pub(in super::super) enum When {
 /// How a right is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Try {
-    /// On its own, with these words.
+    /// Without a key, with these arguments.
     Plain(&'static str),
-    /// On a key that is not there, followed by these words.
+    /// On a key that does not exist, followed by these arguments.
     Key(&'static str),
-    /// On a stream that is not there, with a group that is not there.
+    /// On a stream and with a group that do not exist.
     Stream,
-    /// On the index.
+    /// On the index, followed by these arguments.
     Index(&'static str),
-    /// As a script with one key.
+    /// As this script, with one key.
     Script(&'static str),
-    /// To a channel.
+    /// To a channel, followed by these arguments.
     Channel(&'static str),
     /// On a connection for subscriptions.
     Subscription,
-    /// By connecting: without it there is no connection to try anything on.
+    /// By connecting: without this right there is no connection to try anything on.
     Connecting,
 }
 
 /// One command and how to try it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Right {
-    /// As an ACL rule writes it, without its plus.
+    /// As in an ACL rule, without its plus.
     pub(super) command: &'static str,
     pub(super) when: When,
     pub(super) how: Try,
@@ -61,7 +62,7 @@ const fn of_queues(command: &'static str, how: Try) -> Right {
     Right { command, when, how }
 }
 
-/// All of it, in the order of the alphabet.
+/// All rights, in alphabetical order.
 pub(super) const RIGHTS: [Right; 40] = [
     Right {
         command: "asking",
@@ -84,11 +85,11 @@ pub(super) const RIGHTS: [Right; 40] = [
     right("hdel", Try::Key("f")),
     right("hget", Try::Key("f")),
     right("hgetall", Try::Key("")),
-    // What is no number: an error, but only once the right was looked at.
+    // `x` is not a number: an error, but only after Redis has checked the right.
     of_queues("hincrby", Try::Key("f x")),
     right("hlen", Try::Key("")),
     right("hmget", Try::Key("f")),
-    // Fields without values: an error, but only once the right was looked at.
+    // A field without a value: an error, but only after Redis has checked the right.
     right("hset", Try::Key("f v f")),
     right("pexpire", Try::Key("1")),
     right("ping", Try::Plain("")),
@@ -103,9 +104,9 @@ pub(super) const RIGHTS: [Right; 40] = [
         when: When::Database,
         how: Try::Connecting,
     },
-    // Only where there is something already, which there is not.
+    // `XX` sets only a key that exists, and this one does not.
     right("set", Try::Key("v XX")),
-    // Nothing written at 0 creates no key.
+    // An empty value at offset 0 creates no key.
     right("setrange", Try::Key("0 ''")),
     right("subscribe", Try::Subscription),
     right("time", Try::Plain("")),
@@ -129,7 +130,7 @@ pub(super) const RIGHTS: [Right; 40] = [
 ];
 
 impl Right {
-    /// The command that shows whether the right is there; `None` where none can be sent alone.
+    /// The command that tests for the right; `None` if the right is tested in another way.
     pub(super) fn trial(&self, key: &str, index: &str) -> Option<Cmd> {
         let mut words = self.command.split('|');
         let mut command = redis::cmd(words.next().unwrap_or_default());
@@ -164,7 +165,7 @@ impl Right {
     }
 }
 
-/// The ACL rules of a user who may do what is needed and nothing else.
+/// The ACL rules of a user who has the needed rights and no others.
 pub(in super::super) fn rules(prefix: &Prefix, needed: impl Fn(When) -> bool) -> String {
     let mut rules = format!("{} {}", keys(prefix), channels(prefix));
     for right in RIGHTS.iter().filter(|right| needed(right.when)) {
@@ -182,10 +183,10 @@ pub(super) fn channels(prefix: &Prefix) -> String {
     format!("&{}:*", prefix.pattern())
 }
 
-/// The rule that is lacking, when a server says that one is; in a script it says so without the
-/// usual code.
+/// The missing ACL rule, if a server's error says that a right is missing. In a script, that error
+/// does not have the usual code.
 pub(super) fn lacking(words: &str, prefix: &Prefix) -> Option<String> {
-    // Redis 7.0 says it in its own way, 7.2 and later and Valkey in another.
+    // Redis 7.0 has its own wording; 7.2 and later and Valkey share another.
     let known = [
         "NOPERM",
         "NoPerm",
@@ -239,32 +240,39 @@ mod tests {
             include_str!("../../../../lua/acquire.lua"),
             include_str!("../../../../lua/alerts/claim.lua"),
             include_str!("../../../../lua/control.lua"),
-            include_str!("../../../../lua/keeping/lease.lua"),
+            include_str!("../../../../lua/key_value/group.lua"),
+            include_str!("../../../../lua/key_value/keep.lua"),
+            include_str!("../../../../lua/key_value/lease.lua"),
             include_str!("../../../../lua/lib/circuit.lua"),
             include_str!("../../../../lua/lib/hash.lua"),
+            include_str!("../../../../lua/lib/history.lua"),
+            include_str!("../../../../lua/lib/in_use.lua"),
+            include_str!("../../../../lua/lib/kinds.lua"),
             include_str!("../../../../lua/lib/latency.lua"),
             include_str!("../../../../lua/lib/prelude.lua"),
             include_str!("../../../../lua/lib/quorum.lua"),
             include_str!("../../../../lua/lib/window.lua"),
+            include_str!("../../../../lua/lib/windows.lua"),
             include_str!("../../../../lua/release.lua"),
             include_str!("../../../../lua/report.lua"),
             include_str!("../../../../lua/snapshot.lua"),
-            include_str!("../../../../lua/steady/acquire.lua"),
-            include_str!("../../../../lua/steady/report.lua"),
+            include_str!("../../../../lua/fast_path/acquire.lua"),
+            include_str!("../../../../lua/fast_path/report.lua"),
         ]);
         for source in [
             include_str!("../endpoint.rs"),
-            include_str!("../keeping.rs"),
-            include_str!("../line.rs"),
+            include_str!("../group.rs"),
+            include_str!("../key_value.rs"),
+            include_str!("../connection.rs"),
             include_str!("../listen.rs"),
             include_str!("../mod.rs"),
-            include_str!("../past.rs"),
+            include_str!("../records.rs"),
         ] {
             named(source, "redis::cmd(\"", &mut sent);
         }
         named(include_str!("../scripts.rs"), "self.command(\"", &mut sent);
         assert!(sent.len() > 20, "{sent:?}");
-        // `CLUSTER SLOTS` is the one of its subcommands.
+        // `CLUSTER SLOTS` is the only subcommand in use.
         assert!(sent.remove("cluster"));
         let client = [
             "asking",
@@ -291,8 +299,8 @@ mod tests {
             include_str!("../../../../lua/queue/steer.lua"),
             include_str!("../../../../lua/queue/take.lua"),
         ]);
-        named(include_str!("../outer.rs"), "redis::cmd(\"", &mut sent);
-        // `XGROUP CREATE` is the one of its subcommands.
+        named(include_str!("../requests.rs"), "redis::cmd(\"", &mut sent);
+        // `XGROUP CREATE` is the only subcommand in use.
         assert!(sent.remove("xgroup"));
         sent.insert("xgroup|create".to_owned());
         let always = listed(|when| when == When::Always);

@@ -1,4 +1,4 @@
-//! The server itself: how it is reached, what it is, how fast, what time it thinks it is.
+//! Checks of the server itself: its address, version, latency and clock.
 
 use redis::{ConnectionAddr, ConnectionInfo, FromRedisValue, Value};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::{
         address::{Address, Sentinel},
         endpoint::Endpoint,
     },
-    Check, Node, words,
+    Finding, Node, texts,
 };
 use crate::store::Clock;
 
-/// Where a store's connections go, as its URL says.
+/// Where a store's connections go, according to its URL.
 pub(super) struct Place {
-    /// For people.
+    /// For display.
     pub(super) words: String,
     pub(super) user: String,
     pub(super) database: i64,
@@ -50,7 +50,9 @@ impl Place {
             Address::Sentinel(sentinel) => (watched(sentinel), Some(&sentinel.master)),
         };
         let tls = match info.map(ConnectionInfo::addr) {
-            Some(ConnectionAddr::TcpTls { insecure: true, .. }) => ", TLS that trusts anybody",
+            Some(ConnectionAddr::TcpTls { insecure: true, .. }) => {
+                ", TLS without certificate verification"
+            }
             Some(ConnectionAddr::TcpTls { .. }) => ", TLS",
             Some(ConnectionAddr::Unix(_)) => "",
             _ => ", no TLS",
@@ -78,23 +80,23 @@ fn watched(sentinel: &Sentinel) -> String {
     )
 }
 
-/// Whether whatever is connected to serves requests.
-pub(super) async fn connection(node: &Node, place: &Place) -> Check {
+/// Whether the server at the other end serves requests.
+pub(super) async fn connection(node: &Node, place: &Place) -> Finding {
     let found = format!("{}, user {}", place.words, place.user);
     match node.ask(&redis::cmd("PING")).await {
-        Ok(_) => Check::ok("connection", found),
+        Ok(_) => Finding::ok("connection", found),
         Err(error) => {
             let words = error.to_string();
-            // A right is the business of another check.
+            // The `rights` check reports a lacking right.
             match super::rights::lacking(&words, &node.inner.prefix) {
-                Some(_) => Check::ok("connection", found),
-                None => words::explained("connection", &format!("{found}, says: {words}"), &words),
+                Some(_) => Finding::ok("connection", found),
+                None => texts::explained("connection", &format!("{found}, says: {words}"), &words),
             }
         }
     }
 }
 
-/// What `HELLO` says, which every user may send.
+/// The answer to `HELLO`, which every user may send.
 struct Greeting {
     server: String,
     version: String,
@@ -131,12 +133,12 @@ async fn greeting(node: &Node) -> Option<Greeting> {
     })
 }
 
-/// What it is: the version, the mode and the role.
-pub(super) async fn version(node: Node, is_cluster: bool) -> Check {
+/// The server's version, mode and role.
+pub(super) async fn version(node: Node, is_cluster: bool) -> Finding {
     let name = "server";
     let Some(greeting) = greeting(&node).await else {
         let found = "it does not say what it is".to_owned();
-        return Check::note(name, found).means("Redis 7.0 or later, or Valkey, is needed.");
+        return Finding::note(name, found).means("Redis 7.0 or later, or Valkey, is needed.");
     };
     let product = match &*greeting.server {
         "redis" => "Redis",
@@ -147,23 +149,23 @@ pub(super) async fn version(node: Node, is_cluster: bool) -> Check {
     let major = greeting.version.split('.').next();
     let major: Option<u32> = major.and_then(|major| major.parse().ok());
     if product == "Redis" && major.is_some_and(|major| major < 7) {
-        let check = Check::failure(name, format!("{found}, older than 7.0"));
+        let check = Finding::failure(name, format!("{found}, older than 7.0"));
         let check = check.means("Its scripts report errors in a way that the crate does not read.");
         return check.advice("Upgrade to Redis 7.0 or later, or to Valkey.");
     }
     match (&*greeting.mode, &*greeting.role) {
-        ("sentinel", _) => Check::failure(name, format!("{found}, which is a sentinel"))
+        ("sentinel", _) => Finding::failure(name, format!("{found}, which is a sentinel"))
             .means("A sentinel keeps no circuits; it knows where the master is.")
             .advice("Use redis-sentinel://HOST:PORT?sentinelServiceName=NAME."),
         ("cluster", _) if !is_cluster => {
-            Check::failure(name, format!("{found}, which is one node of a Cluster"))
+            Finding::failure(name, format!("{found}, which is one node of a Cluster"))
                 .means("It serves some circuits and sends the others away.")
                 .advice("Use redis-cluster://HOST:PORT.")
         }
-        (_, "replica" | "slave") => Check::failure(name, format!("{found}, which is a replica"))
+        (_, "replica" | "slave") => Finding::failure(name, format!("{found}, which is a replica"))
             .means("A replica takes no writes.")
             .advice("Use the master's address, or redis-sentinel:// so that it is always found."),
-        _ => Check::ok(name, found),
+        _ => Finding::ok(name, found),
     }
 }
 
@@ -173,8 +175,8 @@ fn ms(ns: u64) -> String {
     format!("{:.1} ms", ns as f64 / 1e6)
 }
 
-/// How long an answer takes, against what the store allows for one.
-pub(super) async fn latency(node: Node, store_timeout: Duration) -> Check {
+/// The server's latency, compared with the store's timeout.
+pub(super) async fn latency(node: Node, store_timeout: Duration) -> Finding {
     let name = "latency";
     let clock = Clock::system();
     let mut times = Vec::with_capacity(PINGS);
@@ -197,39 +199,39 @@ pub(super) async fn latency(node: Node, store_timeout: Duration) -> Check {
         ms(p99),
         times.len()
     );
-    let means = "Whoever waits longer than store_timeout decides without Redis.";
+    let means = "A call that waits longer than store_timeout decides without Redis.";
     let advice = "Put Redis nearer, relieve it, or give the store a longer store_timeout.";
     if median >= limit {
-        Check::failure(name, found).means(means).advice(advice)
+        Finding::failure(name, found).means(means).advice(advice)
     } else if p99 * 2 >= limit {
-        Check::warning(name, found).means(means).advice(advice)
+        Finding::warning(name, found).means(means).advice(advice)
     } else {
-        Check::ok(name, found)
+        Finding::ok(name, found)
     }
 }
 
-/// Differences below this are those of asking.
+/// A smaller difference may come from the request itself.
 const SAME_MS: u64 = 500;
 
-/// The server's time against this machine's.
-pub(super) async fn clock(node: Node) -> Check {
+/// The server's clock, compared with this machine's.
+pub(super) async fn clock(node: Node) -> Finding {
     let name = "clock";
     let clock = Clock::system();
     let before = clock.unix_ms();
     let answer: redis::RedisResult<(u64, u64)> = node.read(&redis::cmd("TIME")).await;
     let Ok((seconds, micros)) = answer else {
-        return Check::note(name, "the server's time could not be asked for".to_owned());
+        return Finding::note(name, "the server's time could not be asked for".to_owned());
     };
     let theirs = seconds * 1000 + micros / 1000;
     let ours = before.midpoint(clock.unix_ms());
     let apart = theirs.abs_diff(ours);
     if apart < SAME_MS {
-        return Check::ok(name, "the same as here".to_owned());
+        return Finding::ok(name, "the same as here".to_owned());
     }
     let way = if theirs > ours { "ahead of" } else { "behind" };
     let found = format!(
         "the server is {:.1} s {way} this machine",
         apart as f64 / 1000.0
     );
-    Check::note(name, found).means("No harm: circuits go by the server's clock alone.")
+    Finding::note(name, found).means("Harmless: circuits use only the server's clock.")
 }

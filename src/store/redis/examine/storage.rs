@@ -1,10 +1,10 @@
-//! What Redis does with what it holds: evicts it, forgets it at a restart, shares it with others.
+//! Checks of Redis' storage: eviction, persistence, and other users of the prefix.
 
 use redis::RedisResult;
 
-use super::{Check, Node, not_allowed};
+use super::{Finding, Node, not_allowed};
 
-/// The value of a line `field:value`.
+/// The value of a `field:value` line.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -25,24 +25,24 @@ async fn limits(node: &Node) -> RedisResult<(u64, String)> {
     ))
 }
 
-/// Whether circuits may be dropped when memory is short.
-pub(super) async fn eviction(node: Node) -> Check {
+/// Whether circuits may be evicted when memory is short.
+pub(super) async fn eviction(node: Node) -> Finding {
     let name = "eviction";
     let Ok((limit, policy)) = limits(&node).await else {
         return not_allowed(name, "the eviction policy", "+info");
     };
     let mib = limit as f64 / 1_048_576.0;
     let (found, means) = match &*policy {
-        "noeviction" if limit == 0 => return Check::ok(name, "nothing is evicted".to_owned()),
+        "noeviction" if limit == 0 => return Finding::ok(name, "nothing is evicted".to_owned()),
         "noeviction" => {
-            return Check::ok(
+            return Finding::ok(
                 name,
                 format!("nothing is evicted; the limit is {mib:.0} MiB"),
             );
         }
         _ if limit == 0 => {
             let found = format!("{policy}, but without a limit nothing is evicted");
-            return Check::ok(name, found);
+            return Finding::ok(name, found);
         }
         policy if policy.starts_with("volatile") => (
             format!("{policy}, beyond {mib:.0} MiB"),
@@ -53,13 +53,13 @@ pub(super) async fn eviction(node: Node) -> Check {
             "It drops any key when memory is short, and so the state, counts and probes of circuits.",
         ),
     };
-    Check::warning(name, found)
+    Finding::warning(name, found)
         .means(means)
         .advice("Set maxmemory-policy to noeviction, or give circuits a Redis that is not a cache.")
 }
 
 /// What a restart would lose.
-pub(super) async fn persistence(node: Node) -> Check {
+pub(super) async fn persistence(node: Node) -> Finding {
     let name = "persistence";
     let info = node.info("persistence").await;
     let aof = match field(info.as_deref().unwrap_or_default(), "aof_enabled") {
@@ -70,35 +70,35 @@ pub(super) async fn persistence(node: Node) -> Check {
         return not_allowed(name, "what a restart loses", "+info and +config|get");
     };
     if aof {
-        return Check::ok(
+        return Finding::ok(
             name,
             "an append-only file: a restart loses next to nothing".to_owned(),
         );
     }
-    let adopted = "Circuits come back from what the replicas remember; their counts begin anew.";
+    let adopted = "Circuits come back from what the replicas remember; their counts start over.";
     match node.config("save").await.as_deref() {
         Err(_) => not_allowed(name, "whether snapshots are saved", "+config|get"),
-        Ok("") => Check::note(name, "none: a restart loses everything".to_owned()).means(adopted),
+        Ok("") => Finding::note(name, "none: a restart loses everything".to_owned()).means(adopted),
         Ok(times) => {
             let found =
                 format!("snapshots (save {times}): a restart loses what came after the last");
-            Check::note(name, found).means(adopted)
+            Finding::note(name, found).means(adopted)
         }
     }
 }
 
-/// How many keys of a server are looked at, at most, and how many at a time.
+/// The maximum number of a server's keys that are scanned, and how many at a time.
 const LOOKED_AT: usize = 100_000;
 const AT_A_TIME: usize = 1000;
-/// Foreign keys that are named.
+/// The maximum number of foreign keys that a finding names.
 const NAMED: usize = 3;
 
-/// Who else uses the prefix: circuits in the index, keys that are not the crate's.
-pub(super) async fn keys(nodes: &[Node]) -> Check {
+/// Who else uses the prefix: counts the circuits in the index, and finds keys of others.
+pub(super) async fn keys(nodes: &[Node]) -> Finding {
     let name = "keys";
-    // A Cluster's client finds the index by its key.
+    // Any node will do: a Cluster's client finds the index by its key.
     let Some(first) = nodes.first() else {
-        return Check::note(name, "no server was reached".to_owned());
+        return Finding::note(name, "no server was reached".to_owned());
     };
     let prefix = &first.inner.prefix;
     let mut index = redis::cmd("ZCARD");
@@ -116,18 +116,18 @@ pub(super) async fn keys(nodes: &[Node]) -> Check {
             Ok(found) => strangers.extend(found),
             Err(_) => {
                 let found = format!("{under}; not allowed to look for keys of others");
-                return Check::note(name, found)
+                return Finding::note(name, found)
                     .advice("It is not needed; +scan would let the doctor see them.");
             }
         }
     }
     if strangers.is_empty() {
-        return Check::ok(name, under);
+        return Finding::ok(name, under);
     }
     strangers.sort();
     let named = strangers[..strangers.len().min(NAMED)].join(", ");
     let found = format!("{under}, and {} other keys: {named}", strangers.len());
-    Check::warning(name, found)
+    Finding::warning(name, found)
         .means("Somebody else uses the prefix. A key of theirs could be taken for a circuit's.")
         .advice("Give one of them another prefix.")
 }

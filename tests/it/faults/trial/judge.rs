@@ -1,4 +1,4 @@
-//! What was measured of one fault: whether it may be so, and the line that tells it.
+//! The verdict on the measurements of one fault, and the line that reports it.
 
 use std::{io::Write, time::Duration};
 
@@ -29,7 +29,7 @@ impl Trial {
                 "calls of the healthy circuit are all made, and all well",
             );
             all_are(
-                // Some were made before the upstream began to fail, and counted after.
+                // Some calls began before the upstream failed, and were counted afterwards.
                 failing.ok <= (ROUNDS * THREADS) as u64 && failing.other == 0 && failing.failed > 0,
                 "calls of the failing circuit end with their own error or as a rejection",
             );
@@ -44,8 +44,11 @@ impl Trial {
 
     pub(super) fn judge_times(&self, away: &[u64], wrong: &mut Vec<String>) {
         for (process, during) in self.during.iter().enumerate() {
-            // One call of a process when the store goes; where it goes again and again, each time.
-            let may_wait = away[process].max(1);
+            // One call of a process waits when the store goes away; if it goes repeatedly, one each
+            // time.
+            // Where calls ask, each thread can have asked before the first answer is late.
+            let at_once = if self.asks { THREADS as u64 } else { 1 };
+            let may_wait = away[process].max(1) * at_once;
             let waited = over(&during.breaker, WAITED);
             let hiccups = machine(during, WAITED);
             if waited > may_wait + hiccups {
@@ -53,7 +56,7 @@ impl Trial {
                     "process {process}: {waited} calls took longer than {WAITED:?}, {hiccups} by reason of the machine"
                 ));
             }
-            // 99.9 % of calls are no slower than that.
+            // 99.9 % of calls must be faster than this.
             let limit = self.limit(process);
             let slow = over(&during.breaker, limit);
             let allowed = during.breaker.calls / 1000 + machine(during, limit) + 5;
@@ -66,8 +69,8 @@ impl Trial {
         }
     }
 
-    /// Twice the undisturbed 99.9th percentile and a floor: what a page fault or an interrupt may take, far less than a
-    /// round trip through a loaded Redis.
+    /// Twice the undisturbed 99.9th percentile plus a floor: the duration of a page fault or an
+    /// interrupt, far less than a round trip through a loaded Redis.
     fn limit(&self, process: usize) -> Duration {
         Duration::from_nanos(2 * self.undisturbed[process].breaker.p999_ns + LONG_NS)
     }
@@ -98,7 +101,7 @@ impl Trial {
             self.protected.unwrap_or_default().as_millis(),
             agreed.as_millis(),
         );
-        // Past the harness, which would show it only of a test that failed.
+        // Bypasses the harness, which shows output of failed tests only.
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 }
@@ -108,8 +111,8 @@ fn over(times: &Times, limit: Duration) -> u64 {
     times.long_ns.iter().filter(|ns| **ns > limit).count() as u64
 }
 
-/// How many calls the machine itself may have made slower than that: the control made a third as many, and a third as many
-/// were slow; twice that, as these are small numbers.
+/// How many calls the machine itself may have slowed down: the control made a third as many calls,
+/// so three times its slow calls are expected; twice that, because the numbers are small.
 fn machine(measured: &Measured, limit: Duration) -> u64 {
     let control = over(&measured.control, limit);
     2 * control * measured.breaker.calls / measured.control.calls.max(1)
