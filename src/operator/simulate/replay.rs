@@ -4,8 +4,8 @@
 //! circuit admitted calls, and failures, abandoned and slow calls evenly among them. A slice does
 //! not say which abandoned calls were failures too. The replay assumes as many as the slice has
 //! failures, so that no call is counted twice. Events say more: the window's counts at a real trip,
-//! a trip by consecutive failures or by a call, and a reset by an operator. Invariant: the same
-//! past under the same rules gives the same course.
+//! a trip by consecutive failures or by a call, how the real probes ended, and a reset by an
+//! operator. Invariant: the same past under the same rules gives the same course.
 
 use super::{course::Course, record::Record};
 use crate::{
@@ -195,18 +195,10 @@ impl<'a> Replay<'a> {
                     from = to;
                 }
                 Permission::Probe => {
-                    let one = calls.among(from, from + 1);
-                    let slow = one.slow * self.head.policy.slow_call_duration_threshold_ms.min(1);
-                    let kind = match (one.undecided, one.failures + slow) {
-                        (0, 0) => Kind::Success,
-                        (0, _) => Kind::Failure,
-                        _ if self.head.policy.abandoned_calls == 0 => Kind::Ignored,
-                        _ => Kind::Abandoned,
-                    };
                     let settled = Settled {
                         token: self.probes.to_string(),
                         generation,
-                        kind,
+                        kind: self.outcome_of_probe(calls, from),
                         retry_after_ms: 0,
                     };
                     let report = Report {
@@ -223,6 +215,25 @@ impl<'a> Replay<'a> {
                 }
             }
             self.note();
+        }
+    }
+
+    /// What became of a probe: what became of the real ones if the real circuit is half-open too,
+    /// otherwise what its number says.
+    fn outcome_of_probe(&self, calls: &Calls, number: u64) -> Kind {
+        let ahead = self.coming.first();
+        match ahead.map(|event| (event.from, event.to, event.reason)) {
+            Some((State::HalfOpen, State::Closed, Reason::Recovered)) => return Kind::Success,
+            Some((State::HalfOpen, State::Open, Reason::ProbeFailed)) => return Kind::Failure,
+            _ => {}
+        }
+        let one = calls.among(number, number + 1);
+        let slow = one.slow * self.head.policy.slow_call_duration_threshold_ms.min(1);
+        match (one.undecided, one.failures + slow) {
+            (0, 0) => Kind::Success,
+            (0, _) => Kind::Failure,
+            _ if self.head.policy.abandoned_calls == 0 => Kind::Ignored,
+            _ => Kind::Abandoned,
         }
     }
 

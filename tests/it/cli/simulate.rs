@@ -170,7 +170,8 @@ async fn a_short_window_and_short_waits_are_repeated_trip_by_trip() {
         .no_consecutive_failures_threshold()
         .wait_duration_in_open_state(Duration::from_millis(600))
         .probe_lease(Duration::from_millis(600))
-        .success_threshold(3);
+        // More than the calls of `traffic` that succeed in a row while it fails.
+        .success_threshold(4);
     let policy = policy.build().unwrap();
     let breaker = service.circuits.circuit("payments", policy).unwrap();
     for _ in 0..4 {

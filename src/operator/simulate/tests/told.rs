@@ -323,3 +323,36 @@ fn a_past_that_begins_open_begins_when_the_circuit_was_closed_again() {
     let told = simulated(open[..1].to_vec(), &events[..1], &rules, &rules).unwrap();
     assert_eq!((told.calls, told.measure.verdict), (0, Verdict::Untested));
 }
+
+/// Waits are shorter than slices, so a failed probe and the recovery share a slice, and the counts
+/// do not say which came first.
+#[test]
+fn a_probe_has_its_real_outcome_where_the_real_circuit_probed() {
+    use State::{Closed, HalfOpen, Open};
+    let in_force = Rules {
+        window_ms: 1000,
+        minimum_number_of_calls: 10,
+        wait_duration_in_open_state_ms: 600,
+        success_threshold: 3,
+        ..no_run(Rules::default())
+    };
+    let (mut slices, mut events) = (Vec::new(), Vec::new());
+    for round in 0..8 {
+        let at = round * 4000;
+        slices.extend([(200, 0), (170, 70), (80, 1), (200, 0)]);
+        events.extend([
+            trip(at + 1440, 100, 53),
+            event(Open, HalfOpen, at + 2045, Reason::WaitElapsed),
+            event(HalfOpen, Open, at + 2050, Reason::ProbeFailed),
+            event(Open, HalfOpen, at + 2655, Reason::WaitElapsed),
+            event(HalfOpen, Closed, at + 2665, Reason::Recovered),
+        ]);
+    }
+    for (i, event) in events.iter_mut().enumerate() {
+        event.generation = i as u64 + 1;
+    }
+    let told = simulated(past(1000, &slices), &events, &in_force, &in_force).unwrap();
+    let reopened: Vec<_> = told.measure.replayed.trips.iter().map(|t| t.reopened).collect();
+    assert_eq!(reopened, [1; 8], "{:#?}", told.measure);
+    assert_eq!(told.measure.verdict, Verdict::Agrees, "{:#?}", told.measure);
+}
