@@ -352,7 +352,13 @@ fn a_probe_has_its_real_outcome_where_the_real_circuit_probed() {
         event.generation = i as u64 + 1;
     }
     let told = simulated(past(1000, &slices), &events, &in_force, &in_force).unwrap();
-    let reopened: Vec<_> = told.measure.replayed.trips.iter().map(|t| t.reopened).collect();
+    let reopened: Vec<_> = told
+        .measure
+        .replayed
+        .trips
+        .iter()
+        .map(|t| t.reopened)
+        .collect();
     assert_eq!(reopened, [1; 8], "{:#?}", told.measure);
     assert_eq!(told.measure.verdict, Verdict::Agrees, "{:#?}", told.measure);
 }
