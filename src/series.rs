@@ -1,11 +1,10 @@
-//! What the exporters `metrics` and `otel` share: which counts exist, and how the totals of a
-//! circuit continue when it was removed and is used again.
+//! What the exporters `metrics` and `otel` share: which counts exist, and which of them are new.
 //!
-//! Owns what was already exported; knows no exporter. Invariant: a total never decreases, and each
-//! latency is exported once.
+//! Owns what was already exported of the circuits that exist; knows no exporter. Invariant: each
+//! call and each latency is exported once, and a total of a circuit that exists never decreases.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -21,21 +20,53 @@ pub const BUCKETS: [f64; 18] = [
     5.0, 10.0, 25.0, 50.0,
 ];
 
-/// The totals of one circuit, by result where there are several.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    pub(crate) calls: [(&'static str, u64); 6],
-    pub(crate) slow: u64,
-    pub(crate) kinds: Vec<(String, u64)>,
-    pub(crate) probes: [(&'static str, u64); 4],
-    pub(crate) fallbacks: [(&'static str, u64); 4],
-    pub(crate) transitions: Vec<(Transition, u64)>,
+/// A count of a circuit or a registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) total: u64,
+    /// How many of these are new since the last look.
+    pub(crate) fresh: u64,
 }
 
-/// One count of a circuit.
+/// The counts of one circuit, by result where there are several.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) calls: [(&'static str, Count); 6],
+    pub(crate) slow: Count,
+    pub(crate) kinds: Vec<(String, Count)>,
+    pub(crate) probes: [(&'static str, Count); 4],
+    pub(crate) fallbacks: [(&'static str, Count); 4],
+    pub(crate) transitions: Vec<(Transition, Count)>,
+    /// Latencies that the histogram does not have yet.
+    pub(crate) latencies: Vec<(Duration, usize)>,
+}
+
+/// What an exporter has already exported of a registry: all counts, which continue although a
+/// circuit that was removed counts from 0 again, and the latencies.
+#[derive(Debug)]
+pub(crate) struct Exported {
+    /// The maximum number of latencies for one circuit at a time. Beyond it, each bucket gets its
+    /// share.
+    most: u64,
+    circuits: HashMap<String, Circuit>,
+    reports: [u64; 2],
+    round_trips: Recorded,
+}
+
+#[derive(Debug, Default)]
+struct Circuit {
+    counters: HashMap<Key, Counter>,
+    latencies: Recorded,
+}
+
+/// A count of a circuit as it is recorded. Calls are exported without overlaps: failures without
+/// timeouts, abandoned calls without those that were failures.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Call(&'static str),
+    Failures,
+    Abandoned,
+    AbandonedFailures,
     Slow,
     Kind(String),
     Probe(&'static str),
@@ -44,50 +75,63 @@ enum Key {
     Transition(Transition),
 }
 
-/// The totals by circuit, which continue although a circuit that was removed counts from 0 again.
-#[derive(Debug, Default)]
-pub(crate) struct Totals(HashMap<String, HashMap<Key, Counter>>);
-
-/// What a circuit counted before it was removed, and since it is used again.
 #[derive(Debug, Default)]
 struct Counter {
-    before: u64,
-    now: u64,
+    total: u64,
+    /// What the circuit itself counted at the last look.
+    seen: u64,
 }
 
 impl Counter {
-    fn total(&mut self, now: u64) -> u64 {
-        if now < self.now {
-            self.before += self.now;
-        }
-        self.now = now;
-        self.before + now
+    /// Continues with what the circuit counts now: from 0, if it was removed and is used again.
+    fn follow(&mut self, now: u64) -> Count {
+        let fresh = now.checked_sub(self.seen).unwrap_or(now);
+        self.seen = now;
+        self.add(fresh)
+    }
+
+    /// Continues with a difference of totals, which may dip: they are not read at one moment.
+    fn rise(&mut self, to: u64) -> Count {
+        self.add(to.saturating_sub(self.total))
+    }
+
+    fn add(&mut self, fresh: u64) -> Count {
+        self.total += fresh;
+        let total = self.total;
+        Count { total, fresh }
     }
 }
 
-impl Totals {
-    pub(crate) fn of(&mut self, stats: &CircuitStats) -> Counted {
-        let counters = self.0.entry(stats.name.clone()).or_default();
-        let mut total = |key, now| counters.entry(key).or_default().total(now);
+impl Circuit {
+    fn follow(&mut self, key: Key, now: u64) -> Count {
+        self.counters.entry(key).or_default().follow(now)
+    }
+
+    /// Counts what is in `all` but not in `part`.
+    fn without(&mut self, result: &'static str, all: Count, part: Count) -> Count {
+        let counter = self.counters.entry(Key::Call(result)).or_default();
+        counter.rise(all.total.saturating_sub(part.total))
+    }
+
+    fn counted(&mut self, stats: &CircuitStats, most: u64) -> Counted {
         let CircuitStats {
             successes,
+            failures,
             ignored,
             rejected,
             timeouts,
+            abandoned,
+            abandoned_failures,
             slow,
             probes,
             fallbacks,
             transitions,
             failure_kinds,
-            // Included in the derived counts: failures without timeouts, undecided calls.
-            failures: _,
-            abandoned: _,
-            abandoned_failures: _,
-            // Not counts of calls: gauges, histograms, and `reports` below.
+            latencies,
+            // Not counts of calls: gauges, and `reports` below.
             name: _,
             cached: _,
             stale_for: _,
-            latencies: _,
             reports: _,
             reports_failed: _,
             report_time: _,
@@ -100,20 +144,31 @@ impl Totals {
             ignored: released,
             abandoned: dropped,
         } = *probes;
+        let [success, ignored, rejected, timeout] = [
+            ("success", *successes),
+            ("ignored", *ignored),
+            ("rejected", *rejected),
+            ("timeout", *timeouts),
+        ]
+        .map(|(result, n)| (result, self.follow(Key::Call(result), n)));
+        let failures = self.follow(Key::Failures, *failures);
+        let abandoned = self.follow(Key::Abandoned, *abandoned);
+        let abandoned_failures = self.follow(Key::AbandonedFailures, *abandoned_failures);
+        let failure = self.without("failure", failures, timeout.1);
+        let undecided = self.without("abandoned", abandoned, abandoned_failures);
         Counted {
             calls: [
-                ("success", *successes),
-                ("failure", stats.failures_in_time()),
-                ("ignored", *ignored),
-                ("rejected", *rejected),
-                ("timeout", *timeouts),
-                ("abandoned", stats.undecided()),
-            ]
-            .map(|(result, n)| (result, total(Key::Call(result), n))),
-            slow: total(Key::Slow, *slow),
+                success,
+                ("failure", failure),
+                ignored,
+                rejected,
+                timeout,
+                ("abandoned", undecided),
+            ],
+            slow: self.follow(Key::Slow, *slow),
             kinds: failure_kinds
                 .iter()
-                .map(|(kind, n)| (kind.clone(), total(Key::Kind(kind.clone()), *n)))
+                .map(|(kind, n)| (kind.clone(), self.follow(Key::Kind(kind.clone()), *n)))
                 .collect(),
             probes: [
                 ("success", won),
@@ -121,63 +176,66 @@ impl Totals {
                 ("ignored", released),
                 ("abandoned", dropped),
             ]
-            .map(|(result, n)| (result, total(Key::Probe(result), n))),
+            .map(|(result, n)| (result, self.follow(Key::Probe(result), n))),
             fallbacks: FallbackKind::ALL.map(|kind| {
                 let n = fallbacks.of(kind);
-                (kind.as_str(), total(Key::Fallback(kind.as_str()), n))
+                (kind.as_str(), self.follow(Key::Fallback(kind.as_str()), n))
             }),
             transitions: transitions
                 .iter()
-                .map(|(transition, n)| (*transition, total(Key::Transition(*transition), *n)))
+                .map(|(transition, n)| (*transition, self.follow(Key::Transition(*transition), *n)))
                 .collect(),
+            latencies: self.latencies.fresh(latencies, most),
         }
-    }
-
-    /// Reports of all circuits together, including removed ones.
-    pub(crate) fn reports(&mut self, stats: &[CircuitStats]) -> [(&'static str, u64); 2] {
-        for circuit in stats {
-            let counters = self.0.entry(circuit.name.clone()).or_default();
-            for (result, n) in [
-                ("filed", circuit.reports),
-                ("failed", circuit.reports_failed),
-            ] {
-                counters.entry(Key::Report(result)).or_default().total(n);
-            }
-        }
-        ["filed", "failed"].map(|result| {
-            let of_circuits = self.0.values();
-            let counters = of_circuits.filter_map(|all| all.get(&Key::Report(result)));
-            (result, counters.map(|c| c.before + c.now).sum())
-        })
     }
 }
 
-/// The latencies that the histograms already have.
-#[derive(Debug)]
-pub(crate) struct Given {
-    /// The maximum for one circuit at a time. Beyond it, each bucket gets its share.
-    most: u64,
-    calls: HashMap<String, Recorded>,
-    round_trips: Recorded,
-}
-
-impl Given {
-    /// Treats everything until now as exported.
+impl Exported {
+    /// Treats the latencies until now as exported, and no counts.
     pub(crate) fn until_now(most: u64, health: &RegistryHealth, stats: &[CircuitStats]) -> Self {
-        let mut given = Self {
+        let mut exported = Self {
             most,
-            calls: HashMap::new(),
+            circuits: HashMap::new(),
+            reports: [0; 2],
             round_trips: Recorded::default(),
         };
-        stats.iter().for_each(|circuit| drop(given.calls(circuit)));
-        drop(given.round_trips(health));
-        given
+        for stats in stats {
+            let mut circuit = Circuit::default();
+            circuit.latencies.fresh(&stats.latencies, most);
+            exported.circuits.insert(stats.name.clone(), circuit);
+        }
+        exported.round_trips(health);
+        exported
     }
 
-    /// Takes the latencies of a circuit's calls that were not exported yet.
-    pub(crate) fn calls(&mut self, stats: &CircuitStats) -> Vec<(Duration, usize)> {
-        let recorded = self.calls.entry(stats.name.clone()).or_default();
-        recorded.fresh(&stats.latencies, self.most)
+    pub(crate) fn circuit(&mut self, stats: &CircuitStats) -> Counted {
+        let circuit = self.circuits.entry(stats.name.clone()).or_default();
+        circuit.counted(stats, self.most)
+    }
+
+    /// Reports of all circuits together, including removed ones. Forgets the circuits that are not
+    /// among these.
+    pub(crate) fn reports(&mut self, stats: &[CircuitStats]) -> [(&'static str, Count); 2] {
+        let mut fresh = [0; 2];
+        for stats in stats {
+            let circuit = self.circuits.entry(stats.name.clone()).or_default();
+            let filed = circuit.follow(Key::Report("filed"), stats.reports);
+            let failed = circuit.follow(Key::Report("failed"), stats.reports_failed);
+            fresh[0] += filed.fresh;
+            fresh[1] += failed.fresh;
+        }
+        if self.circuits.len() > stats.len() {
+            let there: HashSet<_> = stats.iter().map(|stats| stats.name.as_str()).collect();
+            self.circuits
+                .retain(|name, _| there.contains(name.as_str()));
+        }
+        for (total, fresh) in self.reports.iter_mut().zip(fresh) {
+            *total += fresh;
+        }
+        [0, 1].map(|i| {
+            let (total, fresh) = (self.reports[i], fresh[i]);
+            (["filed", "failed"][i], Count { total, fresh })
+        })
     }
 
     /// Takes the latencies of reports that were not exported yet.
@@ -216,6 +274,7 @@ impl Recorded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Commontrip, Policy};
 
     const MOST: u64 = 10_000;
 
@@ -227,11 +286,53 @@ mod tests {
         latencies
     }
 
+    /// An exporter that has seen nothing, and the statistics of a circuit without calls.
+    async fn unused() -> (Exported, CircuitStats) {
+        let circuits = Commontrip::embedded().unwrap();
+        let exported = Exported::until_now(MOST, &circuits.health(), &[]);
+        let _payments = circuits.circuit("payments", Policy::default()).unwrap();
+        (exported, circuits.stats().remove(0))
+    }
+
     #[test]
     fn a_circuit_that_is_taken_again_goes_on_counting() {
         let mut counter = Counter::default();
-        let totals = [3, 5, 5, 2, 4, 0].map(|now| counter.total(now));
-        assert_eq!(totals, [3, 5, 5, 7, 9, 9]);
+        let counts = [3, 5, 5, 2, 4, 0].map(|now| counter.follow(now));
+        assert_eq!(counts.map(|n| n.total), [3, 5, 5, 7, 9, 9]);
+        assert_eq!(counts.map(|n| n.fresh), [3, 2, 0, 2, 2, 0]);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_at_several_moments_is_counted_once() {
+        let (mut exported, mut stats) = unused().await;
+        // A timeout that is not yet among the failures.
+        let read = [(10, 2), (10, 3), (11, 3), (1, 1), (2, 1)];
+        let counts = read.map(|(failures, timeouts)| {
+            (stats.failures, stats.timeouts) = (failures, timeouts);
+            let counted = exported.circuit(&stats);
+            assert_eq!(
+                (counted.calls[1].0, counted.calls[4].0),
+                ("failure", "timeout")
+            );
+            [counted.calls[1].1, counted.calls[4].1].map(|n| n.total)
+        });
+        assert_eq!(counts, [[8, 2], [8, 3], [8, 3], [8, 4], [9, 4]]);
+    }
+
+    #[tokio::test]
+    async fn removed_circuits_leave_only_the_registrys_counts() {
+        let (mut exported, mut stats) = unused().await;
+        for i in 0..1000 {
+            (stats.name, stats.failures, stats.reports) = (format!("c{i}"), 3, 3);
+            assert_eq!(exported.circuit(&stats).calls[1].1.fresh, 3);
+            let expected = Count {
+                total: 3 * (i + 1),
+                fresh: 3,
+            };
+            let reports = exported.reports(std::slice::from_ref(&stats));
+            assert_eq!(reports[0], ("filed", expected));
+        }
+        assert_eq!(exported.circuits.len(), 1);
     }
 
     #[test]

@@ -10,10 +10,7 @@ use ::metrics::{
 use super::Checks;
 #[cfg(feature = "queue")]
 use super::Queues;
-use crate::{
-    CircuitStats, RegistryHealth,
-    series::{Given, Totals},
-};
+use crate::{CircuitStats, RegistryHealth, series::Exported};
 
 /// The maximum number of latencies of one circuit recorded at a time, because exporters keep each
 /// one until they are read. Beyond it, each bucket gets its share.
@@ -23,8 +20,7 @@ const MOST_AT_ONCE: u64 = 10_000;
 pub(super) struct Series {
     registry: Option<String>,
     described: bool,
-    given: Given,
-    totals: Totals,
+    exported: Exported,
     #[cfg(feature = "health")]
     pub(super) checks: Checks,
     #[cfg(feature = "queue")]
@@ -41,8 +37,7 @@ impl Series {
         Self {
             registry,
             described: false,
-            given: Given::until_now(MOST_AT_ONCE, health, stats),
-            totals: Totals::default(),
+            exported: Exported::until_now(MOST_AT_ONCE, health, stats),
             #[cfg(feature = "health")]
             checks: Checks::default(),
             #[cfg(feature = "queue")]
@@ -70,12 +65,12 @@ impl Series {
         gauge!("circuit_breaker_store_up", self.labels([])).set(f64::from(unavailable.is_none()));
         gauge!("circuit_breaker_store_unavailable_seconds", self.labels([]))
             .set(unavailable.unwrap_or_default());
-        for (result, n) in self.totals.reports(stats) {
+        for (result, n) in self.exported.reports(stats) {
             let labels = self.labels([("result", result.to_owned())]);
-            counter!("circuit_breaker_reports_total", labels).absolute(n);
+            counter!("circuit_breaker_reports_total", labels).increment(n.fresh);
         }
         let report_seconds = histogram!("circuit_breaker_report_seconds", self.labels([]));
-        for (latency, n) in self.given.round_trips(health) {
+        for (latency, n) in self.exported.round_trips(health) {
             report_seconds.record_many(latency, n);
         }
     }
@@ -118,24 +113,24 @@ impl Series {
             )
             .set(age);
         }
-        let counted = self.totals.of(stats);
+        let counted = self.exported.circuit(stats);
         for (result, n) in counted.calls {
             let labels = self.labels([("name", name()), ("result", result.to_owned())]);
-            counter!("circuit_breaker_requests_total", labels).absolute(n);
+            counter!("circuit_breaker_requests_total", labels).increment(n.fresh);
         }
         let labels = self.labels([("name", name())]);
-        counter!("circuit_breaker_slow_calls_total", labels).absolute(counted.slow);
+        counter!("circuit_breaker_slow_calls_total", labels).increment(counted.slow.fresh);
         for (kind, n) in counted.kinds {
             let labels = self.labels([("name", name()), ("kind", kind)]);
-            counter!("circuit_breaker_failures_by_kind_total", labels).absolute(n);
+            counter!("circuit_breaker_failures_by_kind_total", labels).increment(n.fresh);
         }
         for (result, n) in counted.probes {
             let labels = self.labels([("name", name()), ("result", result.to_owned())]);
-            counter!("circuit_breaker_probes_total", labels).absolute(n);
+            counter!("circuit_breaker_probes_total", labels).increment(n.fresh);
         }
         for (kind, n) in counted.fallbacks {
             let labels = self.labels([("name", name()), ("kind", kind.to_owned())]);
-            counter!("circuit_breaker_fallbacks_total", labels).absolute(n);
+            counter!("circuit_breaker_fallbacks_total", labels).increment(n.fresh);
         }
         for (transition, n) in counted.transitions {
             let labels = self.labels([
@@ -145,13 +140,13 @@ impl Series {
                 ("reason", transition.reason.to_string()),
                 ("local", transition.local.to_string()),
             ]);
-            counter!("circuit_breaker_transitions_total", labels).absolute(n);
+            counter!("circuit_breaker_transitions_total", labels).increment(n.fresh);
         }
         let latency_seconds = histogram!(
             "circuit_breaker_latency_seconds",
             self.labels([("name", name())])
         );
-        for (latency, n) in self.given.calls(stats) {
+        for (latency, n) in counted.latencies {
             latency_seconds.record_many(latency, n);
         }
     }

@@ -22,7 +22,7 @@ use super::instruments;
 use crate::{
     CircuitStats, Commontrip,
     breaker::Watch,
-    series::{Counted, Given, Totals},
+    series::{Count, Counted, Exported},
 };
 
 /// The maximum number of latencies of one circuit recorded in one collection, because the API takes
@@ -87,12 +87,11 @@ impl Exporter {
     /// Exports through this meter; otherwise as [`start`](Self::start).
     pub fn start_on(meter: &Meter, circuits: &Commontrip) -> Self {
         let watch = circuits.watch();
-        let given = Given::until_now(MOST_AT_ONCE, &watch.health(), &watch.stats());
+        let exported = Exported::until_now(MOST_AT_ONCE, &watch.health(), &watch.stats());
         let source = Arc::new(Source {
             watch,
             kept: Mutex::new(Readings {
-                totals: Totals::default(),
-                given,
+                exported,
                 last: None,
                 given_to: 0,
             }),
@@ -143,8 +142,7 @@ pub(super) struct Source {
 }
 
 struct Readings {
-    totals: Totals,
-    given: Given,
+    exported: Exported,
     last: Option<(Instant, Arc<Reading>)>,
     /// A bit for each instrument that has the last reading.
     given_to: u32,
@@ -153,7 +151,7 @@ struct Readings {
 /// The statistics at one moment.
 pub(super) struct Reading {
     pub(super) circuits: Vec<Circuit>,
-    pub(super) reports: [(&'static str, u64); 2],
+    pub(super) reports: [(&'static str, Count); 2],
     pub(super) store_away_for: Option<Duration>,
     #[cfg(feature = "health")]
     pub(super) checks: Vec<crate::health::CheckReport>,
@@ -190,28 +188,23 @@ impl Source {
             kept.given_to |= bit;
             return Some(reading);
         }
-        let (reading, fresh) = source.read(&mut kept);
+        let (reading, round_trips) = source.read(&mut kept);
         let reading = Arc::new(reading);
         kept.last = Some((Instant::now(), Arc::clone(&reading)));
         kept.given_to = bit;
         drop(kept);
-        source.record(&reading, fresh);
+        source.record(&reading, round_trips);
         Some(reading)
     }
 
-    fn read(&self, kept: &mut Readings) -> (Reading, Fresh) {
+    /// Returns a new reading, and the latencies of reports that no histogram has yet.
+    fn read(&self, kept: &mut Readings) -> (Reading, Vec<(Duration, usize)>) {
         let (health, stats) = (self.watch.health(), self.watch.stats());
-        let fresh = Fresh {
-            calls: stats
-                .iter()
-                .map(|circuit| kept.given.calls(circuit))
-                .collect(),
-            round_trips: kept.given.round_trips(&health),
-        };
-        let reports = kept.totals.reports(&stats);
+        let round_trips = kept.exported.round_trips(&health);
+        let reports = kept.exported.reports(&stats);
         let circuit = |stats: CircuitStats| Circuit {
             name: stats.name.as_str().into(),
-            counted: kept.totals.of(&stats),
+            counted: kept.exported.circuit(&stats),
             stats,
         };
         let reading = Reading {
@@ -231,34 +224,28 @@ impl Source {
                 read.flatten().collect()
             },
         };
-        (reading, fresh)
+        (reading, round_trips)
     }
 
     /// Histograms have no callbacks, so this records their values during the callbacks of a
     /// collection. They are part of it, because an SDK runs all callbacks before it collects any
     /// instrument.
-    fn record(&self, reading: &Reading, fresh: Fresh) {
-        for (circuit, latencies) in reading.circuits.iter().zip(fresh.calls) {
+    fn record(&self, reading: &Reading, round_trips: Vec<(Duration, usize)>) {
+        for circuit in &reading.circuits {
             let attributes = [circuit.named()];
-            for (latency, n) in latencies {
-                for _ in 0..n {
+            for (latency, n) in &circuit.counted.latencies {
+                for _ in 0..*n {
                     self.call_duration
                         .record(latency.as_secs_f64(), &attributes);
                 }
             }
         }
-        for (latency, n) in fresh.round_trips {
+        for (latency, n) in round_trips {
             for _ in 0..n {
                 self.report_duration.record(latency.as_secs_f64(), &[]);
             }
         }
     }
-}
-
-/// Latencies that no histogram has yet. Those of calls are by circuit, in the reading's order.
-struct Fresh {
-    calls: Vec<Vec<(Duration, usize)>>,
-    round_trips: Vec<(Duration, usize)>,
 }
 
 #[cfg(test)]

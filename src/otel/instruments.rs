@@ -172,7 +172,7 @@ impl Instruments<'_> {
             |reading, counter| {
                 for circuit in &reading.circuits {
                     for (result, n) in circuit.counted.calls {
-                        counter.observe(n, &[circuit.named(), KeyValue::new(RESULT, result)]);
+                        counter.observe(n.total, &[circuit.named(), KeyValue::new(RESULT, result)]);
                     }
                 }
             },
@@ -183,7 +183,7 @@ impl Instruments<'_> {
             "Recorded calls of this process that were slow",
             |reading, counter| {
                 for circuit in &reading.circuits {
-                    counter.observe(circuit.counted.slow, &[circuit.named()]);
+                    counter.observe(circuit.counted.slow.total, &[circuit.named()]);
                 }
             },
         );
@@ -195,7 +195,7 @@ impl Instruments<'_> {
                 for circuit in &reading.circuits {
                     for (kind, n) in &circuit.counted.kinds {
                         let of_kind = KeyValue::new("error.type", kind.clone());
-                        counter.observe(*n, &[circuit.named(), of_kind]);
+                        counter.observe(n.total, &[circuit.named(), of_kind]);
                     }
                 }
             },
@@ -207,7 +207,7 @@ impl Instruments<'_> {
             |reading, counter| {
                 for circuit in &reading.circuits {
                     for (result, n) in circuit.counted.probes {
-                        counter.observe(n, &[circuit.named(), KeyValue::new(RESULT, result)]);
+                        counter.observe(n.total, &[circuit.named(), KeyValue::new(RESULT, result)]);
                     }
                 }
             },
@@ -220,7 +220,7 @@ impl Instruments<'_> {
                 for circuit in &reading.circuits {
                     for (kind, n) in circuit.counted.fallbacks {
                         let kind = KeyValue::new("circuit_breaker.fallback.kind", kind);
-                        counter.observe(n, &[circuit.named(), kind]);
+                        counter.observe(n.total, &[circuit.named(), kind]);
                     }
                 }
             },
@@ -243,7 +243,7 @@ impl Instruments<'_> {
                             ),
                             KeyValue::new("circuit_breaker.transition.local", transition.local),
                         ];
-                        counter.observe(*n, &attributes);
+                        counter.observe(n.total, &attributes);
                     }
                 }
             },
@@ -255,7 +255,7 @@ impl Instruments<'_> {
             |reading, counter| {
                 for (result, n) in reading.reports {
                     let result = KeyValue::new("circuit_breaker.report.result", result);
-                    counter.observe(n, &[result]);
+                    counter.observe(n.total, &[result]);
                 }
             },
         );
