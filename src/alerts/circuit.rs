@@ -125,6 +125,9 @@ impl Circuit {
         // Transitions between the two reads must not be in the future.
         seen.now_ms = seen.now_ms.max(self.log.newest_ms());
         if self.read.is_none() {
+            if seen.opened_ms > 0 {
+                self.log.began_at(seen.opened_ms);
+            }
             self.begin(context, &seen).await?;
         }
         let read = self.read.unwrap_or(0).max(self.log.newest());
@@ -173,7 +176,13 @@ impl Circuit {
                 .store()
                 .claim(&self.progress.name, &look)
                 .await?;
-            if known.phase != Phase::Unknown && alert.is_about_openings() {
+            // An opening that lasts is not the one whose alert is over.
+            let same = match known.phase {
+                Phase::Unknown => false,
+                Phase::Over => !self.log.lasts(),
+                _ => true,
+            };
+            if same && alert.is_about_openings() {
                 self.log.began_in(known.episode);
             }
             let memory = &mut self.progress.rules[rule];

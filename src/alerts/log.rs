@@ -88,13 +88,34 @@ impl Log {
         }
     }
 
-    /// Moves the beginning of an adopted opening, whose own beginning was lost, to an earlier
-    /// generation.
+    /// Moves the beginning of the first opening to an earlier generation, if the log does not have
+    /// it.
     pub(super) fn began_in(&mut self, generation: u64) {
-        let adopted = |step: &&mut Step| step.reason == Reason::Adopted && is_open(step.to);
-        if let Some(first) = self.0.front_mut().filter(adopted) {
+        if let Some(first) = self.unbegun() {
             first.generation = first.generation.min(generation);
         }
+    }
+
+    /// As [`began_in`](Self::began_in), for the time at which an opening that lasts began, Unix ms.
+    pub(super) fn began_at(&mut self, at_ms: u64) {
+        if self.lasts()
+            && let Some(first) = self.unbegun()
+        {
+            first.at_ms = first.at_ms.min(at_ms);
+        }
+    }
+
+    /// The first step, if its opening began earlier: the circuit was adopted, or the record has no
+    /// older transitions.
+    fn unbegun(&mut self) -> Option<&mut Step> {
+        let first = self.0.front_mut()?;
+        let was_open = first.reason == Reason::Adopted || is_open(first.from);
+        (was_open && is_open(first.to)).then_some(first)
+    }
+
+    /// Whether the circuit has not closed since the log's beginning.
+    pub(super) fn lasts(&self) -> bool {
+        self.0.iter().all(|step| is_open(step.to))
     }
 
     /// The periods in which the circuit was not closed for at least `time`, oldest first.
@@ -221,6 +242,26 @@ mod tests {
         assert_eq!(short(&kept), [(1, Some(13))]);
         let fresh = log("9:adopted 13:closed").openings(Duration::ZERO);
         assert_eq!(short(&fresh), [(1, Some(13))]);
+    }
+
+    #[test]
+    fn an_opening_that_is_older_than_the_record_is_the_one_that_was_alerted() {
+        let whole = log("5:open 8:half 9:open 12:half 15:open 18:half 19:closed 20:open");
+        let from = |first: usize, end: usize| {
+            let mut rest = Log(whole.0.range(first..end).copied().collect());
+            rest.began_in(1);
+            short(&rest.openings(Duration::ZERO))
+        };
+        for first in 1..5 {
+            assert_eq!(from(first, 6), [(1, None)], "{first}");
+            assert_eq!(from(first, 8), [(1, Some(19)), (8, None)], "{first}");
+        }
+        let mut rest = Log(whole.0.range(2..5).copied().collect());
+        rest.began_at(5);
+        assert_eq!(rest.openings(Duration::from_millis(10))[0].due_ms, 15);
+        // The record has the beginning of this one.
+        assert_eq!(from(6, 8), [(8, None)]);
+        assert_eq!(from(7, 8), [(8, None)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod checks;
 mod claims;
 mod formats;
 mod keys;
+mod openings;
 mod processes;
 mod transitions;
 
