@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join};
 use tokio::{
     select,
     time::{Instant, sleep, sleep_until, timeout},
@@ -135,10 +135,19 @@ impl Sending {
             return Ended::Lost;
         }
         let told = async {
-            if let Some(unended) = &self.unended {
-                let _ = deliver(&*self.settings.sink, unended).await;
+            let alert = insist(&self.settings, &self.notification);
+            let Some(unended) = &self.unended else {
+                return alert.await;
+            };
+            let began = Instant::now();
+            match deliver(&*self.settings.sink, unended).await {
+                Ok(()) => alert.await,
+                // The receiver may still accept the alert, so the alert does not wait.
+                Err(error) => {
+                    let resolved = insist_after(error, began, &self.settings, unended);
+                    join(resolved, alert).await.1
+                }
             }
-            insist(&self.settings, &self.notification).await
         };
         let mut told = pin!(told);
         let delivered = loop {
@@ -224,13 +233,24 @@ impl Sending {
 
 /// Delivers an alert, with as many tries as that takes; `false` if it was given up.
 pub(super) async fn insist(settings: &AlertSettings, notification: &Notification) -> bool {
-    let give_up_at = Instant::now() + settings.give_up_after.min(FOREVER);
+    let began = Instant::now();
+    match deliver(&*settings.sink, notification).await {
+        Ok(()) => true,
+        Err(error) => insist_after(error, began, settings, notification).await,
+    }
+}
+
+/// As [`insist`], after a first try at the time `began` that failed.
+async fn insist_after(
+    mut error: SinkError,
+    began: Instant,
+    settings: &AlertSettings,
+    notification: &Notification,
+) -> bool {
+    let give_up_at = began + settings.give_up_after.min(FOREVER);
     let mut pause = PAUSE;
     loop {
-        let Err(error) = deliver(&*settings.sink, notification).await else {
-            return true;
-        };
-        let error = masked(&in_words(&*error));
+        let why = masked(&in_words(&*error));
         let circuit = notification.circuit.as_deref().unwrap_or_default();
         let check = notification.check.as_deref();
         let (alert, action) = (notification.rule, notification.action.as_str());
@@ -238,12 +258,16 @@ pub(super) async fn insist(settings: &AlertSettings, notification: &Notification
         // from one replica anyway.
         if Instant::now() + pause >= give_up_at {
             let tried_for = settings.give_up_after;
-            tracing::error!(%error, circuit, check, alert, action, ?tried_for, "an alert was not delivered, and is given up");
+            tracing::error!(error = %why, circuit, check, alert, action, ?tried_for, "an alert was not delivered, and is given up");
             return false;
         }
-        tracing::warn!(%error, circuit, check, alert, action, again_in = ?pause, "an alert was not delivered yet");
+        tracing::warn!(error = %why, circuit, check, alert, action, again_in = ?pause, "an alert was not delivered yet");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+        match deliver(&*settings.sink, notification).await {
+            Ok(()) => return true,
+            Err(again) => error = again,
+        }
     }
 }
 
