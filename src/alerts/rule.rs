@@ -15,7 +15,8 @@ const SHORTEST_QUIET: Duration = Duration::from_secs(10);
 /// A rule, and how often it may alert.
 ///
 /// An opening is alerted once, however short or long it is. An alert about a condition
-/// (`failure_rate`, `flapping`) is sent again after its cooldown, as long as the condition holds.
+/// (`failure_rate`, `flapping`, `store_unavailable`) is sent again after its cooldown, as long as
+/// the condition holds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -123,6 +124,9 @@ impl Alert {
     /// Sets how long after an alert no other alert of this rule is sent about the same circuit or
     /// check. Default 5 min.
     ///
+    /// Alerts about a condition (`failure_rate`, `flapping`, `store_unavailable`) are at least 10 s
+    /// apart.
+    ///
     /// A condition that is over by the end of the cooldown is not sent; one that still holds is
     /// sent then. Resolve messages ([`AlertsBuilder::resolved`](super::AlertsBuilder::resolved))
     /// are sent at once.
@@ -164,7 +168,10 @@ impl Alert {
 
     /// Whether it is about a condition, which is alerted again after each cooldown.
     pub(super) const fn repeats(&self) -> bool {
-        matches!(self.kind, Kind::FailureRate { .. } | Kind::Flapping { .. })
+        matches!(
+            self.kind,
+            Kind::FailureRate { .. } | Kind::Flapping { .. } | Kind::StoreUnavailable { .. }
+        )
     }
 
     pub(super) const fn is_rate(&self) -> bool {

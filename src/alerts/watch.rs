@@ -216,7 +216,7 @@ impl Watcher {
             }
             let quiet = store
                 .said
-                .is_some_and(|said| said.elapsed() < alert.cooldown);
+                .is_some_and(|said| said.elapsed() < alert.quiet());
             let (action, text) = match health.unavailable_for {
                 Some(unavailable_for) if unavailable_for >= time && !quiet => {
                     let why = health.last_error.as_deref().unwrap_or("no answer");

@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use commontrip::alerts::{Alert, Alerts, Delivery, Notification, Sink, Webhook};
+use commontrip::store::MemoryStore;
+use commontrip::test_util::{Fault, FaultyStore};
 use commontrip::{CircuitBreaker, Commontrip, OnStoreFailure, Outcome, Override, Policy, State};
 use parking_lot::Mutex;
 
@@ -241,6 +243,22 @@ async fn every_replica_says_that_the_store_is_away_under_one_key() {
     let keys = inbox.delivered.lock();
     assert_eq!(keys[0].dedup_key, keys[1].dedup_key);
     assert_ne!(keys[0].replica, keys[1].replica);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_away_is_sent_again_after_the_cooldown_or_ten_seconds() {
+    for (cooldown, times) in [(Duration::ZERO, 3), (Duration::from_secs(20), 2)] {
+        let store = FaultyStore::new(MemoryStore::default());
+        let circuits = Commontrip::builder().store(store.clone()).build().unwrap();
+        let breaker = circuits.circuit("payments", policy()).unwrap();
+        let inbox = Inbox::default();
+        let rule = Alert::store_unavailable(Duration::ZERO).cooldown(cooldown);
+        let _alerts = Alerts::to(inbox.clone()).on(rule).start(&circuits);
+        let _outage = store.inject(Fault::unavailable());
+        let _ = breaker.snapshot().await;
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        assert_eq!(inbox.rules(), vec!["store_unavailable"; times]);
+    }
 }
 
 /// Heads and bodies of requests.
