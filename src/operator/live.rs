@@ -97,8 +97,19 @@ pub enum News {
 #[derive(Clone, Debug)]
 pub struct NewsFeed {
     operator: Operator,
-    news: Arc<Mutex<Option<broadcast::Sender<News>>>>,
+    task: Arc<Mutex<Option<Task>>>,
 }
+
+/// The running task.
+#[derive(Debug)]
+struct Task {
+    news: broadcast::Sender<News>,
+    looked: watch::Receiver<Looked>,
+}
+
+/// When the task's first read of all circuits was done, Unix ms by the store's clock. That read
+/// sends nothing, because subscribers read all circuits after it.
+type Looked = Option<u64>;
 
 /// A subscription to the news; ends when it is dropped.
 ///
@@ -118,6 +129,7 @@ pub struct NewsFeed {
 pub struct NewsStream {
     live: NewsFeed,
     received: broadcast::Receiver<News>,
+    looked: watch::Receiver<Looked>,
     /// Whether all circuits were read since the start, or since news was lost.
     begun: bool,
     /// When all circuits are read again, and how long that was waited for; `None` while none is
@@ -127,26 +139,31 @@ pub struct NewsStream {
 
 impl NewsFeed {
     pub(super) fn new(operator: Operator) -> Self {
-        let news = Arc::default();
-        Self { operator, news }
+        let task = Arc::default();
+        Self { operator, task }
     }
 
     /// Subscribes to the news, which begins with all circuits. Must be called in a tokio runtime.
     #[must_use]
     pub fn subscribe(&self) -> NewsStream {
-        let mut news = self.news.lock();
-        let received = match news.as_ref() {
-            Some(news) => news.subscribe(),
+        let mut task = self.task.lock();
+        let (received, looked) = match task.as_ref() {
+            Some(task) => (task.news.subscribe(), task.looked.clone()),
             None => {
-                let (sender, received) = broadcast::channel(WAITING);
-                *news = Some(sender.clone());
-                tokio::spawn(gather(self.clone(), sender));
-                received
+                let (news, received) = broadcast::channel(WAITING);
+                let (looks, looked) = watch::channel(None);
+                tokio::spawn(gather(self.clone(), news.clone(), looks));
+                *task = Some(Task {
+                    news,
+                    looked: looked.clone(),
+                });
+                (received, looked)
             }
         };
         NewsStream {
             live: self.clone(),
             received,
+            looked,
             begun: false,
             again: None,
         }
@@ -157,6 +174,20 @@ impl NewsStream {
     /// Waits for the next news item.
     pub async fn next(&mut self) -> News {
         loop {
+            // A change before the task's first read is only in what is read after it.
+            if self.looked.borrow().is_none() {
+                let news = tokio::select! {
+                    biased;
+                    Ok(_) = self.looked.wait_for(Option::is_some) => continue,
+                    news = self.received.recv() => news,
+                };
+                match news {
+                    Ok(news @ News::Store(Err(_))) => return news,
+                    Err(RecvError::Closed) => *self = self.live.subscribe(),
+                    _ => {}
+                }
+                continue;
+            }
             let (begun, again) = (self.begun, self.again);
             let due = async move {
                 match again {
@@ -232,13 +263,11 @@ struct Gatherer {
     news: broadcast::Sender<News>,
     known: BTreeMap<Name, Known>,
     followed: watch::Sender<BTreeSet<Name>>,
-    /// Whether the first read is done. It sends nothing, because subscribers begin with its
-    /// circuits.
-    looked: Option<u64>,
+    looked: watch::Sender<Looked>,
 }
 
 /// Polls and listens until there is no subscriber.
-async fn gather(live: NewsFeed, news: broadcast::Sender<News>) {
+async fn gather(live: NewsFeed, news: broadcast::Sender<News>, looked: watch::Sender<Looked>) {
     let (followed, follows) = watch::channel(BTreeSet::new());
     let (to, mut notices) = mpsc::unbounded_channel();
     let store = Arc::clone(&live.operator.store);
@@ -254,7 +283,7 @@ async fn gather(live: NewsFeed, news: broadcast::Sender<News>) {
         news,
         known: BTreeMap::new(),
         followed,
-        looked: None,
+        looked,
     };
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -262,9 +291,9 @@ async fn gather(live: NewsFeed, news: broadcast::Sender<News>) {
         tokio::select! {
             _ = every.tick() => {
                 {
-                    let mut news = live.news.lock();
+                    let mut task = live.task.lock();
                     if gatherer.news.receiver_count() == 0 {
-                        *news = None;
+                        *task = None;
                         break;
                     }
                 }
@@ -292,6 +321,10 @@ impl Gatherer {
     fn tell(&self, news: News) {
         // An error means that nobody subscribes, which the next tick notices.
         let _ = self.news.send(news);
+    }
+
+    fn looked(&self) -> Looked {
+        *self.looked.borrow()
     }
 
     async fn look(&mut self) {
@@ -330,7 +363,11 @@ impl Gatherer {
             *followed = listed;
             changed
         });
-        self.looked.get_or_insert(now_ms);
+        self.looked.send_if_modified(|looked| {
+            let first = looked.is_none();
+            looked.get_or_insert(now_ms);
+            first
+        });
         Ok(now_ms)
     }
 
@@ -353,11 +390,11 @@ impl Gatherer {
         let was = before.map(|known| &known.view.snapshot);
         let told = match before {
             // Read the record only of circuits that change: there may be thousands of circuits.
-            None if self.looked.is_none() => None,
+            None if self.looked().is_none() => None,
             Some(known) if seen.version() == known.view.snapshot.version() => known.told.clone(),
             _ => Some(self.tell_entries(&view.name, before).await?),
         };
-        if self.looked.is_some() && was.is_none_or(|was| differs(was, seen)) {
+        if self.looked().is_some() && was.is_none_or(|was| differs(was, seen)) {
             self.tell(News::Circuit(Arc::new(view.clone())));
         }
         self.known.insert(view.name.clone(), Known { view, told });
@@ -377,9 +414,9 @@ impl Gatherer {
             let news = match before {
                 Some(known) => known.is_news(event),
                 // Of a circuit that the first read missed, the past is not news.
-                None => self.looked.is_some_and(|since| event.at_ms >= since),
+                None => self.looked().is_some_and(|since| event.at_ms >= since),
             };
-            if news && self.looked.is_some() {
+            if news && self.looked().is_some() {
                 self.tell(News::Entry(name.clone(), Arc::new(event.clone())));
             }
         }

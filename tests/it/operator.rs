@@ -566,3 +566,28 @@ async fn news_say_that_the_store_is_away_and_begin_again_when_it_is_back() {
     server.restart();
     while !matches!(next(&mut news).await, News::Tick(_)) {}
 }
+
+#[tokio::test]
+async fn a_change_right_after_the_first_news_is_sent() {
+    let circuits = Commontrip::embedded().unwrap();
+    let breaker = circuits.circuit("payments", Policy::default()).unwrap();
+    breaker.reset().await.unwrap();
+    let operator = Operator::of(&circuits);
+    let mut news = operator.live().subscribe();
+    assert!(matches!(next(&mut news).await, News::Circuits(all) if all.circuits.len() == 1));
+    let drill = Override::because("drill");
+    operator.force_open("payments", drill).await.unwrap();
+    let (mut entry, mut shown, mut ticks) = (None, None, 0);
+    while ticks < 3 {
+        match next(&mut news).await {
+            News::Circuit(view) => shown = Some(view.snapshot.state),
+            News::Entry(_, event) => entry = Some(event.reason),
+            News::Tick(_) => ticks += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(
+        (entry, shown),
+        (Some(Reason::Override), Some(State::ForcedOpen))
+    );
+}
