@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use clap::Args;
 use commontrip::{
     Event, Name, Reason,
-    operator::{News, Operator},
+    operator::{News, Operator, View},
 };
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
@@ -66,7 +66,15 @@ async fn gather(
     only: Option<&str>,
     unread: &mut Unreadable,
 ) -> Result<Vec<Entry>, Failure> {
-    let names = known::names(operator, only).await?;
+    read(operator, known::names(operator, only).await?, unread).await
+}
+
+/// Reads the records of these circuits, oldest first.
+async fn read(
+    operator: &Operator,
+    names: Vec<Name>,
+    unread: &mut Unreadable,
+) -> Result<Vec<Entry>, Failure> {
     let asked = stream::iter(names.into_iter().map(|name| async move {
         let events = operator.events(name.as_str()).await;
         (name, events)
@@ -93,7 +101,7 @@ fn newest(mut entries: Vec<Entry>, limit: Option<usize>) -> Vec<Entry> {
 async fn follow(options: &Options, operator: &Operator) -> Done {
     let (only, out) = (options.name.as_deref(), &options.common.output);
     let mut tidings = operator.live().subscribe();
-    let mut told = Told::default();
+    let (mut told, mut listed) = (Told::default(), Listed::default());
     let (mut begun, mut unavailable) = (false, false);
     loop {
         let news = tidings.next().await;
@@ -120,13 +128,21 @@ async fn follow(options: &Options, operator: &Operator) -> Done {
                     .collect();
                 newest(fresh, options.limit)
             }
-            // Some updates were lost.
-            News::Circuits(_) if begun => {
-                match gather(operator, only, &mut Unreadable::default()).await {
-                    Ok(past) => past
-                        .into_iter()
-                        .filter(|entry| told.is_new(entry))
-                        .collect(),
+            News::Circuits(all) if !begun => {
+                listed.note(&all.circuits);
+                Vec::new()
+            }
+            // Some updates were lost, or more circuits were read.
+            News::Circuits(all) => {
+                let wanted = |name: &Name| only.is_none_or(|only| only == name.as_str());
+                let changed = listed.changed(&all.circuits).filter(wanted).collect();
+                match read(operator, changed, &mut Unreadable::default()).await {
+                    Ok(past) => {
+                        listed.note(&all.circuits);
+                        past.into_iter()
+                            .filter(|entry| told.is_new(entry))
+                            .collect()
+                    }
                     Err(_) => Vec::new(),
                 }
             }
@@ -142,6 +158,35 @@ async fn follow(options: &Options, operator: &Operator) -> Done {
         };
         write(out, &fresh)?;
     }
+}
+
+/// The versions of the listed circuits, seen before their records were read.
+#[derive(Default)]
+struct Listed(BTreeMap<Name, Version>);
+
+/// The generation and the version of the policy; each entry of a record increments one of them.
+type Version = (u64, u64);
+
+impl Listed {
+    /// The circuits whose record may have entries that were not read.
+    fn changed(&self, circuits: &[View]) -> impl Iterator<Item = Name> {
+        let changed = |view: &&View| self.0.get(&view.name) != Some(&version(view));
+        circuits
+            .iter()
+            .filter(changed)
+            .map(|view| view.name.clone())
+    }
+
+    fn note(&mut self, circuits: &[View]) {
+        let versions = circuits
+            .iter()
+            .map(|view| (view.name.clone(), version(view)));
+        self.0.extend(versions);
+    }
+}
+
+fn version(view: &View) -> Version {
+    (view.snapshot.generation, view.snapshot.policy_version)
 }
 
 type Key = (u64, u64, Reason, String);
@@ -209,4 +254,37 @@ pub fn table<'a>(
         table.row(row);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use commontrip::{Commontrip, Override, Policy};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_records_of_circuits_with_new_entries_are_read_again() {
+        let circuits = Commontrip::embedded().unwrap();
+        for name in ["orders", "payments", "users"] {
+            let breaker = circuits.circuit(name, Policy::default()).unwrap();
+            breaker.reset().await.unwrap();
+        }
+        let operator = Operator::of(&circuits);
+        let mut listed = Listed::default();
+        let changed = async |listed: &Listed| {
+            let mut names: Vec<_> = listed
+                .changed(&operator.circuits(0).await.unwrap())
+                .collect();
+            names.sort();
+            names.iter().map(Name::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(changed(&listed).await, ["orders", "payments", "users"]);
+        listed.note(&operator.circuits(0).await.unwrap());
+        assert!(changed(&listed).await.is_empty());
+        let drill = || Override::because("drill");
+        operator.force_open("payments", drill()).await.unwrap();
+        let set = operator.change_policy("users", "jitter=5", &[], drill());
+        set.await.unwrap();
+        assert_eq!(changed(&listed).await, ["payments", "users"]);
+    }
 }
