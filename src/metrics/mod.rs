@@ -30,8 +30,8 @@
 //! | `health_check_up` | gauge | `check` | whether the last run passed |
 //! | `health_check_latency_seconds` | gauge | `check` | how long the last run took |
 //! | `health_check_uptime_ratio` | gauge | `check` | share of the remembered runs that passed, 0 to 1 |
-//! | `queue_jobs` | gauge | `queue`, `state` | [`Exporter::with_queue`]: jobs of the fleet's queue; `state`: `ready`, `delayed`, `running`, `dead` |
-//! | `queue_oldest_seconds` | gauge | `queue` | how long the oldest due job has waited for a worker; 0 if none is due |
+//! | `queue_jobs` | gauge | `queue`, `state` | [`Exporter::with_queue`]: jobs of the fleet's queue; `state`: `ready`, `delayed`, `running`, `dead`. `NaN` once Redis has not answered for 30 s |
+//! | `queue_oldest_seconds` | gauge | `queue` | how long the oldest due job has waited for a worker; 0 if none is due, `NaN` as above |
 //!
 //! `commontrip serve` exports the numbers of the whole fleet, as `circuit_breaker_fleet_*`.
 //!

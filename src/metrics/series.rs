@@ -153,15 +153,19 @@ impl Series {
 
     #[cfg(feature = "queue")]
     fn set_queue(&self, queue: &crate::queue::Depth) {
-        let Some(stats) = queue.stats() else {
+        if !queue.is_known() {
             return;
-        };
-        for state in crate::queue::JobState::ALL {
-            let labels = [("queue", queue.name.clone()), ("state", state.to_string())];
-            gauge!("queue_jobs", self.labels(labels)).set(stats.in_state(state) as f64);
         }
+        // A recorder repeats the last value, and cannot remove a series.
+        let stats = queue.stats();
+        for state in crate::queue::JobState::ALL {
+            let jobs = stats.map_or(f64::NAN, |stats| stats.in_state(state) as f64);
+            let labels = [("queue", queue.name.clone()), ("state", state.to_string())];
+            gauge!("queue_jobs", self.labels(labels)).set(jobs);
+        }
+        let oldest = stats.map(|stats| stats.oldest_waits().unwrap_or_default());
         let labels = self.labels([("queue", queue.name.clone())]);
-        gauge!("queue_oldest_seconds", labels).set(stats.oldest_waits().unwrap_or_default());
+        gauge!("queue_oldest_seconds", labels).set(oldest.map_or(f64::NAN, |of| of.as_secs_f64()));
     }
 
     #[cfg(feature = "health")]

@@ -51,6 +51,12 @@ impl<T: Send + Sync + 'static> Queue<T> {
 }
 
 impl Depth {
+    /// Whether stats were ever read.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn is_known(&self) -> bool {
+        self.read.lock().is_some()
+    }
+
     /// The last stats read, unless they are too old.
     pub(crate) fn stats(&self) -> Option<QueueStats> {
         let read = *self.read.lock();

@@ -142,6 +142,46 @@ async fn the_exporter_counts_jobs() {
     }
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn the_exporter_shows_no_counts_that_are_out_of_date() {
+    use commontrip::metrics::Exporter;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use crate::support::{OwnServer, unique_prefix};
+
+    let server = OwnServer::start();
+    let service = Service::new(&server.url(), &unique_prefix("queue"), Policy::default());
+    let ads = service.ads();
+    ads.enqueue(&ad(1)).await.unwrap();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let exporter = Exporter::start_on(recorder, &service.circuits, ms(20));
+    let _exporter = exporter.with_queue(&ads);
+    let ready = |n: &str| format!("queue_jobs{{queue=\"ads\",state=\"ready\"}} {n}\n");
+    until("it is counted", async || {
+        shown.render().contains(&ready("1"))
+    })
+    .await;
+    assert!(!shown.render().contains("NaN"), "{}", shown.render());
+    server.kill();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    until("the count is too old", async || {
+        shown.render().contains(&ready("NaN"))
+    })
+    .await;
+    let text = shown.render();
+    assert!(
+        text.contains("queue_oldest_seconds{queue=\"ads\"} NaN"),
+        "{text}"
+    );
+    tokio::time::resume();
+    server.restart();
+    let text = || shown.render();
+    until("it is counted again", async || !text().contains("NaN")).await;
+}
+
 #[cfg(feature = "cli")]
 #[tokio::test]
 async fn the_command_line_says_how_long_jobs_wait() {
