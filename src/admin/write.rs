@@ -16,7 +16,7 @@ use super::{
     given::{Asked, Body, Name},
     problem::Problem,
 };
-use crate::{Override, operator::View, store::in_words};
+use crate::{Override, model::Command, operator::View, store::in_words};
 
 /// Maximum duration of an override, ms: a year.
 const LONGEST_MS: u64 = 31_536_000_000;
@@ -104,27 +104,15 @@ impl Until {
     }
 }
 
-pub(super) async fn force_open(
+/// Sets the override of a command.
+pub(super) async fn set(
+    command: Command,
     by: Operating,
     Name(name): Name,
     Body(body): Body<Until>,
 ) -> Changed {
     let with = body.said(&by)?;
-    Ok(Json(by.operator.force_open(&name, with).await?))
-}
-
-pub(super) async fn disable(by: Operating, Name(name): Name, Body(body): Body<Until>) -> Changed {
-    let with = body.said(&by)?;
-    Ok(Json(by.operator.disable(&name, with).await?))
-}
-
-pub(super) async fn metrics_only(
-    by: Operating,
-    Name(name): Name,
-    Body(body): Body<Until>,
-) -> Changed {
-    let with = body.said(&by)?;
-    Ok(Json(by.operator.metrics_only(&name, with).await?))
+    Ok(Json(by.operator.set(&name, command, with).await?))
 }
 
 pub(super) async fn reset(

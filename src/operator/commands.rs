@@ -22,8 +22,7 @@ impl Operator {
     /// As [`circuit`](Self::circuit); [`ControlError::Text`] when the author or the reason is too
     /// long; [`ControlError::Overridden`] when the override in force is not the one to be replaced.
     pub async fn force_open(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, with.request(self.head(), Command::ForceOpen)?)
-            .await
+        self.set(name, Command::ForceOpen, with).await
     }
 
     /// Admits every call of the fleet and trips on nothing; only lifetime totals are kept.
@@ -31,8 +30,7 @@ impl Operator {
     /// # Errors
     /// As [`force_open`](Self::force_open).
     pub async fn disable(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, with.request(self.head(), Command::Disable)?)
-            .await
+        self.set(name, Command::Disable, with).await
     }
 
     /// Admits every call of the fleet and records it, but trips on nothing: a dry run.
@@ -40,8 +38,7 @@ impl Operator {
     /// # Errors
     /// As [`force_open`](Self::force_open).
     pub async fn metrics_only(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, with.request(self.head(), Command::MetricsOnly)?)
-            .await
+        self.set(name, Command::MetricsOnly, with).await
     }
 
     /// Closes the circuit for the fleet, with an empty window and no backoff; ends overrides.
@@ -93,6 +90,17 @@ impl Operator {
         }
         self.store.remove(&name).await?;
         Ok(view)
+    }
+
+    /// Sets the override of this command.
+    pub(crate) async fn set(
+        &self,
+        name: &str,
+        command: Command,
+        with: Override,
+    ) -> Result<View, ControlError> {
+        let request = with.request(self.head(), command)?;
+        self.command(name, request).await
     }
 
     async fn command(&self, name: &str, request: Control) -> Result<View, ControlError> {
