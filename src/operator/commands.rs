@@ -6,7 +6,7 @@ use super::{Operator, View, in_code};
 use crate::{
     ControlError, Name, Note, Override, Rules,
     breaker::confirm,
-    model::{Command, Control},
+    model::{Command, Control, LARGEST},
 };
 
 /// How often a change of a stored policy is retried after a conflict with another change.
@@ -130,10 +130,12 @@ impl Operator {
         let (name, seen) = self.known(name).await?;
         let stored = in_code(&seen).check_stored(pairs)?;
         let mut request = with.request(self.head(), Command::Policy, stored)?;
-        request.expects = expected.map_or(0, |version| version.saturating_add(1));
+        // No version reaches the largest number that is sent, so that number never matches.
+        request.expects = expected.map_or(0, |version| version.min(LARGEST - 1) + 1);
         let after = self.store.control(&name, &request).await?;
         if let Some(expected) = expected
-            && (after.policy_version != expected + 1 || after.policy != request.policy)
+            && (Some(after.policy_version) != expected.checked_add(1)
+                || after.policy != request.policy)
         {
             let found = after.policy_version;
             return Err(ControlError::Conflict { expected, found });
