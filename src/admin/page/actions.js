@@ -32,10 +32,12 @@ function openResetAll() {
     title: "Reset all circuits", typed: "reset-all", confirm: "Reset all", danger: true, endsAll: true,
     about: [h("p", {}, `Closes ${live.circuits.size === 1 ? "the only circuit" : `all ${number(live.circuits.size)} circuits`} at once on every replica and ends every override. Not closed now: ${number(others)}.`)],
     run: ({ reason, author, token, typed }) => ask("reset-all", { method: "POST", body: { confirm: typed, reason, author }, token }),
-    done: ({ reset, failed }) => {
-      if (!failed.length) return `${count(reset.length, "circuit was", "circuits were")} reset.`;
-      return [`${count(reset.length, "circuit was", "circuits were")} reset, ${number(failed.length)} not: `,
-        ...failed.flatMap(({ name, error }, i) => [i ? "; " : "", foreign(name), ` (${error})`]), ". Reset these one by one."];
+    done: ({ reset, failed, incomplete }) => {
+      const did = `${count(reset.length, "circuit was", "circuits were")} reset`;
+      const others = incomplete ? ` Other circuits were left out: ${incomplete}.` : "";
+      if (!failed.length) return others ? [`${did}.${others}`] : `${did}.`;
+      return [`${did}, ${number(failed.length)} not: `,
+        ...failed.flatMap(({ name, error }, i) => [i ? "; " : "", foreign(name), ` (${error})`]), `. Reset these one by one.${others}`];
     },
   });
 }
