@@ -74,22 +74,24 @@ pub(super) async fn guard(
 
 /// Checks the host and the origin of a request.
 fn admit(options: &Options, request: &Request, forwarded: &Forwarded) -> Result<(), Problem> {
-    let host = match forwarded.host() {
-        Some(Ok(host)) => host,
+    let mut host = host(request.headers(), request.uri())?;
+    match forwarded.host() {
+        Some(Ok(forwarded)) => {
+            // A page can send any `X-Forwarded-Host`, and some proxies pass it on, but not any
+            // `Host`. A proxy that replaces the `Host` may use a name of its own network, which has
+            // no dot; no site has such a name.
+            if host.host().contains('.') {
+                answers(options, &host)?;
+            }
+            host = forwarded;
+        }
         Some(Err(given)) => {
             let words = format!("X-Forwarded-Host is {given:?}, which is not a host");
             return Err(Problem::new(StatusCode::BAD_REQUEST, words));
         }
-        None => host(request.headers(), request.uri())?,
-    };
-    if !options.answers_to(host.host()) {
-        let words = format!(
-            "this server does not answer to the name {:?}; if it should, {}",
-            host.host(),
-            allow(host.host())
-        );
-        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, words));
+        None => {}
     }
+    answers(options, &host)?;
     let reads = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
@@ -98,6 +100,19 @@ fn admit(options: &Options, request: &Request, forwarded: &Forwarded) -> Result<
         Some(origin) if !reads => is_own(origin, &host, forwarded, options),
         _ => Ok(()),
     }
+}
+
+/// Checks that the server answers to a host.
+fn answers(options: &Options, host: &Authority) -> Result<(), Problem> {
+    let host = host.host();
+    if options.answers_to(host) {
+        return Ok(());
+    }
+    let words = format!(
+        "this server does not answer to the name {host:?}; if it should, {}",
+        allow(host)
+    );
+    Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, words))
 }
 
 /// How to allow a host.

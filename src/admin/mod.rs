@@ -88,7 +88,10 @@ pub use self::{
     tokens::{NewToken, Role},
 };
 use self::{problem::Problem, stored::StoreWatch};
-use crate::operator::{NewsFeed, Operator};
+use crate::{
+    model::Command,
+    operator::{NewsFeed, Operator},
+};
 
 /// Maximum size of a request's body, bytes.
 const LONGEST_BODY: usize = 16 * 1024;
@@ -149,14 +152,15 @@ pub fn router(operator: Operator, options: Options) -> Router {
             ANSWERS_WITHIN,
         ))
         .layer(DefaultBodyLimit::max(LONGEST_BODY));
+    let set = |command| post(move |by, name, body| write::set(command, by, name, body));
     let routes = Router::new()
         .route("/", get(page::page))
         .route("/openapi.json", get(page::description))
         .route("/circuits", get(read::circuits))
         .route("/circuits/{name}", get(read::circuit).delete(write::remove))
-        .route("/circuits/{name}/force-open", post(write::force_open))
-        .route("/circuits/{name}/disable", post(write::disable))
-        .route("/circuits/{name}/metrics-only", post(write::metrics_only))
+        .route("/circuits/{name}/force-open", set(Command::ForceOpen))
+        .route("/circuits/{name}/disable", set(Command::Disable))
+        .route("/circuits/{name}/metrics-only", set(Command::MetricsOnly))
         .route("/circuits/{name}/reset", post(write::reset))
         .route(
             "/circuits/{name}/policy",

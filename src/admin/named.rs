@@ -10,6 +10,8 @@ use axum::{Router, extract::Request, http::Uri, response::Response, routing::any
 use tower::ServiceExt;
 use url::form_urlencoded;
 
+use super::prefix::with_path;
+
 /// Actions below a circuit's path. Each has a route of its own, because a path parameter would be
 /// taken as the circuit's name.
 const ACTIONS: [&str; 5] = ["force-open", "disable", "metrics-only", "reset", "policy"];
@@ -55,7 +57,7 @@ fn by_path(uri: &Uri) -> Option<Uri> {
     if !rest.is_empty() {
         path += &format!("?{rest}");
     }
-    path.parse().ok()
+    with_path(uri, &path)
 }
 
 #[cfg(test)]
@@ -70,5 +72,7 @@ mod tests {
         assert_eq!(path(reset).unwrap(), "/circuits/%2E%2E/reset?force=true");
         assert_eq!(path("/circuit?name=a/b").unwrap(), "/circuits/%61%2F%62");
         assert_eq!(path("/circuit"), None);
+        let whole = "http://ops.example.com/circuit?name=.";
+        assert_eq!(path(whole).unwrap(), "http://ops.example.com/circuits/%2E");
     }
 }

@@ -39,7 +39,14 @@ fn below(prefix: &str, uri: &Uri) -> Option<Uri> {
         _ => return None,
     };
     let query = uri.query().map(|query| format!("?{query}"));
-    format!("{path}{}", query.unwrap_or_default()).parse().ok()
+    with_path(uri, &format!("{path}{}", query.unwrap_or_default()))
+}
+
+/// The URI with another path and query. Its host remains: HTTP/2 has it only there.
+pub(super) fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 #[cfg(test)]
@@ -54,6 +61,10 @@ mod tests {
         assert_eq!(
             path("/breakers/circuits/%2E?x=%20").unwrap(),
             "/circuits/%2E?x=%20"
+        );
+        assert_eq!(
+            path("https://ops.example.com/breakers/circuits?x").unwrap(),
+            "https://ops.example.com/circuits?x"
         );
         assert_eq!(path("/breakersx"), None);
         assert_eq!(path("/circuits"), None);

@@ -13,7 +13,7 @@ use axum::{
 use prometheus::TEXT_FORMAT;
 use serde::Serialize;
 
-use super::{ANSWERS_WITHIN, AT_ONCE};
+use super::{ANSWERS_WITHIN, AT_ONCE, open_metrics};
 use crate::{ControlError, StoreError, store::in_words};
 
 const PROBLEM_JSON: &str = "application/problem+json";
@@ -119,7 +119,12 @@ pub(super) fn explain(response: Response) -> Response {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_error = status.is_client_error() || status.is_server_error();
-    let ours = [PROBLEM_JSON, "application/json", TEXT_FORMAT];
+    let ours = [
+        PROBLEM_JSON,
+        "application/json",
+        TEXT_FORMAT,
+        open_metrics::KIND,
+    ];
     if !is_error || kind.is_some_and(|kind| ours.iter().any(|ours| kind == ours)) {
         return response;
     }

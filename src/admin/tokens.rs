@@ -89,7 +89,10 @@ impl NewToken {
     /// [`OptionsError::TokenName`] when the name is not valid; [`OptionsError::Random`] when the
     /// machine has no random numbers.
     pub fn generate(name: &str, role: Role) -> Result<Self, OptionsError> {
-        check_name(name).map_err(OptionsError::TokenName)?;
+        if !is_name(name) {
+            let words = format!("{name:?} is not a name: {}", name_in_words());
+            return Err(OptionsError::TokenName(words));
+        }
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|_| OptionsError::Random)?;
         let secret = hex(&random);
@@ -166,17 +169,21 @@ impl FromStr for Tokens {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut tokens: Vec<Holder> = Vec::new();
-        for (at, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
+        let mut lines = Vec::new();
+        for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+            if text.is_empty() || text.starts_with('#') {
                 continue;
             }
-            let holder = holder(line).map_err(|words| format!("line {}: {words}", at + 1))?;
-            if let Some(other) = tokens.iter().find(|other| other.hash == holder.hash) {
-                let words = format!("{} and {} have the same token", other.name, holder.name);
-                return Err(format!("line {}: {words}", at + 1));
+            let holder = holder(text).map_err(|words| format!("line {line}: {words}"))?;
+            let same = tokens.iter().position(|other| other.hash == holder.hash);
+            if let Some(at) = same {
+                return Err(format!(
+                    "line {line}: the token is that of line {}",
+                    lines[at]
+                ));
             }
             tokens.push(holder);
+            lines.push(line);
         }
         match tokens.is_empty() {
             true => Err("it has no token".to_owned()),
@@ -185,7 +192,7 @@ impl FromStr for Tokens {
     }
 }
 
-/// Parses `name role sha256:hex`. Errors never quote the hash: a token may be there by mistake.
+/// Parses `name role sha256:hex`. Errors quote nothing: any word may be a token by mistake.
 fn holder(line: &str) -> Result<Holder, String> {
     let mut words = line.split_whitespace();
     let (Some(name), Some(role), Some(hash), None) =
@@ -193,24 +200,26 @@ fn holder(line: &str) -> Result<Holder, String> {
     else {
         return Err("a line is a name, a role and a hash, as `commontrip token` prints it".into());
     };
-    check_name(name)?;
+    if !is_name(name) {
+        return Err(format!("the name is not {}", name_in_words()));
+    }
+    let role: Result<Role, _> = role.parse();
     let digits = hash.strip_prefix(SCHEME).and_then(unhex);
-    let wrong = || format!("the hash of {name} is not {SCHEME} and 64 hexadecimal digits");
+    let wrong = || format!("the hash is not {SCHEME} and 64 hexadecimal digits");
     Ok(Holder {
         name: name.into(),
-        role: role.parse()?,
+        role: role.map_err(|_| "the role is not read or command")?,
         hash: digits.ok_or_else(wrong)?,
     })
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+fn is_name(name: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
-    match (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(known) {
-        true => Ok(()),
-        false => Err(format!(
-            "{name:?} is not a name: 1 to {LONGEST_NAME} letters, digits, and -, _, ., @"
-        )),
-    }
+    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(known)
+}
+
+fn name_in_words() -> String {
+    format!("1 to {LONGEST_NAME} letters, digits, and -, _, ., @")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -332,6 +341,20 @@ mod tests {
     fn a_file_that_is_none_says_in_which_line_and_quotes_no_secret() {
         let good = NewToken::generate("ana", Role::Read).unwrap();
         let (line, digits) = (good.line(), &good.secret());
+        let swapped = [
+            format!("{digits} read ana"),
+            format!("{digits} ana read"),
+            format!("ana {digits} read"),
+            format!("ana read {digits}"),
+            format!("read ana {digits}"),
+            format!("{digits}: read {SCHEME}{digits}"),
+            format!("{digits} {SCHEME}{digits} read"),
+        ];
+        for text in &swapped {
+            let error = text.parse::<Tokens>().unwrap_err();
+            assert!(error.starts_with("line 1: "), "{error}");
+            assert!(!error.contains(*digits), "{error}");
+        }
         for (text, words) in [
             ("", "no token"),
             ("# nobody\n", "no token"),
@@ -339,16 +362,25 @@ mod tests {
             (&format!("{line} x"), "line 1: a line is"),
             (
                 &format!("\nana admin {SCHEME}{digits}"),
-                "line 2: \"admin\"",
+                "line 2: the role is not read or command",
             ),
-            (&format!("ana read {digits}"), "line 1: the hash of ana"),
-            (&format!("ana read {SCHEME}{digits}00"), "the hash of ana"),
+            (
+                &format!("ana read {digits}"),
+                "line 1: the hash is not sha256:",
+            ),
+            (
+                &format!("ana read {SCHEME}{digits}00"),
+                "line 1: the hash is not",
+            ),
             (&format!("ana read {SCHEME}{}", "+1".repeat(32)), "the hash"),
             (&format!("ana read {SCHEME}{}", "é".repeat(32)), "the hash"),
-            (&format!("a:b read {SCHEME}{digits}"), "line 1: \"a:b\""),
+            (
+                &format!("a:b read {SCHEME}{digits}"),
+                "line 1: the name is not 1 to 64 letters",
+            ),
             (
                 &format!("{line}\n{}", line.replace("ana", "bob")),
-                "line 2: ana and bob have the same token",
+                "line 2: the token is that of line 1",
             ),
         ] {
             let error = text.parse::<Tokens>().unwrap_err();

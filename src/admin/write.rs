@@ -16,7 +16,7 @@ use super::{
     given::{Asked, Body, Name},
     problem::Problem,
 };
-use crate::{Override, operator::View, store::in_words};
+use crate::{ControlError, Override, model::Command, operator::View, store::in_words};
 
 /// Maximum duration of an override, ms: a year.
 const LONGEST_MS: u64 = 31_536_000_000;
@@ -104,27 +104,15 @@ impl Until {
     }
 }
 
-pub(super) async fn force_open(
+/// Sets the override of a command.
+pub(super) async fn set(
+    command: Command,
     by: Operating,
     Name(name): Name,
     Body(body): Body<Until>,
 ) -> Changed {
     let with = body.said(&by)?;
-    Ok(Json(by.operator.force_open(&name, with).await?))
-}
-
-pub(super) async fn disable(by: Operating, Name(name): Name, Body(body): Body<Until>) -> Changed {
-    let with = body.said(&by)?;
-    Ok(Json(by.operator.disable(&name, with).await?))
-}
-
-pub(super) async fn metrics_only(
-    by: Operating,
-    Name(name): Name,
-    Body(body): Body<Until>,
-) -> Changed {
-    let with = body.said(&by)?;
-    Ok(Json(by.operator.metrics_only(&name, with).await?))
+    Ok(Json(by.operator.set(&name, command, with).await?))
 }
 
 pub(super) async fn reset(
@@ -199,10 +187,12 @@ pub(super) async fn remove_policy(
     ))
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 pub(super) struct Reset {
     reset: Vec<String>,
     failed: Vec<Failed>,
+    /// Why other circuits were left out.
+    incomplete: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -221,7 +211,7 @@ pub(super) async fn reset_all(
     }
     let with = by.note(body.reason, body.author)?;
     with.check()?;
-    let names = by.operator.names().await?;
+    let (names, incomplete) = by.operator.index().await?;
     let resets = names.into_iter().map(|name| {
         let (by, with) = (by.operator.clone(), with.clone());
         async move {
@@ -230,11 +220,17 @@ pub(super) async fn reset_all(
         }
     });
     let mut answers = stream::iter(resets).buffered(AT_ONCE);
-    let mut done = Reset::default();
+    let mut done = Reset {
+        reset: Vec::new(),
+        failed: Vec::new(),
+        incomplete,
+    };
     while let Some((name, answer)) = answers.next().await {
         let name = name.to_string();
         match answer {
             Ok(_) => done.reset.push(name),
+            // It has expired or was removed, but its name is still listed.
+            Err(ControlError::Unknown(_)) => {}
             Err(error) => {
                 let error = in_words(&error);
                 done.failed.push(Failed { name, error });

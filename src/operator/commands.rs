@@ -6,7 +6,7 @@ use super::{Operator, View, in_code};
 use crate::{
     ControlError, Name, Note, Override, Rules,
     breaker::confirm,
-    model::{Command, Control},
+    model::{Command, Control, LARGEST},
 };
 
 /// How often a change of a stored policy is retried after a conflict with another change.
@@ -22,8 +22,7 @@ impl Operator {
     /// As [`circuit`](Self::circuit); [`ControlError::Text`] when the author or the reason is too
     /// long; [`ControlError::Overridden`] when the override in force is not the one to be replaced.
     pub async fn force_open(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, with.request(self.head(), Command::ForceOpen)?)
-            .await
+        self.set(name, Command::ForceOpen, with).await
     }
 
     /// Admits every call of the fleet and trips on nothing; only lifetime totals are kept.
@@ -31,8 +30,7 @@ impl Operator {
     /// # Errors
     /// As [`force_open`](Self::force_open).
     pub async fn disable(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, with.request(self.head(), Command::Disable)?)
-            .await
+        self.set(name, Command::Disable, with).await
     }
 
     /// Admits every call of the fleet and records it, but trips on nothing: a dry run.
@@ -40,8 +38,7 @@ impl Operator {
     /// # Errors
     /// As [`force_open`](Self::force_open).
     pub async fn metrics_only(&self, name: &str, with: Override) -> Result<View, ControlError> {
-        self.command(name, with.request(self.head(), Command::MetricsOnly)?)
-            .await
+        self.set(name, Command::MetricsOnly, with).await
     }
 
     /// Closes the circuit for the fleet, with an empty window and no backoff; ends overrides.
@@ -95,6 +92,17 @@ impl Operator {
         Ok(view)
     }
 
+    /// Sets the override of this command.
+    pub(crate) async fn set(
+        &self,
+        name: &str,
+        command: Command,
+        with: Override,
+    ) -> Result<View, ControlError> {
+        let request = with.request(self.head(), command)?;
+        self.command(name, request).await
+    }
+
     async fn command(&self, name: &str, request: Control) -> Result<View, ControlError> {
         let (name, _) = self.known(name).await?;
         let after = self.store.control(&name, &request).await?;
@@ -122,10 +130,12 @@ impl Operator {
         let (name, seen) = self.known(name).await?;
         let stored = in_code(&seen).check_stored(pairs)?;
         let mut request = with.request(self.head(), Command::Policy, stored)?;
-        request.expects = expected.map_or(0, |version| version.saturating_add(1));
+        // No version reaches the largest number that is sent, so that number never matches.
+        request.expects = expected.map_or(0, |version| version.min(LARGEST - 1) + 1);
         let after = self.store.control(&name, &request).await?;
         if let Some(expected) = expected
-            && (after.policy_version != expected + 1 || after.policy != request.policy)
+            && (Some(after.policy_version) != expected.checked_add(1)
+                || after.policy != request.policy)
         {
             let found = after.policy_version;
             return Err(ControlError::Conflict { expected, found });

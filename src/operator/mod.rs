@@ -219,11 +219,14 @@ impl Operator {
         Ok(self.index().await?.0)
     }
 
-    /// The [`names`](Self::names), and whether there are more.
-    async fn index(&self) -> Result<(Vec<Name>, bool), StoreError> {
+    /// The [`names`](Self::names), and why there are more.
+    pub(crate) async fn index(&self) -> Result<(Vec<Name>, Option<String>), StoreError> {
         let (names, more) = self.store.index(MOST_CIRCUITS).await?;
         let names = names.iter().filter_map(|n| Name::new(n).ok());
-        Ok((names.collect(), more))
+        let words = || {
+            format!("the index has more than {MOST_CIRCUITS} names; only those used last are read")
+        };
+        Ok((names.collect(), more.then(words)))
     }
 
     /// Every circuit that can be read, worst first, each with at most `slices` of its past. Use

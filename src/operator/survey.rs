@@ -96,19 +96,16 @@ impl Operator {
     /// [`StoreError`] when the store does not answer at all.
     pub async fn survey(&self, ask: &Ask) -> Result<Survey, StoreError> {
         let until = Instant::now() + self.timeout;
-        let (mut names, more) = self.index().await?;
+        let (mut names, incomplete) = self.index().await?;
         let ask = &Ask {
             part: ask.part.to_lowercase(),
             ..ask.clone()
         };
         names.retain(|name| ask.names(name));
-        let mut survey = Survey::default();
-        if more {
-            let most = crate::store::MOST_CIRCUITS;
-            let words =
-                format!("the index has more than {most} names; only those used last are read");
-            survey.incomplete = Some(words);
-        }
+        let mut survey = Survey {
+            incomplete,
+            ..Survey::default()
+        };
         let mut read = 0;
         while read < names.len() && survey.next.is_none() {
             let piece = &names[read..names.len().min(read + PIECE)];

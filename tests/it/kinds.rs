@@ -1,6 +1,6 @@
 //! Kinds of failure, as a process records them and the fleet's operators see them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use commontrip::{
     CallError, CircuitBreaker, Commontrip, FailureKind, KindCount, Outcome, Policy, State,
@@ -150,7 +150,9 @@ async fn kinds_leave_with_few_reports_and_are_not_lost() {
     let breaker = circuits
         .circuit(&unique("paced"), policy.build().unwrap())
         .unwrap();
-    for round in 0..50 {
+    let began = Instant::now();
+    let (mut told, mut arrivals) = (Vec::new(), 0);
+    for _ in 0..50 {
         for _ in 0..20 {
             breaker.acquire().await.unwrap().success();
         }
@@ -161,8 +163,13 @@ async fn kinds_leave_with_few_reports_and_are_not_lost() {
         })
         .await;
         let counts = seen(&breaker).await;
-        assert!(counts.iter().all(|of| of.1 <= round + 1), "{counts:?}");
+        if counts != told {
+            (told, arrivals) = (counts, arrivals + 1);
+        }
     }
+    // They are due every 5 s, with latencies every 2.5 s, and with a report that has no success.
+    let few = 10 + 2 * began.elapsed().as_millis() / 2500;
+    assert!(arrivals <= few, "{arrivals} of 50 reports had kinds");
     circuits.flush().await;
     assert_eq!(seen(&breaker).await, [kind("timeout", 50, "")]);
 }

@@ -32,10 +32,12 @@ function openResetAll() {
     title: "Reset all circuits", typed: "reset-all", confirm: "Reset all", danger: true, endsAll: true,
     about: [h("p", {}, `Closes ${live.circuits.size === 1 ? "the only circuit" : `all ${number(live.circuits.size)} circuits`} at once on every replica and ends every override. Not closed now: ${number(others)}.`)],
     run: ({ reason, author, token, typed }) => ask("reset-all", { method: "POST", body: { confirm: typed, reason, author }, token }),
-    done: ({ reset, failed }) => {
-      if (!failed.length) return `${count(reset.length, "circuit was", "circuits were")} reset.`;
-      return [`${count(reset.length, "circuit was", "circuits were")} reset, ${number(failed.length)} not: `,
-        ...failed.flatMap(({ name, error }, i) => [i ? "; " : "", foreign(name), ` (${error})`]), ". Reset these one by one."];
+    done: ({ reset, failed, incomplete }) => {
+      const did = `${count(reset.length, "circuit was", "circuits were")} reset`;
+      const others = incomplete ? ` Other circuits were left out: ${incomplete}.` : "";
+      if (!failed.length) return others ? [`${did}.${others}`] : `${did}.`;
+      return [`${did}, ${number(failed.length)} not: `,
+        ...failed.flatMap(({ name, error }, i) => [i ? "; " : "", foreign(name), ` (${error})`]), `. Reset these one by one.${others}`];
     },
   });
 }
@@ -102,7 +104,7 @@ function drawDialog() {
   setHidden(byId("dialog-other"), byId("dialog-form").querySelector('[name="for"]:checked').value !== "other");
   const ms = chosenLength();
   setText(byId("dialog-ends"), ms === undefined ? "" : ms === null ? "It lasts until somebody resets the circuit." : `It expires at ${clockTime(serverNow() + ms)}.`);
-  const token = remembered.read("sessionStorage", tokenKey);
+  const token = storedToken();
   setHidden(byId("dialog-token-line"), Boolean(token));
   setHidden(byId("dialog-token-kept"), !token);
   const confirm = byId("dialog-confirm");
@@ -141,7 +143,7 @@ const bytes = (text) => new TextEncoder().encode(text).length;
 
 /// The holder of the token, or null after showing an error.
 async function whose(token) {
-  const known = remembered.read("sessionStorage", tokenKey) === token && live.status?.you;
+  const known = storedToken() === token && live.status?.you;
   if (known?.role) return known;
   const reply = await ask("status", { token });
   const you = reply.data?.you;
@@ -156,7 +158,7 @@ async function whose(token) {
 async function fields(mine) {
   const value = (id) => byId(id).value.trim();
   const [reason, author, typed] = [value("dialog-reason"), value("dialog-author"), value("dialog-typed")];
-  const token = remembered.read("sessionStorage", tokenKey) || value("dialog-token");
+  const token = storedToken() || value("dialog-token");
   const wrong = (words, id) => {
     complain(words, byId(id));
     return null;
@@ -201,8 +203,9 @@ async function confirmDialog() {
     readStatus();
     return;
   }
-  if (reply.status === 401) remembered.write("sessionStorage", tokenKey, "");
-  else if (reply.status) remembered.write("sessionStorage", tokenKey, filled.token);
+  if (reply.status === 401) {
+    if (storedToken() === filled.token) remembered.write("sessionStorage", tokenKey, "");
+  } else if (reply.status) remembered.write("sessionStorage", tokenKey, filled.token);
   mine.refused?.();
   // The user decided about the override that was shown. Show the current one, so that the next try
   // can replace it.

@@ -179,9 +179,10 @@ async function connect() {
     HEARD[kind](data);
     tell("any");
   };
+  const token = storedToken();
   const status = await listen("events", mine.signal, heard);
   if (source !== mine) return;
-  if (status === 401) lock();
+  if (status === 401 && storedToken() === token) lock();
   else retry();
 }
 
@@ -240,7 +241,10 @@ function connectNow() {
 }
 
 async function readStatus() {
-  const reply = await ask("status");
+  const token = storedToken();
+  const reply = await ask("status", { token });
+  // The answer is about a token that was replaced in the meantime.
+  if (storedToken() !== token) return;
   if (reply.status === 401) lock();
   if (!reply.ok) return;
   // Forget a token that the server no longer knows.

@@ -30,7 +30,9 @@ function pathOf(name, action = "") {
   return name === "." || name === ".." ? `circuit${action}?name=${encoded}` : `circuits/${encoded}${action}`;
 }
 
-function authorization(token = remembered.read("sessionStorage", tokenKey)) {
+const storedToken = () => remembered.read("sessionStorage", tokenKey);
+
+function authorization(token = storedToken()) {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 

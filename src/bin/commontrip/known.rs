@@ -55,6 +55,11 @@ impl Unreadable {
         }
     }
 
+    /// Whether every circuit was read.
+    pub const fn is_empty(&self) -> bool {
+        self.left_out == 0 && self.incomplete.is_none()
+    }
+
     /// The end of a command that may have skipped circuits.
     pub fn end(&self) -> Done {
         match self.left_out {

@@ -96,30 +96,31 @@ pub async fn run(options: &Options) -> Done {
             say(&format!("{} more", words::count(more, "circuit")));
         }
     }
-    let empty = match (total, named, views.len()) {
-        // The circuits that could not be read may have matched.
-        (0, ..) if unread.incomplete.is_some() => return unread.end(),
-        (0, ..) => {
+    // The circuits that could not be read may have matched.
+    if !views.is_empty() || !unread.is_empty() {
+        return unread.end();
+    }
+    let empty = match (total, named) {
+        (0, _) => {
             "no circuits here. A circuit is listed once a service has made calls through it.\n\
              Are --redis and --prefix those of the service? `commontrip doctor` looks at the way there."
                 .to_owned()
         }
-        (n, 0, _) => {
+        (n, 0) => {
             let pattern = shown(pattern.unwrap_or_default());
             let all = words::count(n as u64, "circuit");
             format!("no circuit's name matches `{pattern}`; `commontrip list` shows all: {all}")
         }
-        (_, n, 0) => {
+        (_, n) => {
             let states: Vec<_> = options.state.iter().map(|state| state.as_str()).collect();
             let all = words::count(n as u64, "circuit");
             format!("none of {all} is {}", states.join(" or "))
         }
-        _ => return unread.end(),
     };
     match named {
         0 if pattern.is_some() => Err(Failure::Not(empty)),
-        _ if out.json => unread.end(),
-        _ => tell(&format!("{empty}\n")).and_then(|()| unread.end()),
+        _ if out.json => Ok(()),
+        _ => tell(&format!("{empty}\n")),
     }
 }
 

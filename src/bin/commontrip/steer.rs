@@ -180,7 +180,7 @@ pub async fn reset(options: &Reset) -> Done {
             Err(error) => failed.push((&view.name, error)),
         }
     }
-    tell_all(out, &done, &failed)?;
+    tell_all(out, &done, &failed, &unread)?;
     match failed.pop() {
         None => unread.end(),
         Some((_, ControlError::Store(_))) => {
@@ -190,7 +190,12 @@ pub async fn reset(options: &Reset) -> Done {
     }
 }
 
-fn tell_all(out: &Output, done: &[&View], failed: &[(&Name, ControlError)]) -> Done {
+fn tell_all(
+    out: &Output,
+    done: &[&View],
+    failed: &[(&Name, ControlError)],
+    unread: &Unreadable,
+) -> Done {
     let reset: Vec<_> = done.iter().map(|view| view.name.as_str()).collect();
     let ended = done.iter().filter_map(|view| {
         let mut ended = serde_json::to_value(ActiveOverride::of(view)?).ok()?;
@@ -204,6 +209,7 @@ fn tell_all(out: &Output, done: &[&View], failed: &[(&Name, ControlError)]) -> D
         "reset": reset,
         "ended": ended.collect::<Vec<_>>(),
         "failed": not.collect::<Vec<_>>(),
+        "incomplete": unread.incomplete,
     });
     out.tell_changed(&told, || {
         let mut text = String::new();
@@ -218,7 +224,10 @@ fn tell_all(out: &Output, done: &[&View], failed: &[(&Name, ControlError)]) -> D
             let (word, name) = (out.paint(RED, "FAILED"), shown(name.as_str()));
             text += &format!("{word}  {name}: {}\n", shown(&in_words(error)));
         }
-        match text.is_empty() {
+        if let Some(why) = &unread.incomplete {
+            text += &format!("{}  other circuits: {why}\n", out.paint(RED, "FAILED"));
+        }
+        match text.is_empty() && unread.is_empty() {
             true => "no circuits here: nothing to reset\n".to_owned(),
             false => text,
         }

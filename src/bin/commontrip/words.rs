@@ -37,7 +37,7 @@ impl Zone {
         Self(TimeZone::UTC)
     }
 
-    /// The zone of `TZ` or of this machine; UTC if there is none.
+    /// The zone of `TZ`, otherwise that of this machine; UTC if neither can be determined.
     pub fn local() -> Self {
         Self(TimeZone::try_system().unwrap_or(TimeZone::UTC))
     }

@@ -199,6 +199,8 @@ fn limits(record: &Record, rules: &Rules, in_force: &Rules, possible: Possible) 
             of.wait_duration_in_open_state_ms,
             of.backoff_multiplier_percent,
             of.max_wait_duration_in_open_state_ms,
+            of.backoff_reset_after_ms,
+            of.jitter,
         ]
     };
     let dry = record.time_in(&[State::MetricsOnly], record.from_ms, record.to_ms) > 0;

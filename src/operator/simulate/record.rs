@@ -177,11 +177,12 @@ impl Record {
     /// Places where, as far as the slices tell, a policy may have opened the circuit without one of
     /// these trips to explain it.
     pub(super) fn places(&self, rules: &Rules, in_force: &Rules, trips: &[Trip]) -> Places {
-        let (by_share, by_run) = (
-            is_stricter(rules, in_force),
-            has_shorter_run(rules, in_force),
-        );
+        // Abandoned calls count as failures that did not count before.
+        let abandons =
+            rules.abandoned_calls > in_force.abandoned_calls && self.sum(|of| of.abandoned) > 0;
+        let by_share = abandons || is_stricter(rules, in_force);
         let watches_runs = rules.consecutive_failures_threshold > 0;
+        let by_run = watches_runs && (abandons || has_shorter_run(rules, in_force));
         let own_window_ms = if rules.window_calls == 0 {
             rules.window_ms
         } else {
@@ -199,7 +200,8 @@ impl Record {
                 let is_free = !trips.iter().any(|trip| trip.overlaps(from, soon));
                 is_free.then(|| (from, &self.slices[first..=i]))
             };
-            let window = free(self.first_of_window(rules, i)).filter(|_| by_share);
+            let first = self.first_of_window(rules, i);
+            let window = free(first).filter(|_| by_share);
             if let Some((from, _)) = window.filter(|(_, slices)| may_breach(slices, rules)) {
                 match by_share_in.last_mut().filter(|(_, until)| from <= *until) {
                     Some((_, until)) => *until = end,
@@ -207,7 +209,9 @@ impl Record {
                 }
             }
             let is_dry = self.time_in(&[State::MetricsOnly], slice.counts.at_ms, end) > 0;
-            let run = free(self.first_of_run(i)).filter(|_| by_run || is_dry && watches_runs);
+            let enough = may_count(rules, &self.slices[first..=i]);
+            let run =
+                free(self.first_of_run(i)).filter(|_| enough && (by_run || is_dry && watches_runs));
             places.by_run += u64::from(run.is_some_and(|(_, slices)| may_have_run(slices, rules)));
         }
         let again = (rules.wait_duration_in_open_state_ms + longest(&self.slices)).max(1);
@@ -332,11 +336,33 @@ pub(super) fn check(rules: &Rules, in_force: &Rules, abandoned: u64) -> Result<(
             "calls ended by the timeout of their time, and how long each took is not recorded";
         return no("call_timeout_ms", rules.call_timeout_ms, why);
     }
-    if abandoned > 0 && changed(|r| r.abandoned_after_ms) {
-        let why = "dropped calls were failures by the setting of their time";
-        return no("abandoned_after_ms", rules.abandoned_after_ms, why);
+    if changed(|r| r.timed_out_calls) {
+        let why = "calls that timed out were recorded by the setting of their time";
+        return no("timed_out_calls", rules.timed_out_calls, why);
+    }
+    let judges =
+        |key: &str| key.starts_with("abandoned_") || key == "slow_call_duration_threshold_ms";
+    let mut pairs = rules.pairs().zip(in_force.pairs());
+    if abandoned > 0
+        && fails_after(rules) != fails_after(in_force)
+        && let Some(((key, value), _)) = pairs.find(|(is, was)| is != was && judges(is.0))
+    {
+        let why = "dropped calls were failures by the settings of their time";
+        return no(key, value, why);
     }
     Ok(())
+}
+
+/// How long a dropped call must have run to be a failure, ms, and whether, without such a time, the
+/// usual duration of calls decides.
+fn fails_after(rules: &Rules) -> (Option<u64>, bool) {
+    let limits = [
+        rules.call_timeout_ms,
+        rules.slow_call_duration_threshold_ms,
+        rules.abandoned_calls * rules.abandoned_after_ms,
+    ];
+    let limit = limits.into_iter().filter(|ms| *ms > 0).min();
+    (limit, limit.is_none() && rules.abandoned_calls > 0)
 }
 
 /// Rejects a policy whose run of consecutive failures may be in some slices: the order of calls
@@ -366,24 +392,82 @@ const fn is_lower(limit: u64, other: u64) -> bool {
     limit > 0 && (other == 0 || limit < other)
 }
 
+/// Whether a policy may open the circuit by its window where another one does not.
 fn is_stricter(rules: &Rules, than: &Rules) -> bool {
-    let rates = rules.failure_rate_threshold > 0 || rules.slow_call_duration_threshold_ms > 0;
-    let slow = rules.slow_call_duration_threshold_ms > 0;
+    // A new setting does not compile until it is here.
+    let Rules {
+        failure_rate_threshold,
+        failure_count_threshold,
+        slow_call_rate_threshold,
+        slow_call_duration_threshold_ms,
+        minimum_number_of_calls,
+        // `is_minimum_lower` compares it.
+        minimum_applies_to: _,
+        // `same_window` compares these.
+        window_ms: _,
+        window_buckets: _,
+        window_calls: _,
+        // `has_shorter_run` compares it.
+        consecutive_failures_threshold: _,
+        // `check` refuses a change that matters; `places` considers `abandoned_calls`.
+        quorum: _,
+        call_timeout_ms: _,
+        timed_out_calls: _,
+        abandoned_calls: _,
+        abandoned_after_ms: _,
+        // Used only after a trip.
+        wait_duration_in_open_state_ms: _,
+        backoff_multiplier_percent: _,
+        max_wait_duration_in_open_state_ms: _,
+        jitter: _,
+        backoff_reset_after_ms: _,
+        permitted_number_of_calls_in_half_open_state: _,
+        success_threshold: _,
+        half_open_failure_threshold: _,
+        max_wait_duration_in_half_open_state_ms: _,
+        probe_lease_ms: _,
+        ramp_duration_ms: _,
+        ramp_initial: _,
+        // Used only in the replica, or only for the history.
+        report_interval_ms: _,
+        decision_ttl_ms: _,
+        latency_recording: _,
+        history: _,
+    } = *rules;
+    let slow = slow_call_duration_threshold_ms > 0;
+    let rates = failure_rate_threshold > 0 || slow;
     !same_window(rules, than)
-        || is_lower(rules.failure_rate_threshold, than.failure_rate_threshold)
-        || is_lower(rules.failure_count_threshold, than.failure_count_threshold)
-        || rates && rules.minimum_number_of_calls < than.minimum_number_of_calls
-        || slow
-            && is_lower(
-                rules.slow_call_rate_threshold,
-                than.slow_call_rate_threshold,
-            )
-        || rules.abandoned_calls > than.abandoned_calls
+        || is_lower(failure_rate_threshold, than.failure_rate_threshold)
+        || is_lower(failure_count_threshold, than.failure_count_threshold)
+        || rates && minimum_number_of_calls < than.minimum_number_of_calls
+        || failure_count_threshold > 0 && is_minimum_lower(rules, than)
+        || slow && is_lower(slow_call_rate_threshold, than.slow_call_rate_threshold)
 }
 
 const fn has_shorter_run(rules: &Rules, than: &Rules) -> bool {
     let run = rules.consecutive_failures_threshold;
-    is_lower(run, than.consecutive_failures_threshold)
+    is_lower(run, than.consecutive_failures_threshold) || is_minimum_lower(rules, than)
+}
+
+/// Whether failures in the window and in a row count with fewer calls.
+const fn is_minimum_lower(rules: &Rules, than: &Rules) -> bool {
+    than.minimum_applies_to > 0
+        && (rules.minimum_applies_to == 0
+            || rules.minimum_number_of_calls < than.minimum_number_of_calls)
+}
+
+/// The calls in the window from which rates count.
+fn minimum(rules: &Rules) -> u64 {
+    match rules.window_calls {
+        0 => rules.minimum_number_of_calls,
+        n => rules.minimum_number_of_calls.min(n),
+    }
+}
+
+/// Whether these slices may have enough calls for failures in the window and in a row to count.
+fn may_count(rules: &Rules, slices: &[Slice]) -> bool {
+    let calls = slices.iter().map(all).fold(0, u64::saturating_add);
+    rules.minimum_applies_to == 0 || calls >= minimum(rules)
 }
 
 /// Whether some order of the calls in adjacent slices breaches a rate or a failure count.
@@ -402,15 +486,14 @@ fn may_breach(slices: &[Slice], rules: &Rules) -> bool {
         let of = u128::from(of.max(least).max(1));
         percent > 0 && calls >= least && u128::from(part) * 100 >= u128::from(percent) * of
     };
-    let least = match rules.window_calls {
-        0 => rules.minimum_number_of_calls,
-        n => rules.minimum_number_of_calls.min(n),
-    };
+    let least = minimum(rules);
     let half = least.saturating_mul(10);
     let rate = rules.failure_rate_threshold;
     reaches(failures, rate, usual, least)
         || rules.window_calls == 0 && reaches(failures, rate, usual / 2, half)
-        || rules.failure_count_threshold > 0 && failures >= rules.failure_count_threshold
+        || rules.failure_count_threshold > 0
+            && failures >= rules.failure_count_threshold
+            && may_count(rules, slices)
         || rules.slow_call_duration_threshold_ms > 0
             && reaches(slow, rules.slow_call_rate_threshold, usual, least)
 }

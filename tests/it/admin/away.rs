@@ -51,6 +51,12 @@ async fn a_store_that_is_away_is_said_everywhere_and_so_is_its_return() {
             .any(|line| line == "circuit_breaker_fleet_store_up 0")
     );
     assert!(!metrics.text.contains("payments"));
+    let open_metrics = "application/openmetrics-text";
+    let asked = site.ask(Method::GET, "/metrics");
+    let asked = asked.header("accept", open_metrics).send();
+    let metrics = Answer::of(asked.await.unwrap()).await;
+    assert_eq!(metrics.status.as_u16(), 503);
+    assert!(metrics.kind().starts_with(open_metrics), "{metrics:?}");
     for path in ["/circuits", "/circuits/payments"] {
         assert!(!site.get(path).await.problem(503).is_empty());
     }

@@ -239,6 +239,41 @@ async fn what_is_incomplete_says_so_and_what_is_nothing_is_an_error() {
     assert!(metrics.text.contains("circuit_breaker_fleet_store_up 0\n"));
 }
 
+/// A store with more circuits than it lists, some of which have expired.
+#[derive(Debug)]
+struct Crowded {
+    inner: MemoryStore,
+}
+
+impl Store for Crowded {
+    crate::delegate::to_inner! { acquire release control snapshot events circuits report listen ping }
+
+    fn index(&self, _most: usize) -> Answer<'_, (Vec<String>, bool)> {
+        let names = ["c00000", "c00001", "expired"].map(str::to_owned);
+        Box::pin(async move { Ok((names.to_vec(), true)) })
+    }
+}
+
+#[tokio::test]
+async fn a_reset_of_all_says_when_it_left_out_some() {
+    let inner = MemoryStore::default();
+    filled(&inner, 2).await;
+    let store = Crowded { inner };
+    let site = Site::on(store, with_token()).await;
+    let done = site
+        .post("/reset-all", json!({"confirm": "reset-all"}))
+        .await;
+    let done = done.good();
+    assert_eq!(done["reset"], json!(["c00000", "c00001"]));
+    assert_eq!(
+        done["failed"],
+        json!([]),
+        "an expired circuit needs no reset"
+    );
+    let words = done["incomplete"].as_str().unwrap();
+    assert!(words.contains("more than 20000 names"), "{words}");
+}
+
 #[tokio::test]
 async fn what_was_not_read_in_time_is_said_and_not_gone() {
     let operator = Operator::new(partly("c00120").await);

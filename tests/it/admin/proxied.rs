@@ -258,3 +258,23 @@ async fn a_page_by_https_before_the_proxy_is_not_one_by_http() {
     send("https", "http://ops.localhost").await.problem(403);
     send("http", "http://ops.localhost").await.good();
 }
+
+/// A proxy may pass on both the `Host` and the `X-Forwarded-Host` of another site's page.
+#[tokio::test]
+async fn a_page_cannot_choose_the_host_that_a_proxy_forwards() {
+    let trusted = ["--trusted-proxy", "127.0.0.0/8"];
+    let served = Served::with(&[&trusted[..], &["--allow-host", "ops.example.com"]].concat()).await;
+    let ask = async |host: &str| {
+        let request = client().get(format!("{}/circuits", served.base));
+        let request = request
+            .header("host", host)
+            .header("x-forwarded-host", "ops.example.com");
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let words = ask("evil.com").await.problem(421);
+    assert!(words.contains("--allow-host evil.com"), "{words}");
+    // The host that a proxy sends instead: an address, a name in its own network, or the same one.
+    for host in ["127.0.0.1:8700", "commontrip:8700", "ops.example.com"] {
+        ask(host).await.good();
+    }
+}

@@ -255,7 +255,7 @@ fn a_file_that_cannot_be_used_is_refused_at_the_start() {
     for (text, words) in [
         ("", "no token"),
         ("ana command", "line 1"),
-        ("a b c", "\"b\" is not a role"),
+        ("a b c", "line 1: the role is not read or command"),
     ] {
         fs::write(&file.path, text).unwrap();
         let error = Options::new().tokens_from_file(&file.path).unwrap_err();

@@ -119,6 +119,50 @@ async fn a_token_of_a_name_needs_no_name_beside_it() {
 }
 
 #[tokio::test]
+async fn a_late_answer_without_a_token_does_not_forget_one_that_was_given_meanwhile() {
+    let site = Site::start().await;
+    site.circuit("payments", Policy::default()).await;
+    let page = Browser::open(&site.base).await;
+    page.until_state("payments", "closed").await;
+    // Holds back the answer to a status that was asked without a token.
+    page.run(
+        "const asked = window.fetch; window.held = []; \
+         window.fetch = async (path, given = {}) => { \
+           const reply = await asked(path, given); \
+           const late = String(path).endsWith('status') && !given.headers?.Authorization; \
+           if (late) await new Promise((go) => window.held.push(go)); \
+           return reply; }; \
+         dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }));",
+    )
+    .await;
+    until("the status is asked", async || {
+        page.run("return window.held.length > 0").await == json!(true)
+    })
+    .await;
+    choose(&page, "payments", "disable").await;
+    page.fill("dialog-reason", "noise").await;
+    page.fill("dialog-author", "ana").await;
+    page.fill("dialog-token", TOKEN).await;
+    page.press("dialog-confirm").await;
+    page.until_state("payments", "disabled").await;
+    let stored = "return Object.values(sessionStorage)";
+    until("the token is kept", async || {
+        page.run(stored).await == json!([TOKEN])
+    })
+    .await;
+    page.run("for (const go of window.held) go();").await;
+    // Anything that follows the answer at once has run by then.
+    page.run("window.later = false; setTimeout(() => { window.later = true; }, 500);")
+        .await;
+    until("the page has read it", async || {
+        page.run("return window.later").await == json!(true)
+    })
+    .await;
+    assert_eq!(page.run(stored).await, json!([TOKEN]));
+    page.end().await;
+}
+
+#[tokio::test]
 async fn the_page_works_under_a_path_behind_nginx() {
     let trusted = ["--trusted-proxy", "127.0.0.1", "--require-token"];
     let prefixed = [&trusted[..], &["--path-prefix", "/breakers"]].concat();

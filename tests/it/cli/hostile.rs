@@ -129,6 +129,32 @@ async fn a_circuit_that_somebody_wrote_over_does_not_hide_the_others() {
     }
 }
 
+#[tokio::test]
+async fn circuits_that_cannot_be_read_are_not_said_to_be_missing() {
+    let service = Service::new("cli-all-broken");
+    service.circuit("pears", 5, 0).await;
+    let mut connection = redis::Client::open(admin_url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let mut write = redis::cmd("SET");
+    let write = write.arg(format!("{}:{{pears}}", service.prefix));
+    write.arg("a text").exec(&mut connection).unwrap();
+    for command in [
+        &["list"][..],
+        &["list", "pears"],
+        &["list", "--state", "open"],
+        &["reset", "--all", "--yes"],
+        &["reset", "--all"],
+    ] {
+        let ran = service.run(command).await;
+        assert_eq!(ran.status, 1, "{command:?} {ran:?}");
+        let said = format!("{}{}", ran.out, ran.err);
+        assert!(!said.contains("no circuit"), "{command:?} {said}");
+        assert!(said.ends_with("1 circuit left out\n"), "{command:?} {said}");
+    }
+}
+
 /// Any key of a circuit may hold somebody else's data.
 #[tokio::test]
 async fn the_doctor_and_every_error_name_the_key_that_somebody_wrote_over() {

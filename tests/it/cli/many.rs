@@ -1,5 +1,7 @@
 //! `list` with more circuits than fit on a screen, and with other fleets' circuits.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use commontrip::RedisStore;
 
 use super::{Ran, TIMEOUT, names, program, run_at};
@@ -50,11 +52,15 @@ async fn a_strangers_index_costs_bounded_memory_and_is_said_to_be_incomplete() {
     let url = server.url();
     let store = RedisStore::builder().prefix(&prefix).timeout(TIMEOUT);
     filled(&store.open(&url).unwrap(), 3).await;
+    // A later write forgets names that were not used for weeks.
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let hour_ago = hour_ago.duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let hour_ago = hour_ago.to_string();
     for piece in 0..300 {
         let mut add = redis::cmd("ZADD");
         add.arg(format!("{prefix}:circuits"));
         for i in 0..1000 {
-            add.arg(1).arg(format!("stranger-{piece}-{i}"));
+            add.arg(&hour_ago).arg(format!("stranger-{piece}-{i}"));
         }
         add.exec(&mut connection).unwrap();
     }
@@ -83,4 +89,14 @@ async fn a_strangers_index_costs_bounded_memory_and_is_said_to_be_incomplete() {
     assert!(listed["incomplete"].is_string());
     // Its own circuits are those used last.
     assert_eq!(names(&listed).len(), 3);
+    let all = &["reset", "--all", "--yes"][..];
+    let ran = run_at(&url, &prefix, all).await;
+    assert_eq!(ran.status, 1, "{}", ran.err);
+    let left_out = "FAILED  other circuits: the index has more than 20000 names";
+    assert!(ran.out.contains(left_out), "{}", ran.out);
+    let done = run_at(&url, &prefix, &[all, &["--json"]].concat()).await;
+    assert_eq!(done.status, 1, "{}", done.err);
+    let done = done.json();
+    assert_eq!(done["reset"].as_array().unwrap().len(), 3);
+    assert!(done["incomplete"].is_string(), "{done}");
 }

@@ -15,7 +15,7 @@ use commontrip::{
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tokio::time::Instant;
 
-use crate::words::Zone;
+use crate::{out::in_words, words::Zone};
 
 /// The width of a column of a graph, ms: that of the store's slices.
 pub const SLICE_MS: u64 = 10_000;
@@ -60,6 +60,8 @@ pub struct Board {
     pub one: bool,
     /// Events of the shown circuit, oldest first.
     pub events: VecDeque<Event>,
+    /// Why circuits are missing that exist.
+    pub unread: Option<String>,
     /// Why the store does not answer.
     pub unavailable: Option<String>,
     /// The store's time as last heard, and when it was heard.
@@ -81,6 +83,7 @@ impl Board {
             one: only.is_some(),
             selected: only.clone(),
             events: VecDeque::new(),
+            unread: None,
             unavailable: None,
             heard: None,
             now: None,
@@ -140,6 +143,8 @@ impl Board {
         match news {
             News::Circuits(all) => {
                 self.begun = true;
+                let unreadable = all.unreadable.first().map(|(_, error)| in_words(error));
+                self.unread = all.incomplete.or(unreadable);
                 self.rows.clear();
                 for view in all.circuits {
                     self.hear(view.snapshot.now_ms, now);

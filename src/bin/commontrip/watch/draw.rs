@@ -43,7 +43,11 @@ pub fn draw(frame: &mut Frame<'_>, board: &Board) {
             frame.render_widget("it is not listed any more", body);
         }
         _ if board.rows.is_empty() && board.has_begun() => {
-            let words = "no circuits here: one is listed once a service has made calls through it";
+            let words = match &board.unread {
+                Some(why) => format!("no circuit can be read: {}", shown(why)),
+                None => "no circuits here: one is listed once a service has made calls through it"
+                    .to_owned(),
+            };
             frame.render_widget(Paragraph::new(words).wrap(Wrap { trim: true }), body);
         }
         _ if board.rows.is_empty() => frame.render_widget("looking ...", body),

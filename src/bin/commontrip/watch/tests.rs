@@ -301,6 +301,10 @@ async fn any_size_and_no_colours_will_do() {
     assert!(lines(&empty, 80, 24)[1].contains("looking"));
     empty.take(News::Circuits(Survey::default()), now);
     assert!(lines(&empty, 80, 24)[1].contains("no circuits here"));
+    let mut unread = Survey::default();
+    unread.incomplete = Some("3 of 3 circuits were not read: timeout".to_owned());
+    empty.take(News::Circuits(unread), now);
+    assert!(lines(&empty, 80, 24)[1].contains("no circuit can be read: 3 of 3"));
     assert_eq!(press(&mut empty, KeyCode::Down), Wish::None);
     assert_eq!(press(&mut empty, KeyCode::Enter), Wish::None);
 }

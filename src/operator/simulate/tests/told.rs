@@ -201,6 +201,13 @@ fn what_slices_cannot_tell_is_refused_by_the_name_of_the_setting() {
             "call_timeout_ms is 500ms, but calls ended by the timeout of their time, and how long each took is not \
              recorded",
         ),
+        (
+            Rules {
+                timed_out_calls: 0,
+                ..rules
+            },
+            "timed_out_calls is ignored, but calls that timed out were recorded by the setting of their time",
+        ),
     ] {
         assert_eq!(refused(coarse(), tried), Err(said.to_owned()));
     }
@@ -219,6 +226,93 @@ fn what_slices_cannot_tell_is_refused_by_the_name_of_the_setting() {
         said.starts_with("window_ms is 1m, but the past is recorded in slices of 10m"),
         "{said}"
     );
+}
+
+#[test]
+fn how_dropped_calls_were_judged_is_not_changed() {
+    let told = |in_force: Rules, rules: Rules, abandoned| {
+        let mut slices = past(SLICE_MS, &[(100, 6); 30]);
+        for slice in &mut slices {
+            slice.counts.abandoned = abandoned;
+        }
+        simulated(slices, &[], &in_force, &rules)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    let usual = no_run(Rules::default());
+    let slow = Rules {
+        slow_call_duration_threshold_ms: 100,
+        ..usual
+    };
+    let ignored = |rules| Rules {
+        abandoned_calls: 0,
+        ..rules
+    };
+    let after = |ms, rules| Rules {
+        abandoned_after_ms: ms,
+        ..rules
+    };
+    for (in_force, rules, setting) in [
+        (usual, after(500, usual), "abandoned_after_ms is 500ms"),
+        (after(500, usual), usual, "abandoned_after_ms is automatic"),
+        (usual, ignored(usual), "abandoned_calls is ignored"),
+        (ignored(usual), usual, "abandoned_calls is counted"),
+        (slow, usual, "slow_call_duration_threshold_ms is off"),
+    ] {
+        let said = told(in_force, rules, 1).unwrap_err();
+        let why = "dropped calls were failures by the settings of their time";
+        assert!(said.starts_with(setting) && said.ends_with(why), "{said}");
+        assert_eq!(told(in_force, rules, 0), Ok(()), "none was dropped");
+    }
+    // The slow-call threshold alone decides in both.
+    assert_eq!(told(slow, ignored(slow), 1), Ok(()));
+}
+
+/// Two adjacent slices have 120 failures, so 80 may have come within a second.
+#[test]
+fn a_minimum_that_applies_to_more_conditions_is_looser() {
+    let mut slices = vec![(1000, 0); 20];
+    (slices[10], slices[11]) = ((940, 60), (940, 60));
+    let on_count = |threshold, minimum, applies_to| Rules {
+        window_ms: 1000,
+        failure_rate_threshold: 0,
+        failure_count_threshold: threshold,
+        minimum_number_of_calls: minimum,
+        minimum_applies_to: applies_to,
+        ..no_run(Rules::default())
+    };
+    let possible = |in_force, rules| {
+        let told = simulated(past(1000, &slices), &[], &in_force, &rules).unwrap();
+        assert_eq!(told.simulated.unwrap().trips, []);
+        told.possible.within_slices
+    };
+    let (all, rates) = (on_count(80, 100_000, 1), on_count(80, 100_000, 0));
+    assert_eq!(possible(all, rates), 1);
+    assert_eq!(possible(all, on_count(80, 1000, 1)), 1);
+    assert_eq!(possible(rates, all), 0);
+    // The threshold is lower, but there are never as many calls.
+    assert_eq!(possible(on_count(500, 100_000, 1), all), 0);
+}
+
+#[test]
+fn a_run_counts_where_the_minimum_of_calls_may_have_been_reached() {
+    let of = |minimum, applies_to| Rules {
+        failure_rate_threshold: 90,
+        minimum_number_of_calls: minimum,
+        minimum_applies_to: applies_to,
+        ..Rules::default()
+    };
+    let told = |in_force: Rules, rules: Rules| {
+        let slices = past(1000, &[(60, 40); 20]);
+        simulated(slices, &[], &in_force, &rules)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    let said = told(of(100_000, 1), of(100_000, 0)).unwrap_err();
+    assert!(said.contains("may have had 20 failures in a row"), "{said}");
+    told(of(100_000, 1), of(1000, 1)).unwrap_err();
+    assert_eq!(told(of(100_000, 0), of(100_000, 1)), Ok(()));
+    assert_eq!(told(of(100_000, 1), of(90_000, 1)), Ok(()));
 }
 
 #[test]
