@@ -170,7 +170,7 @@ async function fields(mine) {
   if (bytes(reason) > 1000) return wrong(`The reason has ${bytes(reason)} bytes; 1,000 are allowed.`, "dialog-reason");
   if (bytes(author) > 200) return wrong(`The name has ${bytes(author)} bytes; 200 are allowed.`, "dialog-author");
   if (!token) return wrong("Enter your token, or the one that this server was started with.", "dialog-token");
-  if (!/^[\x21-\x7e]+$/.test(token)) return wrong("A token has no spaces and only plain characters: look for what was copied along.", "dialog-token");
+  if (!/^[\x21-\x7e]+$/.test(token)) return wrong("A token has only ASCII characters and no spaces: check what was copied with it.", "dialog-token");
   if (asked.typed && typed !== asked.typed) return wrong(`Type ${asked.typed} to confirm.`, "dialog-typed");
   const you = await whose(token);
   if (!you || asked !== mine) return null;

@@ -104,7 +104,7 @@ function drawBanners() {
   setText(byId("store-word"), unreachable ? "Redis is unreachable." : "");
   if (unreachable) {
     const since = store.unavailable_since_ms ? `For ${length(Math.max(1000, Math.floor((serverNow() - store.unavailable_since_ms) / 1000) * 1000))}` : "At the moment";
-    setText(byId("store-text"), `${since} this server could not read any circuit, so this page shows old data. Calls do not wait for Redis: a replica that cannot reach it either decides alone, by its policy. ${store.error ? `Error: ${store.error}` : ""}`);
+    setText(byId("store-text"), `${since} this server could not read any circuit, so this page shows old data. Calls do not wait for Redis: a replica that cannot reach Redis decides alone, by its policy. ${store.error ? `Error: ${store.error}` : ""}`);
   }
   const incomplete = unreachable || silent ? "" : (live.status?.incomplete ?? "");
   setHidden(byId("banner-incomplete"), !incomplete);
@@ -198,7 +198,7 @@ function start() {
     event.preventDefault();
     const field = byId("login-token");
     const token = field.value.trim();
-    const problem = /^[\x21-\x7e]+$/.test(token) ? await logIn(token) : "Enter a token: it has no spaces and only plain characters.";
+    const problem = /^[\x21-\x7e]+$/.test(token) ? await logIn(token) : "Enter a token: it has only ASCII characters and no spaces.";
     setText(byId("login-error"), problem && ended(capital(problem)));
     if (problem) {
       field.focus();

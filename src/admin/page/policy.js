@@ -18,7 +18,7 @@ const SETTINGS = [
     ["window_buckets", "Buckets in the time window", ""],
     ["window_calls", "Window of the last calls instead", "calls"],
     ["minimum_number_of_calls", "Minimum calls before rates count", "calls"],
-    ["minimum_applies_to", "What the minimum holds for", ""],
+    ["minimum_applies_to", "Conditions that wait for the minimum", ""],
   ]],
   ["Opens at", [
     ["failure_rate_threshold", "Failure rate", "%"],
@@ -33,7 +33,7 @@ const SETTINGS = [
     ["backoff_multiplier_percent", "Backoff multiplier", "%"],
     ["max_wait_duration_in_open_state_ms", "Longest wait", "ms"],
     ["jitter", "Jitter: random extra wait, at most", "%"],
-    ["backoff_reset_after_ms", "Backoff resets after closed for", "ms"],
+    ["backoff_reset_after_ms", "Time closed that resets the backoff", "ms"],
   ]],
   ["Half-open", [
     ["permitted_number_of_calls_in_half_open_state", "Probes at once, fleet-wide", "probes"],

@@ -64,7 +64,7 @@ pub struct Connection {
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
-    /// How keys begin [default: commontrip]
+    /// The prefix of all keys [default: commontrip]
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
 
@@ -76,15 +76,15 @@ pub struct Connection {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// The authority whose certificates are trusted (PEM) [default: those of the system]
+    /// A file with the CA certificates to trust (PEM) [default: those of the system]
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
 
-    /// A certificate to show the server (PEM), with its key
+    /// A file with the client certificate (PEM); needs its key
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// The key of that certificate
+    /// A file with the key of that certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 

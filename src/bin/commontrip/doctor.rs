@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "json")]
     acl: bool,
 
-    /// With --acl: also the rules for retry queues
+    /// With --acl: also the rules for queues
     #[arg(long, requires = "acl")]
     queues: bool,
 

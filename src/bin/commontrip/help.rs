@@ -46,10 +46,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "commontrip watch",
         &[
             ("commontrip watch", "all circuits in the terminal"),
-            (
-                "commontrip watch payments --json",
-                "a line for each piece of news",
-            ),
+            ("commontrip watch payments --json", "a line for each update"),
         ],
     ),
     (
@@ -124,7 +121,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "commontrip policy show",
         &[(
             "commontrip policy show payments",
-            "what holds, and what the code says",
+            "settings in force, stored and in code",
         )],
     ),
     (
@@ -160,20 +157,23 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "commontrip queue show",
         &[(
-            "commontrip queue show mails 1763-0",
+            "commontrip queue show mails 2b7d31e0a4c95f18",
             "one job, with its body",
         )],
     ),
     (
         "commontrip queue retry",
         &[
-            ("commontrip queue retry mails 1763-0", "one job"),
+            ("commontrip queue retry mails 2b7d31e0a4c95f18", "one job"),
             ("commontrip queue retry mails --all", "every dead letter"),
         ],
     ),
     (
         "commontrip queue drop",
-        &[("commontrip queue drop mails 1763-0", "removes the job")],
+        &[(
+            "commontrip queue drop mails 2b7d31e0a4c95f18",
+            "removes the job",
+        )],
     ),
     (
         "commontrip serve",

@@ -18,19 +18,19 @@ use crate::{
 /// Arguments of `commontrip list`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Only circuits with this in their name; with `*` for anything and `?` for one character, the
-    /// whole name
+    /// Only circuits whose name contains this; with `*` (any text) or `?` (one character), the
+    /// pattern must match the whole name
     pattern: Option<String>,
 
     /// Only circuits in these states
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
     state: Vec<State>,
 
-    /// What comes first
+    /// The order
     #[arg(long, value_name = "BY", default_value = "worst")]
     sort: Sort,
 
-    /// At most so many, the first ones [default: all]
+    /// At most this many [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 
@@ -43,7 +43,7 @@ pub struct Options {
 enum Sort {
     /// Open ones, then half-open, overrides, closed; among them the highest failure rate
     Worst,
-    /// The alphabet
+    /// By name
     Name,
     /// The highest failure rate
     Rate,

@@ -62,13 +62,13 @@ enum Command {
     /// All about one circuit: state, numbers, policy, replicas, events
     #[command(after_help = format!("{ENVIRONMENT}\n\n{}", show::AFTER_HELP))]
     Show(show::Options),
-    /// Circuits as they change, in the terminal; without one, a JSON line for each piece of news
+    /// Circuits as they change, in the terminal; in a pipe, a JSON line for each update
     #[command(after_help = after())]
     Watch(watch::Options),
     /// Transitions and operators' commands, oldest first
     #[command(after_help = after())]
     Events(events::Options),
-    /// Who reports to the circuits
+    /// Replicas that report to the circuits
     #[command(after_help = after())]
     Replicas(replicas::Options),
     /// Health checks that the fleet runs, worst first
@@ -77,10 +77,10 @@ enum Command {
     /// Reject every call of the fleet
     #[command(after_help = after())]
     ForceOpen(steer::Set),
-    /// Let every call pass and judge nothing
+    /// Let every call pass; keep only lifetime totals
     #[command(after_help = after())]
     Disable(steer::Set),
-    /// Let every call pass and count it, but trip on nothing
+    /// Let every call pass and count it, but never open the circuit
     #[command(after_help = after())]
     MetricsOnly(steer::Set),
     /// Close a circuit, with an empty window; ends overrides
@@ -92,7 +92,7 @@ enum Command {
     /// Settings that are stored with a circuit
     #[command(subcommand, after_help = after())]
     Policy(policy::Command),
-    /// Retry queues, their jobs and dead letters
+    /// Queues, their jobs and dead letters
     #[command(subcommand, after_help = after())]
     Queue(queue::Command),
     /// Serve the dashboard, the HTTP API and metrics

@@ -23,7 +23,7 @@ use crate::{
 /// The meaning of the exit status, for the help of each command.
 pub const STATUS: &str = "\
 Exit status: 0 done, 1 unhealthy or not found, 2 the command line is wrong,
-3 the store does not answer, 4 `simulate` cannot tell.";
+3 the store does not answer, 4 `simulate` cannot give an answer.";
 
 pub const RED: &str = "31";
 pub const GREEN: &str = "32";

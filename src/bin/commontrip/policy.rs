@@ -19,7 +19,7 @@ use crate::{
 /// Subcommands of `commontrip policy`.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// All settings: what holds, what the code says
+    /// All settings: in force, stored, in code, default
     Show(Show),
     /// Store settings; other settings and the counts do not change
     Set(Set),

@@ -1,4 +1,4 @@
-//! `commontrip queue`: retry queues, their jobs and dead letters.
+//! `commontrip queue`: queues, their jobs and dead letters.
 
 use clap::{Args, Subcommand};
 use commontrip::{

@@ -31,9 +31,9 @@ name with --allow-host, and give its address with --trusted-proxy.
   GET /               the dashboard
   GET /metrics        for Prometheus
   GET /health         200, or 503 when the store does not answer
-  GET /openapi.json   what else there is
+  GET /openapi.json   the description of all endpoints
 
-Exit status: 0 ended by Ctrl-C or SIGTERM, 2 it could not begin.";
+Exit status: 0 ended by Ctrl-C or SIGTERM, 2 it could not start.";
 
 /// Arguments of `commontrip serve`.
 #[derive(Args, Debug)]

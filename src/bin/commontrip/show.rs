@@ -145,7 +145,7 @@ impl Page<'_> {
         }
         let opens = match seen.consecutive_opens {
             0 | 1 => String::new(),
-            n => format!(", {n} opens without a calm time between them"),
+            n => format!(", {n} opens since it was last stable"),
         };
         self.row("generation", &format!("{}{opens}", seen.generation));
     }

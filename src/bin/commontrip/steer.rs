@@ -26,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 /// The author of a command, and the reason.
 #[derive(Args, Debug, Clone)]
 pub struct OverrideArguments {
-    /// Why, for everybody who looks at the circuit
+    /// The reason, shown to everybody who looks at the circuit
     #[arg(
         long,
         value_name = "TEXT",
@@ -35,7 +35,7 @@ pub struct OverrideArguments {
     )]
     reason: String,
 
-    /// Who [default: $SUDO_USER, $USER, or the user's number]
+    /// The author [default: $SUDO_USER, $USER, or the user's number]
     #[arg(long, value_name = "NAME")]
     author: Option<String>,
 }
@@ -67,7 +67,7 @@ pub struct Set {
     /// The circuit
     name: String,
 
-    /// How long, such as 90s, 5m or 1h30m; then the circuit goes on as closed
+    /// How long, such as 90s, 5m or 1h30m; then the circuit is closed
     #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
     lasting: Option<Duration>,
 

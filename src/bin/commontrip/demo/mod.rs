@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
-    /// Decides which calls fail, how long they take and when they are made
+    /// The seed that decides which calls fail, how long they take and when they are made
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
@@ -56,7 +56,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = CIRCUIT, value_parser = circuit)]
     circuit: String,
 
-    /// Serve the dashboard, too, and go on with an outage now and then until Ctrl-C
+    /// Also serve the dashboard, and go on, with occasional outages, until Ctrl-C
     #[arg(long, help_heading = DASHBOARD)]
     serve: bool,
 
