@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Action, Alert, Notification,
-    circuit::Context,
+    context::Context,
     key::dedup_key,
     log::Span,
     progress::Progress,

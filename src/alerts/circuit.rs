@@ -4,12 +4,13 @@
 //! visit reads the new transitions in the store's record, so it misses none, however short a state
 //! was. Then it claims the alerts to send, which [`progress`](super::progress) owns.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{
-    Action, Alert, AlertSettings, Notification,
+    Action, Alert, Notification,
+    context::Context,
     key::dedup_key,
     log::{Log, Span, Step},
     progress::{Memory, Progress},
@@ -17,7 +18,6 @@ use super::{
 };
 use crate::{
     Name, Reason, Snapshot, StoreError,
-    breaker::Watch,
     model::{Claim, ClaimStep, FOREVER, Head, Phase, millis},
 };
 
@@ -36,13 +36,6 @@ pub(super) struct Circuit {
     visited: Option<Instant>,
     /// How many replicas share the idle visits.
     replicas: u64,
-}
-
-/// What visits need.
-#[derive(Clone)]
-pub(super) struct Context {
-    pub(super) watch: Watch,
-    pub(super) settings: Arc<AlertSettings>,
 }
 
 impl Circuit {

@@ -21,6 +21,7 @@
 #[cfg(feature = "health")]
 mod check;
 mod circuit;
+mod context;
 #[cfg(feature = "webhook")]
 mod format;
 mod key;

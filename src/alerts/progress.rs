@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     Action, Alert, Notification,
-    circuit::Context,
+    context::Context,
     log::Span,
     send::{CLAIM, Ended, Sending, Sent},
 };

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Action, AlertSettings, Notification, Sink, SinkError, circuit::Context, key::dedup_key,
+    Action, AlertSettings, Notification, Sink, SinkError, context::Context, key::dedup_key,
     masked::masked,
 };
 use crate::{

@@ -16,7 +16,8 @@ use tokio::{
 use super::check::OfCheck;
 use super::{
     Action, AlertSettings, Notification,
-    circuit::{Circuit, Context},
+    circuit::Circuit,
+    context::Context,
     key::dedup_key,
     rule::Kind,
     send::{Sending, Sent, insist},

@@ -1,11 +1,12 @@
 //! Settings from the environment: `COMMONTRIP_JITTER=10`, `COMMONTRIP_PAYMENTS_JITTER=10`.
 //!
-//! Owns the names of variables. Ignores other programs' variables with the same prefix.
+//! Owns which variables there are. Ignores other programs' variables with the same prefix.
 
 use std::collections::BTreeMap;
 
 use super::{
     ConfigError, Origin,
+    names::{longest, starts},
     settings::{PolicySettings, Word, words},
     tree::{Node, Value},
     values::{CHECKS, FALLBACKS, Said},
@@ -25,7 +26,7 @@ const SERVICE_LINKS: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT"];
 pub(super) struct Environment {
     pub(super) enabled: Option<bool>,
     pub(super) default: PolicySettings,
-    /// By the circuit's name, as [`upper`] writes it.
+    /// By the circuit's name, as [`upper`](super::names::upper) writes it.
     pub(super) circuits: BTreeMap<String, PolicySettings>,
     pub(super) checks: Said,
     pub(super) fallbacks: Said,
@@ -40,15 +41,6 @@ pub(super) fn of_process() -> Vec<(String, String)> {
         name.starts_with(PREFIX).then_some((name, value))
     };
     std::env::vars_os().filter_map(ours).collect()
-}
-
-/// A circuit's name as it is in variables: `payments-eu` is `PAYMENTS_EU`.
-pub(super) fn upper(circuit: &str) -> String {
-    let letter = |c: char| match c.is_ascii_alphanumeric() {
-        true => c.to_ascii_uppercase(),
-        false => '_',
-    };
-    circuit.chars().map(letter).collect()
 }
 
 impl Environment {
@@ -99,29 +91,6 @@ impl Environment {
         let value = Value::Text(value.to_owned());
         settings.take(setting, word, &Node { value, origin })
     }
-}
-
-/// What a variable is about (`None` for all), and its setting: the longest word that its name ends
-/// in.
-pub(super) fn longest<W>(
-    name: &str,
-    words: impl Iterator<Item = (&'static str, W)>,
-) -> Option<(Option<&str>, &'static str, W)> {
-    let found = words.filter_map(|(setting, word)| {
-        let before = name.strip_suffix(&setting.to_ascii_uppercase())?;
-        let of = match before {
-            "" => None,
-            _ => Some(before.strip_suffix('_').filter(|of| !of.is_empty())?),
-        };
-        Some((of, setting, word))
-    });
-    found.max_by_key(|(_, setting, _)| setting.len())
-}
-
-/// The places in a variable's name where a circuit's name may end and a setting begin.
-pub(super) fn starts(name: &str) -> impl Iterator<Item = usize> + Clone {
-    let after = name.match_indices('_').map(|(at, _)| at + 1);
-    std::iter::once(0).chain(after)
 }
 
 /// Whether the name ends in another library's name for a setting, such as

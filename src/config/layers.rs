@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, ConfigError, Origin, env, error::suggestion, settings::PolicySettings};
+use super::{Config, ConfigError, Origin, error::suggestion, names, settings::PolicySettings};
 use crate::{OnStoreFailure, Policy, PolicyError, model::PRESETS};
 
 /// The settings in force for a circuit, and their origins.
@@ -33,7 +33,7 @@ impl Config {
         for circuit in self.environment.circuits.keys() {
             // Circuits of the file were checked above. For the others, variables have the name only
             // in upper case, which is enough for this check.
-            let of_file = |name: &String| env::upper(name) == *circuit;
+            let of_file = |name: &String| names::upper(name) == *circuit;
             if !self.circuits.keys().any(of_file) {
                 self.layers(circuit)?.check()?;
             }
@@ -45,7 +45,7 @@ impl Config {
         let none = PolicySettings::default();
         let file = self.circuits.get(circuit).unwrap_or(&none);
         let variables = &self.environment.circuits;
-        let variables = variables.get(&env::upper(circuit)).unwrap_or(&none);
+        let variables = variables.get(&names::upper(circuit)).unwrap_or(&none);
         let mut layers = Layers::default();
         layers.scope(self, &self.default, &self.environment.default)?;
         layers.scope(self, file, variables)?;

@@ -19,7 +19,7 @@ use super::{Config, ConfigError, read};
 use crate::{CircuitBreaker, Commontrip, Policy, store::in_words};
 #[cfg(feature = "keyed")]
 use {
-    super::env::upper,
+    super::names::upper,
     crate::{NameError, keyed::KeyedCircuits},
 };
 

@@ -5,7 +5,7 @@
 use super::{Config, ConfigError};
 #[cfg(any(feature = "health", feature = "fallback"))]
 use super::{
-    env::upper,
+    names::upper,
     values::{Said, Values},
 };
 

@@ -19,6 +19,7 @@ mod error;
 mod layers;
 mod live;
 mod made;
+mod names;
 mod settings;
 mod tree;
 mod values;
@@ -251,7 +252,7 @@ impl Config {
     }
 
     fn said_enabled(&self, circuit: &str) -> Option<bool> {
-        let variables = self.environment.circuits.get(&env::upper(circuit));
+        let variables = self.environment.circuits.get(&names::upper(circuit));
         let said = [variables, self.circuits.get(circuit)];
         said.into_iter().flatten().find_map(|from| from.enabled)
     }
@@ -303,11 +304,14 @@ impl Config {
         let in_file = self.circuits.keys();
         let in_file = in_file.filter(|name| !used.iter().any(|used| used.as_str() == *name));
         let variables = self.environment.circuits.keys();
-        let variables =
-            variables.filter(|name| !used.iter().any(|used| env::upper(used.as_str()) == **name));
+        let variables = variables.filter(|name| {
+            !used
+                .iter()
+                .any(|used| names::upper(used.as_str()) == **name)
+        });
         // A circuit that both configure is named as in the file.
         let variables =
-            variables.filter(|name| !self.circuits.keys().any(|key| env::upper(key) == **name));
+            variables.filter(|name| !self.circuits.keys().any(|key| names::upper(key) == **name));
         in_file.chain(variables).cloned().collect()
     }
 

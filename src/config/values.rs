@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::{
     ConfigError, Origin,
-    env::{longest, starts, upper},
     error::suggestion,
+    names::{longest, starts, upper},
     settings::{put, with_short},
     tree::{Node, Value},
 };

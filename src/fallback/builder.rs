@@ -62,8 +62,17 @@ pub struct LastGoodBuilder<T> {
     _values: PhantomData<fn(T) -> T>,
 }
 
+impl<T> LastGood<T> {
+    /// Starts with the defaults. In the store, this name and a key identify a value: replicas that
+    /// use the same name share their values. 1 to 100 bytes, without control characters, braces and
+    /// colons.
+    pub fn builder(name: &str) -> LastGoodBuilder<T> {
+        LastGoodBuilder::new(name)
+    }
+}
+
 impl<T> LastGoodBuilder<T> {
-    pub(super) fn new(name: &str) -> Self {
+    fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             ttl: Duration::from_secs(3600),

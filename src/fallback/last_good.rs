@@ -4,14 +4,14 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{builder::LastGoodBuilder, values::Values};
+use super::values::Values;
 use crate::{CallError, CircuitBreaker, FallbackKind, Outcome};
 
 /// Keeps the last good values of calls, and answers with them when a call fails or is rejected.
 ///
-/// Values are kept in this process and, with [`shared`](LastGoodBuilder::shared), also in the store
-/// for all replicas. Both are bounded; a value that does not fit in this process is still served
-/// from the store. Clones share their values.
+/// Values are kept in this process and, with [`shared`](super::LastGoodBuilder::shared), also in
+/// the store for all replicas. Both are bounded; a value that does not fit in this process is still
+/// served from the store. Clones share their values.
 ///
 /// Values are written to the store in the background.
 /// [`Commontrip::shutdown`](crate::Commontrip::shutdown) waits for them within its own time limit,
@@ -98,15 +98,6 @@ impl fmt::Display for Source {
     }
 }
 
-impl<T> LastGood<T> {
-    /// Starts with the defaults. In the store, this name and a key identify a value: replicas that
-    /// use the same name share their values. 1 to 100 bytes, without control characters, braces and
-    /// colons.
-    pub fn builder(name: &str) -> LastGoodBuilder<T> {
-        LastGoodBuilder::new(name)
-    }
-}
-
 impl<T: Serialize + DeserializeOwned> LastGood<T> {
     /// Makes a call like [`CircuitBreaker::call`]. If it fails, times out or is rejected, returns
     /// the key's last good value, and the circuit's statistics count a fallback.
@@ -180,7 +171,7 @@ impl<T: Serialize + DeserializeOwned> LastGood<T> {
     /// not kept, or only in this process; a warning is logged once per key.
     ///
     /// At most 16 values are written to the store at a time. For each other key, the newest value
-    /// waits, up to [`max_waiting_bytes`](LastGoodBuilder::max_waiting_bytes).
+    /// waits, up to [`max_waiting_bytes`](super::LastGoodBuilder::max_waiting_bytes).
     pub fn keep(&self, key: &str, value: &T) {
         self.values.keep(key, value);
     }

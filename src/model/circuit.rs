@@ -12,10 +12,12 @@ use super::{
     history::History,
     in_use::Policies,
     kinds::Kinds,
+    quorum::SeenReplica,
     request::LONGEST_MS,
     slices::Slices,
     snapshot::{MOST_GENERATIONS, Span, generation_after},
     totals::{Totals, is_down},
+    turn::{Annotation, Turn},
     window::Sums,
     windows::Windows,
 };
@@ -71,49 +73,6 @@ pub struct Circuit {
     pub(super) history: History,
     pub(super) events: VecDeque<Event>,
     pub(super) published: Vec<Snapshot>,
-}
-
-/// A replica that reports to this circuit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SeenReplica {
-    /// Number of its last report.
-    pub(super) number: u64,
-    /// When it was last recorded.
-    pub(super) seen: u64,
-    /// A short form of that time, as Redis stores it. It tells whether the replica is due to be
-    /// recorded.
-    pub(super) moment: u64,
-    /// The id of its policy.
-    pub(super) policy: u64,
-}
-
-/// The context of one operation: caller, time and rules.
-pub(super) struct Turn<'a> {
-    pub(super) now: u64,
-    pub(super) entropy: u64,
-    pub(super) replica: &'a str,
-    pub(super) in_code: Rules,
-    pub(super) rules: Rules,
-}
-
-/// What an event says about its cause. The origin and the stored policy come from an operator.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Annotation<'a> {
-    pub(super) by: &'a str,
-    pub(super) note: &'a str,
-    pub(super) origin: &'a str,
-    pub(super) policy: &'a str,
-    /// The reason in the event, if it differs from the reason of the state.
-    pub(super) why: Option<Reason>,
-}
-
-impl<'a> Annotation<'a> {
-    pub(super) fn of(by: &'a str) -> Self {
-        Self {
-            by,
-            ..Self::default()
-        }
-    }
 }
 
 impl Circuit {

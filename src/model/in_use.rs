@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Circuit, Rules,
-    circuit::{SeenReplica, Turn},
-    quorum::REPLICA_SEEN_MS,
+    quorum::{REPLICA_SEEN_MS, SeenReplica},
+    turn::Turn,
     window::Shape,
 };
 

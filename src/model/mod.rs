@@ -25,6 +25,7 @@ mod snapshot;
 mod state;
 mod stored;
 mod totals;
+mod turn;
 mod window;
 mod windows;
 

@@ -5,13 +5,11 @@
 use super::{
     Acquire, Circuit, Command, Control, Counts, Grant, Head, Permission, Reason, Release, Report,
     Rules, Snapshot, State,
-    circuit::{Annotation, Turn},
-    quorum::{REPLICA_LIVE_MS, REPLICA_SEEN_MS, no_later},
+    quorum::{REPLICA_LIVE_MS, REPLICA_MEMORY_MS, REPLICA_SEEN_MS, no_later},
     request::LONGEST_MS,
+    turn::{Annotation, Turn},
 };
 
-/// How long the last number of a silent replica is kept, ms.
-pub(super) const REPLICA_MEMORY_MS: u64 = 3_600_000;
 /// The live replicas share this budget.
 const REPORTS_PER_SECOND: u64 = 200;
 

@@ -7,12 +7,28 @@
 
 use std::collections::BTreeSet;
 
-use super::{Circuit, Counts, Rules, circuit::Turn, operations::REPLICA_MEMORY_MS};
+use super::{Circuit, Counts, Rules, turn::Turn};
 
 /// A replica that reported within this time is live.
 pub(super) const REPLICA_LIVE_MS: u64 = 15_000;
 /// The precision of that time.
 pub(super) const REPLICA_SEEN_MS: u64 = 5_000;
+/// How long the last number of a silent replica is kept, ms.
+pub(super) const REPLICA_MEMORY_MS: u64 = 3_600_000;
+
+/// A replica that reports to this circuit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SeenReplica {
+    /// Number of its last report.
+    pub(super) number: u64,
+    /// When it was last recorded.
+    pub(super) seen: u64,
+    /// A short form of that time, as Redis stores it. It tells whether the replica is due to be
+    /// recorded.
+    pub(super) moment: u64,
+    /// The id of its policy.
+    pub(super) policy: u64,
+}
 
 /// Returns a replica's name without its random part, which is new at each start.
 pub(super) fn stable(replica: &str) -> &str {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Circuit, Reason, circuit::SeenReplica, totals::Totals, window::Window};
+use super::{Circuit, Reason, quorum::SeenReplica, totals::Totals, window::Window};
 
 impl Circuit {
     /// The format version of a circuit's keys, as this release writes them.

@@ -7,7 +7,7 @@ use opentelemetry::{
     metrics::{AsyncInstrument, Histogram, Meter},
 };
 
-use super::exporter::{Reading, Source};
+use super::readings::{Reading, Source};
 use crate::{State, series::BUCKETS};
 
 const RESULT: &str = "circuit_breaker.result";

@@ -54,6 +54,7 @@
 
 mod exporter;
 mod instruments;
+mod readings;
 mod spans;
 
 pub use opentelemetry;

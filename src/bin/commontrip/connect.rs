@@ -3,13 +3,12 @@
 //! Owns the connection options and the environment variables behind them. Every command except the
 //! demo has these options.
 
-use std::{env, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use clap::Args;
 use commontrip::{RedisStore, StoreError, operator::Operator};
-use serde::Serialize;
 
-use crate::out::Failure;
+use crate::{asked::Asked, out::Failure};
 
 /// Help text on the variables that replace absent flags, as `RedisStoreBuilder::open_env` reads
 /// them.
@@ -19,41 +18,6 @@ _TLS_CA, _TLS_CERT and _TLS_KEY, all with the prefix COMMONTRIP_REDIS.";
 
 /// How long an operator command waits for an answer, ms.
 pub const TIMEOUT_MS: u64 = 2000;
-
-static ASKED: OnceLock<Asked> = OnceLock::new();
-
-/// The store that this process asks, and where its address was configured.
-#[derive(Debug, Serialize)]
-pub struct Asked {
-    /// Host, port and database, or the nodes of a Cluster, without passwords.
-    address: String,
-    /// The prefix of its keys.
-    prefix: String,
-    #[serde(skip)]
-    said_by: &'static str,
-}
-
-impl Asked {
-    /// The store's address and where it was configured, for an error.
-    pub fn origin(&self) -> String {
-        format!("Redis is {} ({})", self.address, self.said_by)
-    }
-
-    /// The store that a command changed: address, prefix, and where the address was configured.
-    pub fn place(&self) -> String {
-        let Self {
-            address,
-            prefix,
-            said_by,
-        } = self;
-        format!("{address}, prefix {prefix} ({said_by})")
-    }
-}
-
-/// The store that this process asks, once it is open.
-pub fn asked() -> Option<&'static Asked> {
-    ASKED.get()
-}
 
 /// The address of the store and the credentials for it.
 #[derive(Args, Debug)]
@@ -109,12 +73,7 @@ impl Connection {
             (None, Some(_)) => "from COMMONTRIP_REDIS_URL",
             (None, None) => "the default: no --redis, and COMMONTRIP_REDIS_URL is not set",
         };
-        // A process uses one store only, so an earlier value stays.
-        let _ = ASKED.set(Asked {
-            address: store.address(),
-            prefix: store.prefix().to_owned(),
-            said_by,
-        });
+        Asked::note(&store, said_by);
         Ok(store)
     }
 

@@ -17,7 +17,8 @@ use crate::{
     known::{self, AT_ONCE, Unreadable},
     out::{Done, Failure, Output, say, shown, tell, tell_line},
     table::{Table, coloured},
-    words::{self, Zone},
+    words,
+    zone::Zone,
 };
 
 /// How many written entries of a circuit are remembered; twice what the store keeps.

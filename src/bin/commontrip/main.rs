@@ -2,6 +2,7 @@
 //!
 //! Owns the command line and the exit status; uses the crate's public API only.
 
+mod asked;
 mod checks;
 mod connect;
 mod demo;
@@ -26,6 +27,7 @@ mod table;
 mod token;
 mod watch;
 mod words;
+mod zone;
 
 use std::{io, process::ExitCode};
 

@@ -15,9 +15,9 @@ use serde::Serialize;
 
 pub use crate::foreign::shown;
 use crate::{
-    connect::{Asked, asked},
+    asked::{Asked, asked},
     foreign::in_json,
-    words::Zone,
+    zone::Zone,
 };
 
 /// The meaning of the exit status, for the help of each command.

@@ -12,7 +12,8 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    connect::{Connection, asked},
+    asked::asked,
+    connect::Connection,
     out::{Done, Failure, in_words, say, shown, tell},
 };
 

@@ -17,7 +17,8 @@ use crate::{
     out::{BOLD, DIM, Done, Failure, Output, RED, YELLOW, shown},
     replicas,
     table::terminal_width,
-    words::{self, Zone, wrap},
+    words::{self, wrap},
+    zone::Zone,
 };
 
 /// How many of the newest events are shown.

@@ -13,7 +13,8 @@ use crate::{
     out::{BOLD, DIM, Done, Failure, Output, YELLOW, shown},
     policy,
     table::Table,
-    words::{self, Zone, wrap},
+    words::{self, wrap},
+    zone::Zone,
 };
 
 /// How many trips are shown.

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use commontrip::{Event, Reason, Snapshot, State};
-use jiff::{Timestamp, tz::TimeZone};
 
 use crate::out::{CYAN, GREEN, MAGENTA, RED, YELLOW, shown};
 
@@ -25,47 +24,6 @@ pub fn span(ms: u64) -> String {
 /// A duration, exactly: `1m 30s`, `250ms`.
 pub fn exactly(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()
-}
-
-/// The time zone of displayed times.
-#[derive(Clone, Debug)]
-pub struct Zone(TimeZone);
-
-impl Zone {
-    /// UTC.
-    pub fn utc() -> Self {
-        Self(TimeZone::UTC)
-    }
-
-    /// The zone of `TZ`, otherwise that of this machine; UTC if neither can be determined.
-    pub fn local() -> Self {
-        Self(TimeZone::try_system().unwrap_or(TimeZone::UTC))
-    }
-
-    /// A time with its zone: `2026-11-21 17:40:03 CET`; `-` for 0.
-    pub fn date(&self, ms: u64) -> String {
-        self.written(ms, "%Y-%m-%d %H:%M:%S %Z")
-    }
-
-    /// The time of day: `17:40:03`.
-    pub fn time_of_day(&self, ms: u64) -> String {
-        self.written(ms, "%H:%M:%S")
-    }
-
-    /// The name of the zone at a time: `CET`, `UTC`.
-    pub fn name(&self, ms: u64) -> String {
-        self.written(ms.max(1), "%Z")
-    }
-
-    fn written(&self, ms: u64, format: &str) -> String {
-        if ms == 0 {
-            return "-".to_owned();
-        }
-        let time = i64::try_from(ms).map(Timestamp::from_millisecond);
-        // A time beyond the supported range is written as the last supported one.
-        let time = time.ok().and_then(Result::ok).unwrap_or(Timestamp::MAX);
-        time.to_zoned(self.0.clone()).strftime(format).to_string()
-    }
 }
 
 /// How long before `now` a time was; `never` for 0.
@@ -268,20 +226,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_two_units_and_dates_an_end() {
+    fn spans_have_two_units() {
         assert_eq!(span(0), "0s");
         assert_eq!(span(125_400), "2m 5s");
         assert_eq!(span(3 * 3_600_000 + 20 * 60_000 + 59_000), "3h 20m");
         assert_eq!(span(2 * 86_400_000 + 5_000_000), "2d 1h");
-        let utc = Zone::utc();
-        assert_eq!(utc.date(0), "-");
-        assert_eq!(utc.date(1_795_279_203_000), "2026-11-21 16:40:03 UTC");
-        assert_eq!(utc.time_of_day(1_795_279_203_000), "16:40:03");
-        assert!(utc.date(u64::MAX).starts_with("9999-12-3"));
-        let east = Zone(TimeZone::posix("EST-3").unwrap());
-        assert_eq!(east.date(1_795_279_203_000), "2026-11-21 19:40:03 EST");
-        assert!(east.date(u64::MAX).starts_with("9999-12-3"));
-        assert_eq!(east.name(0), "EST");
         assert!(!span(u64::MAX).is_empty() && !exactly(u64::MAX).is_empty());
     }
 

@@ -3,7 +3,7 @@
 //! Owns the table. For an unknown word, [`elsewhere`] is asked before similar words.
 //! `docs/coming-from.md` explains the names. Within a library they are in alphabetical order.
 
-use super::words::nearest;
+use super::alike::{is_same, nearest};
 
 const WINDOW: &str = "`window_calls` for a count window, `window` for a time window";
 const FAILURES: &str = "`consecutive_failures_threshold` for failures in a row, `failure_count_threshold` for failures in the window";
@@ -16,16 +16,6 @@ const CLASSIFIER: &str = "in code: a classifier for `call_with`";
 const PERCENT: &str = "`failure_rate_threshold`, in percent";
 pub(super) const SWITCH: &str = "no setting of a policy: `enabled` of the circuit in a file or a variable, `set_enabled` in code, `commontrip disable` for the fleet";
 const TIMES: &str = "`call_timeout` for how long a call may take, `wait_duration_in_open_state` for how long the circuit stays open";
-/// Suffixes that a name can have for its unit.
-const UNITS: [&str; 7] = [
-    "ms",
-    "millis",
-    "milliseconds",
-    "inmilliseconds",
-    "secs",
-    "seconds",
-    "inseconds",
-];
 
 /// A name elsewhere, and the setting here. Text that is not a setting does not begin with a
 /// backtick.
@@ -186,17 +176,6 @@ pub(crate) fn nearest_elsewhere(word: &str) -> Option<(f64, &'static str)> {
     let (likeness, name) = nearest(word, names)?;
     let (_, here) = ELSEWHERE.iter().find(|(one, _)| *one == name)?;
     Some((likeness, here))
-}
-
-/// Whether two words are the same except for capitals, separators, and the unit of the second one.
-pub(super) fn is_same(one: &str, word: &str) -> bool {
-    let plain = |text: &str| -> String {
-        let letters = text.chars().filter(char::is_ascii_alphanumeric);
-        letters.map(|c| c.to_ascii_lowercase()).collect()
-    };
-    let (one, word) = (plain(one), plain(word));
-    let unit = word.strip_prefix(&one);
-    unit.is_some_and(|unit| unit.is_empty() || UNITS.contains(&unit))
 }
 
 #[cfg(test)]

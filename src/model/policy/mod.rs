@@ -3,6 +3,7 @@
 //! Owns the settings, their defaults and their ranges. Invariant: a [`Policy`] that exists is
 //! valid. Twin: `policy_keys` in `lua/lib/prelude.lua`.
 
+mod alike;
 mod build;
 mod builder;
 mod checks;

@@ -5,14 +5,14 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-pub(crate) use super::elsewhere::elsewhere;
-use super::elsewhere::{is_same, nearest_elsewhere};
-use super::{OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules};
+use super::{
+    OnStoreFailure, Policy, PolicyBuilder, PolicyError, Rules, alike::is_same,
+    elsewhere::nearest_elsewhere,
+};
+pub(crate) use super::{alike::nearest, elsewhere::elsewhere};
 
 /// Larger numbers make no sense for any setting.
 const LARGEST: u64 = 999_999_999_999_999;
-/// The similarity from which a word counts as a typo of another one.
-const ALIKE: f64 = 0.7;
 
 /// Settings that 0 switches off.
 const CAN_BE_OFF: [&str; 6] = [
@@ -40,17 +40,6 @@ pub(crate) fn key(word: &str) -> Option<&'static str> {
     let keys = Rules::KEYS.iter().copied();
     let names = |key: &&str| *key == word || key.strip_suffix("_ms") == Some(word);
     keys.into_iter().find(names)
-}
-
-/// Returns the most similar known word, if any is similar enough, and its similarity.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<(f64, &'a str)> {
-    let alike = |other: &'a str| (strsim::normalized_damerau_levenshtein(word, other), other);
-    let alike = known.into_iter().map(alike);
-    let alike = alike.filter(|(likeness, _)| *likeness >= ALIKE);
-    alike.max_by(|(one, _), (other, _)| one.total_cmp(other))
 }
 
 /// A suggestion for an unknown word.

@@ -16,18 +16,16 @@ use std::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{
-    Cmd, Pipeline, RedisResult, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    cluster_async::ClusterConnection,
+    aio::ConnectionLike,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
 use tokio::{
     runtime::Handle,
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
-use super::{StoreError, endpoint::Endpoint, slots::Slots, wire};
+use super::{StoreError, commands::Connection, endpoint::Endpoint, slots::Slots, wire};
 
 /// The minimum timeout of connecting, which continues even if nobody waits any more. It is shorter
 /// than the second after which a lost SYN is sent again, so that a new attempt succeeds sooner when
@@ -40,51 +38,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two attempts to replace a Cluster's connection that is in use.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// A connection for commands.
-#[derive(Clone)]
-pub(super) enum Connection {
-    Server(MultiplexedConnection),
-    Cluster(ClusterConnection),
-}
-
-impl Connection {
-    /// Sends commands together. Returns one answer for each, in their order.
-    ///
-    /// # Errors
-    /// If the connection as a whole failed. In a Cluster each command fails on its own, also if it
-    /// is not answered by the deadline.
-    pub(super) async fn send(
-        &mut self,
-        commands: &[Cmd],
-        deadline: Instant,
-    ) -> RedisResult<Vec<RedisResult<Value>>> {
-        match self {
-            Self::Server(connection) => {
-                let mut pipeline = Pipeline::with_capacity(commands.len());
-                pipeline.ignore_errors();
-                for command in commands {
-                    pipeline.add_command(command.clone());
-                }
-                pipeline.query_async(connection).await
-            }
-            Self::Cluster(connection) => {
-                let send = |command| {
-                    let mut connection = connection.clone();
-                    async move {
-                        let answer = connection.req_packed_command(command);
-                        let answer = timeout_at(deadline, answer).await;
-                        let late = |_| Err(std::io::Error::from(TIMED_OUT).into());
-                        answer.unwrap_or_else(late).and_then(Value::extract_error)
-                    }
-                };
-                Ok(join_all(commands.iter().map(send)).await)
-            }
-        }
-    }
-}
-
-const TIMED_OUT: std::io::ErrorKind = std::io::ErrorKind::TimedOut;
 
 /// The connection in use.
 #[derive(Clone)]

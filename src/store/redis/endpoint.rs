@@ -18,7 +18,7 @@ use super::{
     StoreError,
     access::Access,
     address::{Address, Sentinel},
-    connection::Connection,
+    commands::Connection,
     wire,
 };
 use crate::store::in_words;

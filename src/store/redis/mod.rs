@@ -5,6 +5,7 @@
 mod access;
 mod address;
 mod builder;
+mod commands;
 mod connection;
 mod endpoint;
 mod entries;

@@ -15,7 +15,7 @@ use commontrip::{
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tokio::time::Instant;
 
-use crate::{out::in_words, words::Zone};
+use crate::{out::in_words, zone::Zone};
 
 /// The width of a column of a graph, ms: that of the store's slices.
 pub const SLICE_MS: u64 = 10_000;

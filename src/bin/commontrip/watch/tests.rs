@@ -18,7 +18,7 @@ use super::{
     board::{Board, Wish},
     draw::draw,
 };
-use crate::words::Zone;
+use crate::zone::Zone;
 
 /// Closed circuits with these names, one successful call each.
 async fn survey(names: &[&str]) -> Survey {

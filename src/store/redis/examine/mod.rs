@@ -7,6 +7,7 @@ mod circuit;
 mod circuits;
 mod cluster;
 mod node;
+mod place;
 mod rights;
 mod server;
 mod storage;
@@ -19,9 +20,10 @@ use tokio::time::timeout;
 
 use self::{
     node::{Node, everywhere, merged},
+    place::Place,
     rights::When,
 };
-use super::{RedisStore, StoreError, connection::Connection, endpoint::Endpoint};
+use super::{RedisStore, StoreError, commands::Connection, endpoint::Endpoint};
 
 /// How bad a finding is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -117,7 +119,7 @@ impl RedisStore {
     pub async fn examine(&self) -> Vec<Finding> {
         let patience = self.0.timeout.max(PATIENCE);
         let endpoint = self.0.connections.endpoint();
-        let place = server::Place::of(endpoint);
+        let place = Place::of(endpoint);
         let connecting = timeout(patience, endpoint.connect(patience));
         let connection = match connecting
             .await
@@ -200,7 +202,7 @@ impl RedisStore {
 
 /// Which rights the connections of an endpoint need.
 fn needed(endpoint: &Endpoint) -> impl Fn(When) -> bool + Copy + Send + 'static {
-    let place = server::Place::of(endpoint);
+    let place = Place::of(endpoint);
     let (database, sentinel, cluster) = (place.database != 0, place.is_sentinel, place.is_cluster);
     move |when| match when {
         When::Always => true,

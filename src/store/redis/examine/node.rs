@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     super::{
-        Inner, StoreError, connection::Connection, endpoint::Endpoint, scripts::Operation, slots,
+        Inner, StoreError, commands::Connection, endpoint::Endpoint, scripts::Operation, slots,
         wire,
     },
     Finding,

@@ -6,8 +6,8 @@
 use super::{
     super::{StoreError, keys::Prefix, wire::LACKS_A_RIGHT},
     Finding,
+    place::Place,
     rights::lacking,
-    server::Place,
 };
 use crate::store::in_words;
 
