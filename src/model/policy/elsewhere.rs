@@ -13,6 +13,8 @@ const RATE: &str = "`failure_rate_threshold`";
 const PROBES: &str = "`permitted_number_of_calls_in_half_open_state`";
 const RUN: &str = "`consecutive_failures_threshold`";
 const CLASSIFIER: &str = "in code: a classifier for `call_with`";
+const EXCLUDED: &str = "in code: a classifier for `call_with`; for timeouts `timed_out_calls`";
+const LONGEST: &str = "`max_wait_duration_in_open_state`";
 const PERCENT: &str = "`failure_rate_threshold`, in percent";
 pub(super) const SWITCH: &str = "no setting of a policy: `enabled` of the circuit in a file or a variable, `set_enabled` in code, `commontrip disable` for the fleet";
 const TIMES: &str = "`call_timeout` for how long a call may take, `wait_duration_in_open_state` for how long the circuit stays open";
@@ -42,19 +44,23 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "exponential_backoff_multiplier",
         "`backoff_multiplier_percent`, in percent",
     ),
-    (
-        "exponential_max_wait_duration_in_open_state",
-        "`max_wait_duration_in_open_state`",
-    ),
-    ("ignore_exceptions", CLASSIFIER),
+    ("exponential_max_wait_duration_in_open_state", LONGEST),
+    ("ignore_exceptions", EXCLUDED),
+    ("ignore_unknown_exceptions", CLASSIFIER),
     ("minimum_calls", MINIMUM),
     ("permitted_calls_in_half_open_state", PROBES),
     ("randomized_wait_factor", "`jitter`, in percent"),
     ("record_exceptions", CLASSIFIER),
+    ("record_result", CLASSIFIER),
     ("ring_buffer_size_in_closed_state", "`window_calls`"),
     ("ring_buffer_size_in_half_open_state", PROBES),
     ("sliding_window_size", WINDOW),
     ("sliding_window_type", WINDOW),
+    ("transition_on_result", CLASSIFIER),
+    (
+        "wait_interval_function_in_open_state",
+        "`backoff_multiplier_percent` and `jitter`",
+    ),
     // Polly
     ("break_duration", WAIT),
     (
@@ -81,13 +87,29 @@ const ELSEWHERE: &[(&str, &str)] = &[
     // Hystrix
     ("circuit_breaker.enabled", SWITCH),
     ("circuit_breaker.error_threshold_percentage", RATE),
+    (
+        "circuit_breaker.force_closed",
+        "no setting of a policy: `commontrip disable`, for a time",
+    ),
+    (
+        "circuit_breaker.force_open",
+        "no setting of a policy: `commontrip force-open`, for a time",
+    ),
     ("circuit_breaker.request_volume_threshold", MINIMUM),
     ("circuit_breaker.sleep_window_in_milliseconds", WAIT),
     (
         "execution.isolation.thread.timeout_in_milliseconds",
         "`call_timeout`",
     ),
+    (
+        "execution.timeout.enabled",
+        "`call_timeout`: without it, calls have no limit",
+    ),
     ("execution_timeout_in_milliseconds", "`call_timeout`"),
+    (
+        "metrics.health_snapshot.interval_in_milliseconds",
+        "`report_interval`",
+    ),
     ("metrics.rolling_percentile.enabled", "`latency_recording`"),
     ("metrics.rolling_stats.num_buckets", "`window_buckets`"),
     ("metrics.rolling_stats.time_in_milliseconds", "`window`"),
@@ -106,12 +128,17 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "`failure_rate_threshold`: 100 minus the success rate, in percent",
     ),
     // tower-resilience
+    ("classify_response", CLASSIFIER),
     ("consecutive_failures", RUN),
     ("failure_classifier", CLASSIFIER),
     ("permitted_calls_in_half_open", PROBES),
     ("sliding_window_duration", "`window`"),
     ("wait_duration_in_open", WAIT),
     // pybreaker, purgatory, gobreaker, MicroProfile and breakers that count failures
+    (
+        "backoff_multiplier",
+        "`backoff_multiplier_percent`, in percent",
+    ),
     ("break_time", WAIT),
     ("cooldown", WAIT),
     ("cooldown_period", WAIT),
@@ -119,15 +146,22 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("error_rate", PERCENT),
     ("error_rate_threshold", PERCENT),
     ("error_threshold", FAILURES),
-    ("exclude", CLASSIFIER),
-    ("excluded_exceptions", CLASSIFIER),
+    ("exclude", EXCLUDED),
+    ("exclude_exceptions", EXCLUDED),
+    ("excluded_exceptions", EXCLUDED),
     ("expected_exception", CLASSIFIER),
     ("expected_exceptions", CLASSIFIER),
     ("fail_max", RUN),
+    ("fail_on", CLASSIFIER),
     ("failure_count", FAILURES),
     ("failure_limit", FAILURES),
+    (
+        "failure_model",
+        "`consecutive_failures_threshold` for failures in a row, `failure_rate_threshold` for a rate",
+    ),
     ("failure_rate", PERCENT),
     ("failure_threshold", FAILURES),
+    ("failure_window", "`window`"),
     (
         "fallback_function",
         "in code: `.fallback(...)` of a call's result",
@@ -136,10 +170,17 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("half_open_max_requests", PROBES),
     ("half_open_requests", PROBES),
     ("half_open_success_threshold", "`success_threshold`"),
+    (
+        "half_open_timeout",
+        "`max_wait_duration_in_half_open_state`",
+    ),
     ("interval", "`window`"),
+    ("jitter_factor", "`jitter`, in percent"),
+    ("max_backoff", LONGEST),
     ("max_errors", FAILURES),
     ("max_failures", FAILURES),
     ("max_half_open_calls", PROBES),
+    ("max_recovery_timeout", LONGEST),
     (
         "max_requests",
         "`permitted_number_of_calls_in_half_open_state` and `success_threshold`",
@@ -147,11 +188,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("min_calls", MINIMUM),
     ("min_requests", MINIMUM),
     ("minimum_requests", MINIMUM),
+    ("monitoring_period", "`window`"),
     ("open_duration", WAIT),
     ("open_timeout", WAIT),
     ("recovery_timeout", WAIT),
     ("reset_timeout", WAIT),
     ("retry_timeout", WAIT),
+    ("rolling_window", WINDOW),
+    ("skip_on", EXCLUDED),
     ("slow_call_duration", "`slow_call_duration_threshold`"),
     (
         "slow_call_threshold",
@@ -159,6 +203,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("success_count", "`success_threshold`"),
     ("threshold", FAILURES),
+    ("time_window", "`window`"),
     ("timeout_duration", WAIT),
     ("ttl", WAIT),
     ("window_size", WINDOW),
@@ -215,7 +260,23 @@ mod tests {
             ),
             (
                 "exclude=5",
-                "here it is in code: a classifier for `call_with`",
+                "here it is in code: a classifier for `call_with`; for timeouts `timed_out_calls`",
+            ),
+            (
+                "half_open_timeout=5s",
+                "here it is `max_wait_duration_in_half_open_state`",
+            ),
+            (
+                "max_recovery_timeout=5m",
+                "here it is `max_wait_duration_in_open_state`",
+            ),
+            (
+                "backoffMultiplier=2",
+                "here it is `backoff_multiplier_percent`, in percent",
+            ),
+            (
+                "circuitBreaker.forceOpen=true",
+                "`commontrip force-open`, for a time",
             ),
         ] {
             let error = given.parse::<Policy>().unwrap_err().to_string();
