@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn removed_circuits_leave_only_the_registrys_counts() {
+    async fn of_removed_circuits_only_reports_are_remembered() {
         let (mut exported, mut stats) = unused().await;
         for i in 0..1000 {
             (stats.name, stats.failures, stats.reports) = (format!("c{i}"), 3, 3);
