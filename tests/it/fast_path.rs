@@ -396,7 +396,8 @@ fn the_fast_path_answers_and_writes_what_the_full_path_does() {
     say(&format!(
         "fast path: {fast:?} reports and acquires of {requests}"
     ));
-    assert!(fast[0] > requests / 5 && fast[1] > requests / 100);
+    // Usually 22 % and 6 %; the cases are random.
+    assert!(fast[0] > requests / 8 && fast[1] > requests / 100);
 }
 
 #[test]
