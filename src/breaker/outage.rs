@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     health::RegistryHealth,
     inner::{CircuitInner, Unavailable},
-    shared::{BATCH, Shared},
+    shared::Shared,
 };
 use crate::{
     model::Name,
@@ -153,7 +153,7 @@ impl Shared {
                 Group::Refused(_) => refused.push(group),
             }
         }
-        batches.extend(refused.chunks(BATCH).map(<[_]>::to_vec));
+        batches.extend(refused.chunks(self.batch_size.get()).map(<[_]>::to_vec));
         let asked = batches
             .into_iter()
             .map(|batch| Arc::clone(self).try_batch(batch));

@@ -25,7 +25,7 @@ use super::{
     health::{Outage, RegistryHealth},
     inner::{CircuitInner, Unavailable},
     listener, reporter,
-    shared::{Hook, Life, Shared},
+    shared::{BatchSize, Hook, Life, Shared},
     unsent::Unsent,
 };
 use crate::{
@@ -96,6 +96,7 @@ impl Commontrip {
             idle_timeout,
             circuits: Mutex::default(),
             others: Notify::new(),
+            batch_size: BatchSize::default(),
             least_pace_ms: AtomicU64::new(0),
             flushes,
             tokens: AtomicU64::new(1),

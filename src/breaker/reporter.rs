@@ -4,7 +4,7 @@
 //! if they are urgent. They share a pipeline with those of other circuits, including circuits that
 //! are nearly due, so circuits of one pace fall into step. Outcomes recorded while a report is in
 //! flight wait for the next one. A circuit without news is parked and costs nothing.
-//! Invariants: however many circuits there are, a batch carries at most [`BATCH`] and at most
+//! Invariants: however many circuits there are, a batch carries a bounded number and at most
 //! [`FLIGHTS`] are in flight, each with its own deadline; a circuit is in at most one of them.
 
 use std::{
@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     ending::Reporting,
     inner::CircuitInner,
-    shared::{BATCH, Shared, stopped},
+    shared::{Shared, stopped},
 };
 use crate::{
     model::{Name, Release, Report, Snapshot},
@@ -92,6 +92,8 @@ struct Reporter {
     /// The circuits that leave next, and those after them.
     urgent: VecDeque<Arc<CircuitInner>>,
     due: VecDeque<Arc<CircuitInner>>,
+    /// How many circuits have left since the circuits were last looked through.
+    left: usize,
     flights: JoinSet<Vec<Aboard>>,
     /// Parked circuits with the time of parking, oldest first.
     parked: VecDeque<(Instant, Arc<CircuitInner>)>,
@@ -111,6 +113,7 @@ impl Reporter {
             busy: Vec::new(),
             urgent: VecDeque::new(),
             due: VecDeque::new(),
+            left: 0,
             flights: JoinSet::new(),
             parked: VecDeque::new(),
             looked: now,
@@ -182,6 +185,9 @@ impl Reporter {
         self.looked = Instant::now();
         self.next = self.looked + IDLE;
         let mut busy = std::mem::take(&mut self.busy);
+        // Those that have left go to the end, so that a slow store serves all in turn.
+        let left = std::mem::take(&mut self.left).min(busy.len());
+        busy.rotate_left(left);
         busy.retain(|inner| {
             let parked = inner.parked.load(Ordering::SeqCst);
             match parked {
@@ -214,9 +220,10 @@ impl Reporter {
     fn depart(&mut self) {
         while self.flights.len() < FLIGHTS {
             let mut batch = Vec::new();
-            while batch.len() < BATCH
+            while batch.len() < self.shared.batch_size.get()
                 && let Some(inner) = self.urgent.pop_front().or_else(|| self.due.pop_front())
             {
+                self.left += 1;
                 batch.extend(self.board(inner, false));
             }
             if batch.is_empty() {
@@ -272,8 +279,9 @@ impl Reporter {
         let mut inners = self.shared.inners().into_iter();
         loop {
             while self.flights.len() < FLIGHTS {
+                let size = self.shared.batch_size.get();
                 let boarding = inners.by_ref().filter_map(|inner| self.board(inner, true));
-                let batch: Vec<_> = boarding.take(BATCH).collect();
+                let batch: Vec<_> = boarding.take(size).collect();
                 if batch.is_empty() {
                     break;
                 }
@@ -379,6 +387,7 @@ impl Shared {
         let answers = self.in_time(self.store.report(&reports)).await;
         let took = began.elapsed();
         self.outage.note_round_trip(took);
+        self.batch_size.note(batch.len(), took, self.store_timeout);
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),

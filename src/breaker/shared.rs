@@ -8,7 +8,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,7 +32,36 @@ use crate::{
 };
 
 /// The maximum number of circuits whose reports go in one batch.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
+
+/// How many circuits' reports go in one batch: fewer where the store needs more than half of
+/// `store_timeout` for as many, so that a slow store is not taken for one that does not answer.
+pub(super) struct BatchSize(AtomicUsize);
+
+impl Default for BatchSize {
+    fn default() -> Self {
+        Self(AtomicUsize::new(BATCH))
+    }
+}
+
+impl BatchSize {
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adapts the size to how long a batch took, of the time that it was given.
+    pub(super) fn note(&self, circuits: usize, took: Duration, given: Duration) {
+        let size = self.get();
+        let next = if took * 2 > given && circuits > 1 {
+            size.min(circuits / 2)
+        } else if took * 4 < given && circuits >= size {
+            (size * 2).min(BATCH)
+        } else {
+            size
+        };
+        self.0.store(next, Ordering::Relaxed);
+    }
+}
 
 /// A callback for each transition.
 pub(super) type Hook = Arc<dyn Fn(&str, &Event) + Send + Sync>;
@@ -62,6 +91,7 @@ pub(super) struct Shared {
     pub(super) circuits: Mutex<HashMap<Name, Arc<CircuitInner>>>,
     /// Notified when the set of circuits has changed.
     pub(super) others: Notify,
+    pub(super) batch_size: BatchSize,
     /// The fastest pace of reports that this many circuits allow, ms.
     pub(super) least_pace_ms: AtomicU64,
     pub(super) flushes: mpsc::UnboundedSender<oneshot::Sender<()>>,

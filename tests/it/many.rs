@@ -111,6 +111,51 @@ async fn after_a_script_flush_each_script_is_sent_once() {
     );
 }
 
+/// Takes a millisecond and a half for each report of a batch.
+#[derive(Debug)]
+struct Slow {
+    inner: RedisStore,
+}
+
+impl Store for Slow {
+    delegate::to_inner!(acquire release control snapshot events circuits ping listen);
+
+    fn report<'a>(
+        &'a self,
+        batch: &'a [(Name, commontrip::model::Report)],
+    ) -> commontrip::store::Answer<'a, Vec<Result<commontrip::Snapshot, commontrip::StoreError>>>
+    {
+        Box::pin(async move {
+            let each = Duration::from_micros(1500);
+            tokio::time::sleep(each * u32::try_from(batch.len()).unwrap()).await;
+            self.inner.report(batch).await
+        })
+    }
+}
+
+/// A full batch takes 96 ms, so it is never answered within the default timeout of 50 ms.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_shrink_until_a_slow_store_answers_them_in_time() {
+    let server = OwnServer::start();
+    let inner = RedisStore::builder().open(&server.url()).unwrap();
+    let built = Commontrip::builder().store(Slow { inner });
+    let circuits = built.build().unwrap();
+    let breakers = taken(&circuits, 1_000);
+    let before = breakers.len();
+    let sent = || {
+        let stats = circuits.stats();
+        stats.iter().filter(|circuit| circuit.reports > 0).count()
+    };
+    until("each has reported", async || {
+        call_all(&breakers, 1).await;
+        sent() == before
+    })
+    .await;
+    // At full size, one batch after the other would fail.
+    let times = circuits.health().times_unavailable;
+    assert!(times <= 10, "{times} times unavailable");
+}
+
 /// Counts the requests of a registry to its store.
 #[derive(Debug)]
 struct Counting {
